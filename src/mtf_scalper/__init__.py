@@ -1,0 +1,47 @@
+"""Reinforcement learning for freqtrade: train on arrays, trade as the backtester does.
+
+The names below are the API; they are imported on first use, so that importing the package costs
+nothing and environment processes load only what they need.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mtf_scalper._version import __version__
+
+if TYPE_CHECKING:
+    from mtf_scalper.inference import Policy, Simulation, simulate
+    from mtf_scalper.market.market import Market
+    from mtf_scalper.settings import Settings, TradeRules
+    from mtf_scalper.training import TrainResult, train
+
+__all__ = [
+    "Market",
+    "Policy",
+    "Settings",
+    "Simulation",
+    "TradeRules",
+    "TrainResult",
+    "__version__",
+    "simulate",
+    "train",
+]
+
+_HOMES = {
+    "Market": "mtf_scalper.market.market",
+    "Policy": "mtf_scalper.inference",
+    "Settings": "mtf_scalper.settings",
+    "Simulation": "mtf_scalper.inference",
+    "TradeRules": "mtf_scalper.settings",
+    "TrainResult": "mtf_scalper.training",
+    "simulate": "mtf_scalper.inference",
+    "train": "mtf_scalper.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mtf_scalper' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

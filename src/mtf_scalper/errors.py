@@ -1,0 +1,21 @@
+"""The errors that a user of this package meets: one line each, naming what is wrong."""
+
+from __future__ import annotations
+
+__all__ = ["MarketError", "MtfScalperError", "SettingsError", "WorkerDiedError"]
+
+
+class MtfScalperError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class SettingsError(MtfScalperError):
+    """A setting is unknown, mistyped, out of range or at odds with another one."""
+
+
+class MarketError(MtfScalperError):
+    """Candles, features or signals cannot be traded on: names pair, column and place."""
+
+
+class WorkerDiedError(MtfScalperError):
+    """An environment process ended before its training did."""

@@ -1,0 +1,1 @@
+"""The faces that freqtrade loads; the only code here that imports freqtrade."""

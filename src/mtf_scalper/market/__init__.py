@@ -1,0 +1,1 @@
+"""Markets: validated arrays, features, classic signals and synthetic candles."""

@@ -1,0 +1,211 @@
+"""Higher timeframes made from, and merged back onto, a frame of base candles.
+
+A candle frame has the columns ``date`` (``datetime64`` UTC, the time the candle opens),
+``open``, ``high``, ``low``, ``close`` and ``volume``, one row per candle, oldest first. Everything
+here joins on time and never on row count, so missing candles do not shift later ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mtf_scalper.errors import MarketError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "BASE_TIMEFRAME",
+    "CANDLE_COLUMNS",
+    "align_higher_timeframe",
+    "check_candles",
+    "merge_higher_timeframe",
+    "resample_candles",
+    "timeframe_delta",
+]
+
+BASE_TIMEFRAME = "5m"
+CANDLE_COLUMNS = ("date", "open", "high", "low", "close", "volume")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def timeframe_delta(timeframe: str) -> pd.Timedelta:
+    """Duration of one candle.
+
+    Parameters
+    ----------
+    timeframe
+        A whole number of minutes, hours or days in freqtrade's spelling: ``"5m"``, ``"1h"``,
+        ``"1d"``.
+
+    Raises
+    ------
+    ValueError
+        For any other text. Weeks and months are refused because their candles do not start on
+        multiples of their length since the epoch.
+    """
+    count, unit = timeframe[:-1], timeframe[-1:]
+    if unit not in _UNITS or not (count.isascii() and count.isdigit()) or int(count) == 0:
+        raise ValueError(f"timeframe {timeframe!r} is not of the form '5m', '1h' or '1d'")
+    return pd.Timedelta(f"{int(count)} {_UNITS[unit]}")
+
+
+def check_candles(frame: pd.DataFrame) -> None:
+    """Raise ``MarketError`` unless `frame` has all candle columns and strictly rising UTC dates."""
+    missing = [column for column in CANDLE_COLUMNS if column not in frame.columns]
+    if missing:
+        raise MarketError(
+            f"candle frame has no column {missing[0]!r}; it has {list(frame.columns)}"
+        )
+    dtype = frame["date"].dtype
+    if not isinstance(dtype, pd.DatetimeTZDtype) or str(dtype.tz) != "UTC":
+        raise MarketError(f"candle column 'date' must be datetime64 in UTC, not {dtype}")
+    if frame["date"].isna().any() or not (np.diff(_open_times_ns(frame)) > 0).all():
+        raise MarketError("candle column 'date' must rise strictly: sort it, drop duplicates")
+
+
+def resample_candles(
+    frame: pd.DataFrame, timeframe: str, base: str = BASE_TIMEFRAME
+) -> pd.DataFrame:
+    """Aggregate candles exactly into a longer timeframe.
+
+    Bins start at multiples of `timeframe` since the Unix epoch, as the exchanges' do. The first
+    bin is dropped unless `frame` holds its first candle, the last unless it holds its last one:
+    what is left never changes when more candles arrive. A bin with candles missing inside is made
+    of those that are there; a bin with none has no row.
+
+    Parameters
+    ----------
+    frame
+        Candles of timeframe `base`.
+    timeframe
+        A multiple of `base`.
+    base
+        Timeframe of `frame`.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``date`` (dtype as in `frame`), ``open`` (first), ``high`` (greatest), ``low``
+        (least), ``close`` (last), ``volume`` (sum), with a fresh index.
+
+    Raises
+    ------
+    MarketError
+        If `frame` is not a candle frame.
+    ValueError
+        If `timeframe` is not a multiple of `base`.
+    """
+    check_candles(frame)
+    bin_ns, base_ns = _duration_ns(timeframe), _duration_ns(base)
+    if bin_ns % base_ns:
+        raise ValueError(f"timeframe {timeframe!r} is not a multiple of {base!r}")
+    opens_ns = _open_times_ns(frame)
+    bins = opens_ns // bin_ns
+    keep = slice(0, 0)
+    if len(frame):
+        first_is_partial = opens_ns[0] % bin_ns != 0
+        last_is_partial = (opens_ns[-1] + base_ns) % bin_ns != 0
+        keep = slice(
+            int(np.searchsorted(bins, bins[0], side="right")) if first_is_partial else 0,
+            int(np.searchsorted(bins, bins[-1], side="left")) if last_is_partial else len(frame),
+        )
+    rows, bins = frame.iloc[keep], bins[keep]
+    starts = np.flatnonzero(np.diff(bins, prepend=-1))
+    ends = np.append(starts[1:], len(bins)) - 1 if len(starts) else starts
+    dates = pd.DatetimeIndex(bins[starts] * bin_ns, tz="UTC").as_unit(frame["date"].dt.unit)
+    return pd.DataFrame(
+        {
+            "date": dates,
+            "open": _values(rows, "open")[starts],
+            "high": _reduce(np.maximum, _values(rows, "high"), starts),
+            "low": _reduce(np.minimum, _values(rows, "low"), starts),
+            "close": _values(rows, "close")[ends],
+            "volume": _reduce(np.add, _values(rows, "volume"), starts),
+        }
+    )
+
+
+def align_higher_timeframe(
+    frame: pd.DataFrame, higher: pd.DataFrame, timeframe: str, base: str = BASE_TIMEFRAME
+) -> pd.DataFrame:
+    """Rows of `higher` known at the close of each base candle.
+
+    The base candle opening at ``t`` closes at ``t + base``; it gets the newest candle of `higher`
+    that has closed by then, which is the convention of freqtrade's ``merge_informative_pair``.
+    (The two differ on one point: where the base candle on which a higher candle closes is itself
+    missing, the next base candle gets the higher candle here, while freqtrade would skip it.)
+
+    Parameters
+    ----------
+    frame
+        Base candles, ``T`` rows; only ``date`` is read.
+    higher
+        Any columns, with ``date`` the open time of candles of `timeframe`, rising.
+    timeframe, base
+        Timeframes of `higher` and of `frame`; `timeframe` is not the shorter one.
+
+    Returns
+    -------
+    DataFrame
+        ``T`` rows with the index of `frame` and the columns of `higher`; missing values where no
+        candle has closed yet.
+    """
+    delay_ns = _duration_ns(timeframe) - _duration_ns(base)
+    if delay_ns < 0:
+        raise ValueError(f"cannot merge timeframe {timeframe!r} into the longer {base!r}")
+    known_from_ns = _open_times_ns(higher) + delay_ns
+    newest = np.searchsorted(known_from_ns, _open_times_ns(frame), side="right") - 1
+    # Position -1 (nothing has closed yet) is no label of the fresh index and becomes missing.
+    return higher.reset_index(drop=True).reindex(newest).set_axis(frame.index, axis=0)
+
+
+def merge_higher_timeframe(
+    frame_5m: pd.DataFrame, higher: pd.DataFrame, timeframe: str, suffix: str
+) -> pd.DataFrame:
+    """Add the columns of a longer timeframe to 5m candles, each only after its candle has closed.
+
+    Parameters
+    ----------
+    frame_5m
+        5m candles, ``T`` rows.
+    higher
+        Candles, indicators or both of `timeframe`, with their open times in ``date``.
+    timeframe
+        Timeframe of `higher`.
+    suffix
+        Every column of `higher`, ``date`` among them, is named ``{column}_{suffix}``.
+
+    Returns
+    -------
+    DataFrame
+        `frame_5m` with the new columns at the end, as in :func:`align_higher_timeframe`.
+    """
+    aligned = align_higher_timeframe(frame_5m, higher, timeframe).add_suffix(f"_{suffix}")
+    clash = frame_5m.columns.intersection(aligned.columns)
+    if len(clash):
+        raise ValueError(f"column {clash[0]!r} is already in the frame; use another suffix")
+    return pd.concat([frame_5m, aligned], axis=1)
+
+
+def _open_times_ns(frame: pd.DataFrame) -> NDArray[np.int64]:
+    return frame["date"].to_numpy(dtype="datetime64[ns]").astype(np.int64)
+
+
+def _duration_ns(timeframe: str) -> int:
+    # Timedelta.value counts in the unit the object happens to have; this does not.
+    return timeframe_delta(timeframe) // pd.Timedelta(1, "ns")
+
+
+def _values(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    return frame[column].to_numpy(dtype=np.float64)
+
+
+def _reduce(
+    operation: np.ufunc, values: NDArray[np.float64], starts: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """``operation.reduceat``, which refuses to reduce nothing, for no bins as well."""
+    return operation.reduceat(values, starts) if len(starts) else values[:0]

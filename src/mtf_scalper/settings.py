@@ -1,0 +1,356 @@
+"""One frozen, validated object that carries every setting of a training run.
+
+``Settings`` holds the recipe (environments, network, PPO) and ``TradeRules`` the rules of a
+trade's life. Both refuse unknown keys and name the nearest known one. They are read once, at the
+boundary, and trusted inside.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mtf_scalper.errors import SettingsError
+
+__all__ = [
+    "Device",
+    "EntryMode",
+    "RewardName",
+    "RewardParameters",
+    "Settings",
+    "TradeRules",
+    "VecEnvKind",
+]
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class EntryMode(StrEnum):
+    """Where the agent may enter a trade.
+
+    ``always``: every classic entry is taken, the agent decides the exit only. ``classic``: the
+    agent may decline a classic entry. ``any``: the agent may enter at every candle.
+    """
+
+    ALWAYS = "always"
+    CLASSIC = "classic"
+    ANY = "any"
+
+
+class VecEnvKind(StrEnum):
+    """How several environments run: one process each, or one after the other in this process."""
+
+    SUBPROC = "subproc"
+    DUMMY = "dummy"
+
+
+class Device(StrEnum):
+    """Where the network runs; ``auto`` takes the best that this machine has."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class RewardName(StrEnum):
+    """Names of the step rewards in ``mtf_scalper.simulator.rewards``."""
+
+    LOG_RETURN = "log_return"
+    EXIT_QUALITY = "exit_quality"
+    FREQTRADE_EXAMPLE = "freqtrade_example"
+
+
+class _Frozen(BaseModel):
+    """A frozen model that refuses unknown keys and explains every error in one line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(_one_line(type(self), error)) from None
+
+    def changed(self, **values: Any) -> Self:
+        """Return a validated copy with ``values`` replaced."""
+        return type(self)(**{**dict(self), **values})
+
+
+class RewardParameters(_Frozen):
+    """Parameters of the rewards (freqtrade's ``rl_config.model_reward_parameters``).
+
+    Attributes
+    ----------
+    rr : float
+        Risk/reward ratio aimed at.
+    profit_aim : float
+        Profit ratio aimed at per trade (0.025 is 2.5% of the stake).
+    win_reward_factor : float
+        Factor on exits above ``profit_aim * rr`` in the ``freqtrade_example`` reward.
+    """
+
+    rr: Positive = 1.0
+    profit_aim: Positive = 0.025
+    win_reward_factor: float = 2.0
+
+
+class TradeRules(_Frozen):
+    """Rules of a trade's life, in freqtrade's own units; ``None`` switches a rule off.
+
+    Attributes
+    ----------
+    entry : EntryMode
+        Where the agent may enter.
+    can_short : bool
+        Whether short trades exist.
+    stoploss : float or None
+        Loss of the stake at which the trade is stopped inside the candle, negative (-0.10).
+    minimal_roi : dict of int to float
+        Minutes since entry -> profit ratio from which the trade is closed inside the candle.
+    max_trade_duration_candles : int or None
+        The trade is closed at the open that is this many candles after its entry.
+    emergency_loss : float or None
+        Profit ratio at the open, negative, below which the trade is closed at that open.
+    break_even_trigger : float or None
+        Once the best profit ratio inside closed candles has reached this, the trade is closed at
+        the first open whose profit ratio is at or below ``break_even_floor``.
+    break_even_floor : float
+        See ``break_even_trigger``.
+    maintenance_margin_rate : float
+        Maintenance margin of the exchange's lowest tier; sets the liquidation price.
+    liquidation_buffer : float
+        Share of the distance between entry and liquidation that freqtrade keeps clear.
+    max_training_drawdown : float or None
+        An episode ends once equity has fallen below ``1 - max_training_drawdown`` of its start.
+    """
+
+    entry: EntryMode = EntryMode.ALWAYS
+    can_short: bool = True
+    stoploss: Annotated[float, Field(lt=0.0)] | None = None
+    minimal_roi: dict[Annotated[int, Field(ge=0)], float] = Field(default_factory=dict)
+    max_trade_duration_candles: Count | None = None
+    emergency_loss: Annotated[float, Field(lt=0.0)] | None = None
+    break_even_trigger: Positive | None = None
+    break_even_floor: float = 0.0
+    maintenance_margin_rate: Ratio = 0.004
+    liquidation_buffer: Annotated[float, Field(ge=0.0, le=0.99)] = 0.05
+    max_training_drawdown: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+
+
+class Settings(_Frozen):
+    """Everything that a training run depends on, the market aside.
+
+    The defaults are the reference recipe: 8 environments, batch 256, 4,096 steps each per
+    rollout, a [512, 512, 256] network and 30 passes over the data.
+
+    Attributes
+    ----------
+    train_cycles : int
+        Passes over the training candles; total steps are ``train_cycles * len(market)``.
+    n_envs, vec_env, start_method
+        Number and kind of the environments, and how their processes start (``"forkserver"``,
+        ``"spawn"`` or ``None`` for the safest that the platform has).
+    cpu_count : int
+        Torch threads wanted on CPU; lowered to what the machine or its cgroup has.
+    interop_threads : int
+        Torch threads for independent operators, on CPU.
+    window_size : int
+        Candles that the network sees (``conv_width`` in FreqAI).
+    inference_batch_size : int
+        Windows sent through the network at once in prediction.
+    random_state : int
+        Seed of everything; environment ``rank`` is seeded with ``random_state + rank``.
+    randomize_starting_position : bool
+        Start every episode at a random candle of the first quarter of the data.
+    reward, reward_parameters, rules
+        Step reward, its parameters, and the rules of a trade.
+    learning_rate ... normalize_advantage
+        PPO's own settings, named as in stable-baselines3.
+    """
+
+    train_cycles: Count = 30
+    cpu_count: Count = 8
+    interop_threads: Count = 2
+    n_envs: Count = 8
+    vec_env: VecEnvKind = VecEnvKind.SUBPROC
+    start_method: Annotated[str, Field(pattern="^(forkserver|spawn|fork)$")] | None = None
+    n_steps: Annotated[int, Field(ge=2)] = 4096
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    net_arch: Annotated[tuple[Count, ...], Field(min_length=1)] = (512, 512, 256)
+    device: Device = Device.AUTO
+    window_size: Count = 10
+    inference_batch_size: Count = 256
+    random_state: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    randomize_starting_position: bool = False
+    progress_bar: bool = False
+    reward: RewardName = RewardName.LOG_RETURN
+    reward_parameters: RewardParameters = RewardParameters()
+    rules: TradeRules = TradeRules()
+
+    learning_rate: Positive = 3e-4
+    n_epochs: Count = 10
+    gamma: Ratio = 0.99
+    gae_lambda: Ratio = 0.95
+    clip_range: Positive = 0.2
+    clip_range_vf: Positive | None = None
+    normalize_advantage: bool = True
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    max_grad_norm: Positive = 0.5
+    target_kl: Positive | None = None
+
+    @model_validator(mode="after")
+    def _minibatches_divide_the_rollout(self) -> Self:
+        rollout = self.n_envs * self.n_steps
+        if self.batch_size > rollout:
+            raise ValueError(f"batch_size {self.batch_size} is larger than a rollout of {rollout}")
+        if rollout % self.batch_size:
+            raise ValueError(
+                f"n_envs * n_steps = {rollout} is not a multiple of batch_size {self.batch_size}; "
+                f"the nearest batch_size that divides it is "
+                f"{_nearest_divisor(rollout, self.batch_size)}"
+            )
+        return self
+
+    @property
+    def rollout_steps(self) -> int:
+        """Steps of all environments together between two updates."""
+        return self.n_envs * self.n_steps
+
+    @classmethod
+    def from_freqai(
+        cls,
+        rl_config: Mapping[str, Any],
+        model_training_parameters: Mapping[str, Any],
+        *,
+        window_size: int,
+        rules: TradeRules,
+    ) -> Self:
+        """Read the settings of a FreqAI configuration.
+
+        A key may stand in ``rl_config`` or in ``model_training_parameters``; where it stands in
+        both, ``rl_config`` wins, and where it stands in neither, the default of this class holds.
+
+        Parameters
+        ----------
+        rl_config, model_training_parameters : mapping
+            The two sections as the user wrote them.
+        window_size : int
+            FreqAI's ``conv_width``.
+        rules : TradeRules
+            The strategy's rules of a trade.
+
+        Raises
+        ------
+        SettingsError
+            Names the section, the key and the nearest known key.
+        """
+        values: dict[str, Any] = {}
+        for section, keys in (
+            ("model_training_parameters", model_training_parameters),
+            ("rl_config", rl_config),
+        ):
+            for key, value in keys.items():
+                if key in _IGNORED[section]:
+                    continue
+                name = _ALIASES.get(key, key)
+                if name not in _ACCEPTED[section]:
+                    raise SettingsError(_unknown_key(f"freqai.{section}.{key}", key, section))
+                values[name] = value
+        _refuse_unsupported(rl_config)
+        drawdown = values.pop("max_training_drawdown", None)
+        if drawdown is not None:
+            rules = rules.changed(max_training_drawdown=drawdown)
+        return cls(**values, window_size=window_size, rules=rules)
+
+
+_ALIASES = {
+    "model_reward_parameters": "reward_parameters",
+    "max_training_drawdown_pct": "max_training_drawdown",
+    "seed": "random_state",
+}
+# What freqtrade itself reads from these sections, or what the strategy turns into trade rules.
+_IGNORED = {
+    "rl_config": frozenset(
+        {
+            "model_type",
+            "policy_type",
+            "drop_ohlc_from_features",
+            "add_state_info",
+            "max_trade_duration_candles",
+            "entry",
+        }
+    ),
+    "model_training_parameters": frozenset({"verbose"}),
+}
+_PPO_KEYS = frozenset(
+    {
+        "learning_rate",
+        "n_epochs",
+        "gamma",
+        "gae_lambda",
+        "clip_range",
+        "clip_range_vf",
+        "normalize_advantage",
+        "ent_coef",
+        "vf_coef",
+        "max_grad_norm",
+        "target_kl",
+        "n_steps",
+        "batch_size",
+        "device",
+        "random_state",
+    }
+)
+_ACCEPTED = {
+    "rl_config": (frozenset(Settings.model_fields) - {"window_size", "rules"})
+    | {"max_training_drawdown"},
+    "model_training_parameters": _PPO_KEYS,
+}
+
+
+def _refuse_unsupported(rl_config: Mapping[str, Any]) -> None:
+    required = {
+        "model_type": ("PPO", "PPO"),
+        "policy_type": ("MlpPolicy", "MlpPolicy"),
+        "add_state_info": (False, "false"),
+        "drop_ohlc_from_features": (True, "true"),
+    }
+    for key, (value, shown) in required.items():
+        if rl_config.get(key, value) != value:
+            raise SettingsError(
+                f"freqai.rl_config.{key}: {rl_config[key]!r} is not supported; set it to {shown}"
+            )
+
+
+def _unknown_key(where: str, key: str, section: str) -> str:
+    aliases = {alias for alias, name in _ALIASES.items() if name in _ACCEPTED[section]}
+    return f"{where}: unknown key{_nearest(key, _ACCEPTED[section] | _IGNORED[section] | aliases)}"
+
+
+def _nearest(key: str, known: frozenset[str] | set[str] | list[str]) -> str:
+    close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(known))}"
+
+
+def _nearest_divisor(number: int, near: int) -> int:
+    divisors = (d for d in range(2, number + 1) if number % d == 0)
+    return min(divisors, key=lambda d: (abs(d - near), d))
+
+
+def _one_line(model: type[BaseModel], error: ValidationError) -> str:
+    """Say the first thing that is wrong: key, value, and what is right."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or model.__name__
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key{_nearest(str(first['loc'][-1]), list(model.model_fields))}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    return f"{where}: {first['msg']} (got {first['input']!r})"

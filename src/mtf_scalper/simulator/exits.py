@@ -1,0 +1,154 @@
+"""The arithmetic of a leveraged trade and of its forced exits, as freqtrade's backtester has it.
+
+Every function is pure and works on plain numbers, so that the environment and the freqtrade
+strategy call the very same code. ``side`` is +1 for long and -1 for short; ``funding_paid`` is in
+quote currency per unit of base currency, positive where the trade paid it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from mtf_scalper.settings import TradeRules
+from mtf_scalper.simulator.types import ExitReason
+
+__all__ = [
+    "liquidation_price",
+    "profit_ratio",
+    "roi_at",
+    "roi_fill",
+    "round_to_tick",
+    "safety_exit",
+    "stop_fill",
+    "stop_price",
+]
+
+
+def profit_ratio(
+    side: int,
+    open_rate: float,
+    rate: float,
+    *,
+    fee_rate: float,
+    leverage: float,
+    funding_paid: float = 0.0,
+) -> float:
+    """Return the profit of a trade closed at ``rate`` as a share of its stake.
+
+    With ``V_open = open_rate (1 + side fee)`` and ``V_close = rate (1 - side fee) - side funding``
+    (the signed funding that this side paid) it is ``side (V_close / V_open - 1) leverage``, rounded
+    to 8 digits; freqtrade's ``LocalTrade.calc_profit_ratio``.
+    """
+    open_value = open_rate * (1.0 + side * fee_rate)
+    close_value = rate * (1.0 - side * fee_rate) - side * funding_paid
+    return round(side * (close_value / open_value - 1.0) * leverage, 8)
+
+
+def round_to_tick(price: float, tick_size: float, direction: int = 0) -> float:
+    """Round a price to the exchange's step: down (-1), to the nearest (0) or up (+1)."""
+    if tick_size <= 0.0:
+        return price
+    ticks = price / tick_size
+    nearest = math.floor(ticks + 0.5)
+    if direction == 0 or abs(ticks - nearest) < 1e-6:
+        steps = nearest
+    else:
+        steps = math.ceil(ticks) if direction > 0 else math.floor(ticks)
+    return round(steps * tick_size, 10)
+
+
+def stop_price(
+    side: int, open_rate: float, leverage: float, stoploss: float, tick_size: float
+) -> float:
+    """Return the stoploss price: ``stoploss`` is a share of the stake, so leverage divides it.
+
+    Rounded towards the entry, as freqtrade's ``adjust_stop_loss`` does.
+    """
+    return round_to_tick(open_rate * (1.0 - side * abs(stoploss) / leverage), tick_size, side)
+
+
+def liquidation_price(side: int, open_rate: float, leverage: float, rules: TradeRules) -> float:
+    """Return the price at which freqtrade takes an isolated position for liquidated.
+
+    Binance's isolated formula with the lowest tier's maintenance margin rate ``m``:
+    ``open (1 - side / leverage) / (1 - side m)``, moved towards the entry by the buffer.
+    """
+    bare = open_rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
+    return max(0.0, bare + side * abs(open_rate - bare) * rules.liquidation_buffer)
+
+
+def roi_at(minimal_roi: Mapping[int, float], minutes: int) -> tuple[int, float] | None:
+    """Return the rung ``(minutes, ratio)`` of the ROI ladder in force after ``minutes``."""
+    reached = [rung for rung in minimal_roi if rung <= minutes]
+    return (max(reached), minimal_roi[max(reached)]) if reached else None
+
+
+def roi_fill(
+    side: int,
+    open_rate: float,
+    candle: tuple[float, float, float, float],
+    *,
+    rung: tuple[int, float],
+    age_minutes: int,
+    timeframe_minutes: int,
+    fee_rate: float,
+    leverage: float,
+    funding_paid: float,
+) -> float:
+    """Return the price of a take-profit inside ``candle`` (open, high, low, close).
+
+    The rate that yields exactly the rung's ratio, kept inside the candle; the open instead where
+    the rung came into force with this candle and the open is already better, or where the rung is
+    -1 (leave at any price).
+    """
+    opened, high, low, _ = candle
+    rung_minutes, ratio = rung
+    on_a_candle = rung_minutes % timeframe_minutes == 0
+    if ratio == -1.0 and on_a_candle:
+        return opened
+    open_value = open_rate * (1.0 + side * fee_rate)
+    target = (1.0 + side * ratio / leverage) * open_value + side * funding_paid
+    rate = target / (1.0 - side * fee_rate)
+    is_new = age_minutes > 0 and age_minutes == rung_minutes and on_a_candle
+    if is_new and side * (opened - rate) > 0.0:
+        return opened
+    return min(max(rate, low), high)
+
+
+def stop_fill(side: int, price: float, candle: tuple[float, float, float, float]) -> float:
+    """Return the price of a stop at ``price``: the open where the candle lies beyond it."""
+    opened, high, low, _ = candle
+    beyond = price > high if side > 0 else price < low
+    return opened if beyond else price
+
+
+def safety_exit(
+    rules: TradeRules, *, age_candles: int, profit: float, best_profit: float
+) -> ExitReason | None:
+    """Return the exit that the rules demand at a candle's open, if any.
+
+    Parameters
+    ----------
+    rules : TradeRules
+    age_candles : int
+        Candles since the entry.
+    profit : float
+        Profit ratio of the trade at this open.
+    best_profit : float
+        Best profit ratio inside the candles that have closed since the entry (not this one, whose
+        high and low are still unknown at its open).
+    """
+    if rules.emergency_loss is not None and profit < rules.emergency_loss:
+        return ExitReason.EMERGENCY
+    if (
+        rules.break_even_trigger is not None
+        and age_candles > 0
+        and best_profit >= rules.break_even_trigger
+        and profit <= rules.break_even_floor
+    ):
+        return ExitReason.BREAK_EVEN
+    duration = rules.max_trade_duration_candles
+    if duration is not None and age_candles >= duration:
+        return ExitReason.MAX_DURATION
+    return None

@@ -1,0 +1,330 @@
+"""The reference environment: a trade's life in plain Python, the specification of the simulator.
+
+Time. Row ``t`` is the candle that opens at time ``t``. A decision is made at its close and sees
+rows ``t - window + 1 .. t``; its order fills at ``open[t + 1]``, as in freqtrade's backtester. One
+step decides at row ``t`` and lives through candle ``t + 1``:
+
+1. an entry fills at its open;
+2. an exit of the agent, or one that the safety rules demand at that open, fills at its open;
+3. otherwise stoploss or liquidation, then ROI, are looked for inside the candle;
+4. on the last candle a trade still open is closed at its open, and none is opened.
+
+The account is marked at the next open as if the trade closed there, both fees included, so that
+the log returns of an episode sum to the log of its final equity.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from mtf_scalper.errors import MarketError
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator import exits
+from mtf_scalper.simulator.masks import action_mask
+from mtf_scalper.simulator.rewards import REWARDS, RewardState
+from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
+
+__all__ = ["EQUITY_FLOOR", "ReferenceEnv"]
+
+EQUITY_FLOOR = 1e-6
+"""Share of equity that is left after a trade that lost its whole stake: logs stay finite."""
+_LONG_TRADE_CANDLES = 300
+
+
+@dataclass
+class _Position:
+    """The open trade."""
+
+    side: int
+    open_row: int
+    open_rate: float
+    leverage: float
+    best_rate: float
+    worst_rate: float
+    funding_paid: float = 0.0
+
+
+class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
+    """Trade one market, one candle per step.
+
+    Parameters
+    ----------
+    market : Market
+        With at least ``settings.window_size + 2`` candles.
+    settings : Settings
+        Uses ``window_size``, ``reward``, ``reward_parameters``, ``rules`` and
+        ``randomize_starting_position``.
+    first_row : int, optional
+        Decision row of the first episode; later ones start at the first row that has a window.
+        Several environments start on their own stretches of the data by this.
+
+    Notes
+    -----
+    Observation: ``market.features[t - window + 1 : t + 1]``, float32 of shape (window, F).
+    Actions: freqtrade's five. An invalid action is executed as the first valid one.
+    An episode terminates with the data, or once equity has fallen by the maximum drawdown; it is
+    never truncated.
+    """
+
+    def __init__(self, market: Market, settings: Settings, *, first_row: int | None = None) -> None:
+        window = settings.window_size
+        if len(market) < window + 2:
+            raise MarketError(
+                f"{market.pair}: {len(market)} candles are too few for a window of {window}; "
+                f"at least {window + 2} are needed"
+            )
+        self.market = market
+        self.settings = settings
+        self.rules = settings.rules
+        self.observation_space = spaces.Box(-np.inf, np.inf, (window, market.n_features))
+        self.action_space = spaces.Discrete(N_ACTIONS)
+        self.trades: list[Trade] = []
+        self._reward = REWARDS[settings.reward]
+        self._last_row = len(market) - 1
+        self._first_row = first_row
+        self.equity = 1.0
+        self._start(window - 1)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode; ``options={"row": t}`` chooses its first decision row."""
+        super().reset(seed=seed)
+        lowest = self.settings.window_size - 1
+        row = lowest
+        if options and "row" in options:
+            row = int(options["row"])
+        elif self._first_row is not None:
+            row = self._first_row
+        elif self.settings.randomize_starting_position:
+            row = int(self.np_random.integers(lowest, max(lowest + 1, len(self.market) // 4)))
+        self._first_row = None
+        if not lowest <= row < self._last_row:
+            raise MarketError(
+                f"{self.market.pair}: an episode cannot start at row {row}; "
+                f"rows {lowest} to {self._last_row - 1} are possible"
+            )
+        self._start(row)
+        return self._observation(), self._info()
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions are valid now: bool, shape (5,)."""
+        return action_mask(
+            self.side,
+            entry=self.rules.entry,
+            can_short=self.rules.can_short,
+            signal_long=bool(self.market.entry_long[self.row]),
+            signal_short=bool(self.market.entry_short[self.row]),
+            can_enter=self.row + 1 < self._last_row,
+        )
+
+    @property
+    def side(self) -> Side:
+        """Position held now."""
+        return Side(self._position.side) if self._position else Side.FLAT
+
+    def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Decide at this row's close and live through the next candle."""
+        mask = self.action_masks()
+        side_before = self.side
+        is_valid = bool(mask[action])
+        executed = Action(action) if is_valid else Action(int(np.argmax(mask)))
+        self.row += 1
+        if executed in (Action.LONG_ENTER, Action.SHORT_ENTER):
+            self._enter(Side.LONG if executed is Action.LONG_ENTER else Side.SHORT)
+        position, trade = self._position, None
+        if position is not None:
+            trade = self._live_through(position, executed in (Action.LONG_EXIT, Action.SHORT_EXIT))
+        equity_before, self.equity = self.equity, self._marked_equity()
+        state = RewardState(
+            action=int(action),
+            is_valid=is_valid,
+            side_before=side_before,
+            side_after=self.side,
+            log_return=math.log(self.equity / equity_before),
+            **self._trade_state(position, trade),
+        )
+        reward = self._reward(state, self.settings.reward_parameters)
+        info = self._info(executed=executed, log_return=state.log_return, trade=trade)
+        terminated = self.row == self._last_row or self._is_ruined()
+        return self._observation(), reward, terminated, False, info
+
+    def _start(self, row: int) -> None:
+        self.row = row
+        self.trades = []
+        self.equity = 1.0
+        self._closed_equity = 1.0
+        self._position: _Position | None = None
+
+    def _enter(self, side: Side) -> None:
+        rate = float(self.market.ohlc[self.row, 0])
+        leverage = float(self.market.leverage[self.row - 1])
+        self._position = _Position(int(side), self.row, rate, leverage, rate, rate)
+
+    def _live_through(self, position: _Position, agent_exits: bool) -> Trade | None:
+        """Charge funding, look for the exit that comes first, and close the trade at it."""
+        position.funding_paid += position.side * float(self.market.funding[self.row])
+        exit_ = self._find_exit(position, agent_exits)
+        candle = self.market.ohlc[self.row]
+        highs_first = (1, 2) if position.side > 0 else (2, 1)
+        best, worst = (float(candle[column]) for column in highs_first)
+        if exit_ is None:
+            keep = max if position.side > 0 else min
+            drop = min if position.side > 0 else max
+            position.best_rate = keep(position.best_rate, best)
+            position.worst_rate = drop(position.worst_rate, worst)
+            return None
+        rate, reason = exit_
+        rate = exits.round_to_tick(rate, float(self.market.tick_size[self.row]))
+        return self._close(position, rate, reason)
+
+    def _find_exit(self, position: _Position, agent_exits: bool) -> tuple[float, ExitReason] | None:
+        opened, high, low, close = (float(price) for price in self.market.ohlc[self.row])
+        candle = (opened, high, low, close)
+        if agent_exits:
+            return opened, ExitReason.AGENT
+        reason = exits.safety_exit(
+            self.rules,
+            age_candles=self.row - position.open_row,
+            profit=self._profit_at(position, opened),
+            best_profit=self._profit_at(position, position.best_rate, with_funding=False),
+        )
+        if reason is not None:
+            return opened, reason
+        inside = self._stop(position, candle) or self._take_profit(position, candle)
+        if inside is not None:
+            return inside
+        return (opened, ExitReason.END_OF_DATA) if self.row == self._last_row else None
+
+    def _stop(
+        self, position: _Position, candle: tuple[float, float, float, float]
+    ) -> tuple[float, ExitReason] | None:
+        worst = candle[2] if position.side > 0 else candle[1]
+        levels = []
+        if self.rules.stoploss is not None:
+            price = exits.stop_price(
+                position.side,
+                position.open_rate,
+                position.leverage,
+                self.rules.stoploss,
+                float(self.market.tick_size[self.row]),
+            )
+            levels.append((price, ExitReason.STOP_LOSS))
+        liquidation = exits.liquidation_price(
+            position.side, position.open_rate, position.leverage, self.rules
+        )
+        if liquidation > 0.0:
+            levels.append((liquidation, ExitReason.LIQUIDATION))
+        for price, reason in levels:
+            if position.side * (price - worst) >= 0.0:
+                return exits.stop_fill(position.side, price, candle), reason
+        return None
+
+    def _take_profit(
+        self, position: _Position, candle: tuple[float, float, float, float]
+    ) -> tuple[float, ExitReason] | None:
+        minutes = self.market.timeframe_minutes
+        age_minutes = (self.row - position.open_row) * minutes
+        rung = exits.roi_at(self.rules.minimal_roi, age_minutes)
+        best = candle[1] if position.side > 0 else candle[2]
+        if rung is None or self._profit_at(position, best) <= rung[1]:
+            return None
+        rate = exits.roi_fill(
+            position.side,
+            position.open_rate,
+            candle,
+            rung=rung,
+            age_minutes=age_minutes,
+            timeframe_minutes=minutes,
+            fee_rate=self.market.fee_rate,
+            leverage=position.leverage,
+            funding_paid=position.funding_paid,
+        )
+        return rate, ExitReason.ROI
+
+    def _close(self, position: _Position, rate: float, reason: ExitReason) -> Trade:
+        profit = self._profit_at(position, rate)
+        trade = Trade(
+            pair=self.market.pair,
+            side=Side(position.side),
+            open_row=position.open_row,
+            close_row=self.row,
+            open_rate=position.open_rate,
+            close_rate=rate,
+            leverage=position.leverage,
+            profit_ratio=profit,
+            exit_reason=reason,
+        )
+        self.trades.append(trade)
+        self._closed_equity *= max(1.0 + profit, EQUITY_FLOOR)
+        self._position = None
+        return trade
+
+    def _profit_at(self, position: _Position, rate: float, *, with_funding: bool = True) -> float:
+        return exits.profit_ratio(
+            position.side,
+            position.open_rate,
+            rate,
+            fee_rate=self.market.fee_rate,
+            leverage=position.leverage,
+            funding_paid=position.funding_paid if with_funding else 0.0,
+        )
+
+    def _marked_equity(self) -> float:
+        if self._position is None:
+            return self._closed_equity
+        profit = self._profit_at(self._position, float(self.market.ohlc[self.row + 1, 0]))
+        return self._closed_equity * max(1.0 + profit, EQUITY_FLOOR)
+
+    def _trade_state(self, position: _Position | None, trade: Trade | None) -> dict[str, Any]:
+        limit = self.rules.max_trade_duration_candles or _LONG_TRADE_CANDLES
+        flat: dict[str, Any] = {"profit": 0.0, "best_profit": 0.0, "worst_profit": 0.0}
+        common = {"closed": trade is not None, "max_age_candles": limit, "age_candles": 0}
+        if position is None:
+            return {**flat, **common}
+        if trade is not None:
+            profit = trade.profit_ratio
+        else:
+            profit = self._profit_at(position, float(self.market.ohlc[self.row + 1, 0]))
+        best = self._profit_at(position, position.best_rate, with_funding=False)
+        worst = self._profit_at(position, position.worst_rate, with_funding=False)
+        return {
+            **common,
+            "profit": profit,
+            "best_profit": max(best, profit),
+            "worst_profit": min(worst, profit),
+            "age_candles": self.row - position.open_row,
+        }
+
+    def _is_ruined(self) -> bool:
+        drawdown = self.rules.max_training_drawdown
+        floor = EQUITY_FLOOR if drawdown is None else 1.0 - drawdown
+        return self.equity <= floor
+
+    def _observation(self) -> NDArray[np.float32]:
+        return self.market.features[self.row - self.settings.window_size + 1 : self.row + 1]
+
+    def _info(
+        self,
+        executed: Action = Action.NEUTRAL,
+        log_return: float = 0.0,
+        trade: Trade | None = None,
+    ) -> dict[str, Any]:
+        info: dict[str, Any] = {
+            "row": self.row,
+            "side": int(self.side),
+            "equity": self.equity,
+            "executed": int(executed),
+            "log_return": log_return,
+        }
+        if trade is not None:
+            info["trade"] = trade
+        return info

@@ -1,0 +1,220 @@
+"""Several environments at once: one process each, or one after the other in this process.
+
+Each environment is seeded with ``random_state + rank`` and starts its first episode on its own
+stretch of the data, so that eight environments never see one and the same candle eight times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing as mp
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from mtf_scalper.errors import SettingsError, WorkerDiedError
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import Settings, VecEnvKind
+from mtf_scalper.simulator.reference import ReferenceEnv
+
+__all__ = ["EnvFactory", "ProcessVecEnv", "first_rows", "make_vec_env", "open_vec_env"]
+
+_PIPE_ERRORS = (EOFError, BrokenPipeError, ConnectionError)
+_JOIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class EnvFactory:
+    """Builds one environment; a class of the package, so that every start method can pickle it."""
+
+    market: Market
+    settings: Settings
+    first_row: int
+
+    def __call__(self) -> ReferenceEnv:
+        """Return a new environment."""
+        return ReferenceEnv(self.market, self.settings, first_row=self.first_row)
+
+
+def first_rows(n_candles: int, window_size: int, n_envs: int) -> list[int]:
+    """Return the first decision row of each environment, spread evenly over the data."""
+    lowest = window_size - 1
+    stretch = n_candles - 1 - lowest
+    return [lowest + rank * stretch // n_envs for rank in range(n_envs)]
+
+
+def make_vec_env(market: Market, settings: Settings) -> VecEnv:
+    """Return ``settings.n_envs`` environments over ``market``; the caller closes them.
+
+    Raises
+    ------
+    MarketError
+        If the market has too few candles.
+    SettingsError
+        If the start method does not exist on this platform.
+    WorkerDiedError
+        If an environment process cannot be started.
+    """
+    rows = first_rows(len(market), settings.window_size, settings.n_envs)
+    # Built once here first, so that a market that cannot be traded fails with its own message.
+    ReferenceEnv(market, settings)
+    factories = [EnvFactory(market, settings, row) for row in rows]
+    env: VecEnv
+    if settings.vec_env is VecEnvKind.SUBPROC:
+        env = ProcessVecEnv(factories, settings.start_method, label=market.pair)
+    else:
+        env = DummyVecEnv(list(factories))
+    env.seed(settings.random_state)
+    return env
+
+
+@contextlib.contextmanager
+def open_vec_env(market: Market, settings: Settings) -> Iterator[VecEnv]:
+    """Yield ``make_vec_env(...)`` and close it, whatever happens."""
+    env = make_vec_env(market, settings)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+class ProcessVecEnv(SubprocVecEnv):
+    """stable-baselines3's process environments that report a dead worker and leave nothing behind.
+
+    Parameters
+    ----------
+    env_fns : sequence of callables
+        One per process; picklable by reference.
+    start_method : str or None
+        ``"forkserver"`` where the platform has it, else ``"spawn"``, when None.
+    label : str
+        Named in errors, as a rule the pair.
+    """
+
+    def __init__(
+        self, env_fns: list[EnvFactory], start_method: str | None = None, *, label: str = ""
+    ) -> None:
+        methods = mp.get_all_start_methods()
+        method = start_method or ("forkserver" if "forkserver" in methods else "spawn")
+        if method not in methods:
+            raise SettingsError(
+                f"start_method: {method!r} does not exist here; valid: {', '.join(methods)}"
+            )
+        self.label = label
+        self.processes: list[Any] = []
+        self.remotes: tuple[Any, ...] = ()
+        self._helpers = _HelperProcesses()
+        try:
+            with _without_main_module():
+                super().__init__(list[Callable[[], Any]](env_fns), start_method=method)
+        except _PIPE_ERRORS:
+            error = self._worker_died("before it was ready")
+            self.close()
+            raise error from None
+        except BaseException:
+            self.close()
+            raise
+
+    def reset(self) -> VecEnvObs:
+        """Reset all environments."""
+        with self._reporting_dead_workers():
+            return super().reset()
+
+    def step_async(self, actions: np.ndarray[Any, Any]) -> None:
+        """Send one action to each environment."""
+        with self._reporting_dead_workers():
+            super().step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Collect the results of the step."""
+        with self._reporting_dead_workers():
+            return super().step_wait()
+
+    def close(self) -> None:
+        """End every worker, by force if it does not listen, and the processes that served them."""
+        if getattr(self, "closed", False) and not self.processes:
+            return
+        self.closed = True
+        for remote in self.remotes:
+            with contextlib.suppress(*_PIPE_ERRORS, OSError):
+                remote.send(("close", None))
+        for process in self.processes:
+            process.join(_JOIN_SECONDS)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
+        for remote in self.remotes:
+            remote.close()
+        self.processes = []
+        self._helpers.stop()
+
+    @contextlib.contextmanager
+    def _reporting_dead_workers(self) -> Iterator[None]:
+        try:
+            yield
+        except _PIPE_ERRORS:
+            raise self._worker_died("during training") from None
+
+    def _worker_died(self, when: str) -> WorkerDiedError:
+        for rank, process in enumerate(self.processes):
+            process.join(0.2)
+            if process.exitcode is not None:
+                return WorkerDiedError(
+                    f"{self.label}: environment process {rank} (pid {process.pid}) ended {when} "
+                    f"with exit code {process.exitcode}; the training was stopped"
+                )
+        return WorkerDiedError(f"{self.label}: an environment process closed its pipe {when}")
+
+
+class _HelperProcesses:
+    """Python's fork server and resource tracker, ended with the workers they were started for.
+
+    They would otherwise live as long as the program, the fork server with all that it has
+    imported. Python offers no public way to end them; where these private ones are missing, they
+    end with the program.
+    """
+
+    def __init__(self) -> None:
+        self._owned = [
+            helper
+            for helper, pid in (
+                (getattr(forkserver, "_forkserver", None), "_forkserver_pid"),
+                (getattr(resource_tracker, "_resource_tracker", None), "_pid"),
+            )
+            if helper is not None and getattr(helper, pid, None) is None
+        ]
+        # One import of stable-baselines3 and torch in the server instead of one per worker; the
+        # workers then share those pages.
+        if "forkserver" in mp.get_all_start_methods():
+            mp.set_forkserver_preload([__name__])
+
+    def stop(self) -> None:
+        for helper in self._owned:
+            stop = getattr(helper, "_stop", None)
+            if stop is not None:
+                stop()
+        self._owned = []
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Start processes without importing the caller's ``__main__`` into them.
+
+    The workers need this package only. Without this every worker would import the program that
+    was started (all of freqtrade, say), and a script without a main guard would start itself
+    again in each of them.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -1,0 +1,84 @@
+"""What a training or a prediction did, as facts in a file: written while it runs, read by others.
+
+One JSON object per line and event, appended with a single write, so that a reader never meets
+half a line and a killed run keeps what it had.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["EVENTS_FILE", "EventLog", "Progress", "read_events"]
+
+EVENTS_FILE = "run_events.jsonl"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is.
+
+    Attributes
+    ----------
+    steps, total_steps : int
+        Environment steps done, of all environments together, and wanted.
+    seconds : float
+        Since the training began.
+    phase : str
+        ``"rollout"`` or ``"update"``.
+    """
+
+    steps: int
+    total_steps: int
+    seconds: float
+    phase: str
+
+    @property
+    def steps_per_second(self) -> float:
+        """Environment steps per second so far, updates included."""
+        return self.steps / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to go at the speed so far, None before there is a speed."""
+        if self.steps == 0:
+            return None
+        return max(0.0, (self.total_steps - self.steps) / self.steps_per_second)
+
+
+class EventLog:
+    """Appends events to a file; ``None`` as path makes it silent.
+
+    Every event has ``event`` (its name), ``time`` (seconds since the epoch) and the facts given.
+    """
+
+    def __init__(self, path: Path | None, **common: Any) -> None:
+        self._path = path
+        self._common = common
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Append one event."""
+        if self._path is None:
+            return
+        line = json.dumps({"event": event, "time": time.time(), **self._common, **facts})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def read_events(path: Path, event: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the events of a file in order, of one name if given; a torn last line is left out."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if event is None or entry["event"] == event:
+            yield entry

@@ -1,0 +1,338 @@
+"""``train``: one market and one settings object in, one policy out."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+from mtf_scalper.compute import ComputeSetup, configure_torch
+from mtf_scalper.inference import Policy, simulate
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.types import Action
+from mtf_scalper.simulator.vec_envs import make_vec_env
+from mtf_scalper.telemetry import EventLog, Progress
+
+__all__ = ["HistoryRow", "TrainResult", "train"]
+
+logger = logging.getLogger(__name__)
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """State of a training after one update.
+
+    Attributes
+    ----------
+    steps : int
+        Environment steps so far.
+    seconds : float
+        Since the training began.
+    mean_episode_return : float or None
+        Mean reward of the last 100 episodes.
+    validation_log_return : float or None
+        Log of the final equity on the validation market.
+    validation_trades : int or None
+        Trades on the validation market.
+    """
+
+    steps: int
+    seconds: float
+    mean_episode_return: float | None
+    validation_log_return: float | None
+    validation_trades: int | None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained policy and how it came about.
+
+    Attributes
+    ----------
+    policy : Policy
+        The weights with the best validation return, or the last ones without validation.
+    history : tuple of HistoryRow
+        One row per update.
+    compute : ComputeSetup
+    steps : int
+        Environment steps trained.
+    seconds : float
+        Wall time of the training, environments' start and end included.
+    """
+
+    policy: Policy
+    history: tuple[HistoryRow, ...]
+    compute: ComputeSetup
+    steps: int
+    seconds: float
+
+    @property
+    def steps_per_second(self) -> float:
+        """Environment steps per second of the whole training."""
+        return self.steps / self.seconds
+
+
+def train(
+    market: Market,
+    settings: Settings,
+    validation: Market | None = None,
+    *,
+    initial: PPO | None = None,
+    env: VecEnv | None = None,
+    on_progress: ProgressCallback | None = None,
+    events: EventLog | None = None,
+    tensorboard_log: Path | None = None,
+) -> TrainResult:
+    """Train a PPO policy on ``market``.
+
+    Parameters
+    ----------
+    market : Market
+        What it learns on.
+    settings : Settings
+        Every setting of the run.
+    validation : Market, optional
+        Later candles of the same features; after every update the policy trades them, and the
+        weights with the best log return there are kept.
+    initial : PPO, optional
+        A model to go on from (continual learning) instead of a new one.
+    env : VecEnv, optional
+        Environments over ``market`` to use instead of ``make_vec_env(market, settings)``. They
+        are closed at the end of the training, as those would be.
+    on_progress : callable, optional
+        Called with a ``Progress`` about twice a second.
+    events : EventLog, optional
+        Told what was in force and how the training went.
+    tensorboard_log : Path, optional
+        Folder of the TensorBoard run.
+
+    Raises
+    ------
+    MarketError, SettingsError
+        Before the first step.
+    WorkerDiedError
+        If an environment process ends; all others are ended too.
+    """
+    started = time.monotonic()
+    events = events or EventLog(None)
+    compute = configure_torch(settings)
+    vec_env = VecMonitor(env if env is not None else make_vec_env(market, settings))
+    try:
+        model = _make_model(vec_env, settings, compute, initial, tensorboard_log)
+        total_steps = settings.train_cycles * len(market)
+        events.write("training_started", **_facts_in_force(model, settings, compute, total_steps))
+        callback = _TrainingCallback(model, settings, validation, total_steps, on_progress, events)
+        model.learn(total_steps, callback=callback, reset_num_timesteps=True)
+    except BaseException as error:
+        events.write("training_failed", error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        vec_env.close()
+    callback.load_best()
+    result = TrainResult(
+        policy=Policy(model, settings),
+        history=tuple(callback.history),
+        compute=compute,
+        steps=model.num_timesteps,
+        seconds=time.monotonic() - started,
+    )
+    events.write(
+        "training_finished",
+        steps=result.steps,
+        seconds=result.seconds,
+        steps_per_second=result.steps_per_second,
+        history=[asdict(row) for row in result.history],
+    )
+    return result
+
+
+def _make_model(
+    env: VecEnv,
+    settings: Settings,
+    compute: ComputeSetup,
+    initial: PPO | None,
+    tensorboard_log: Path | None,
+) -> PPO:
+    if initial is not None:
+        initial.set_env(env)
+        return initial
+    return PPO(
+        "MlpPolicy",
+        env,
+        n_steps=settings.n_steps,
+        batch_size=settings.batch_size,
+        n_epochs=settings.n_epochs,
+        learning_rate=settings.learning_rate,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
+        clip_range=settings.clip_range,
+        clip_range_vf=settings.clip_range_vf,
+        normalize_advantage=settings.normalize_advantage,
+        ent_coef=settings.ent_coef,
+        vf_coef=settings.vf_coef,
+        max_grad_norm=settings.max_grad_norm,
+        target_kl=settings.target_kl,
+        policy_kwargs={"activation_fn": torch.nn.ReLU, "net_arch": list(settings.net_arch)},
+        tensorboard_log=None if tensorboard_log is None else str(tensorboard_log),
+        device=compute.device,
+        seed=settings.random_state,
+    )
+
+
+def _facts_in_force(
+    model: PPO, settings: Settings, compute: ComputeSetup, total_steps: int
+) -> dict[str, Any]:
+    """Return what the training really uses, read from the objects that do the work."""
+    return {
+        "total_steps": total_steps,
+        "n_envs": model.n_envs,
+        "vec_env": str(settings.vec_env),
+        "torch_threads": compute.threads,
+        "torch_interop_threads": compute.interop_threads,
+        "device": str(model.device),
+        "batch_size": model.batch_size,
+        "n_steps": model.n_steps,
+        "n_epochs": model.n_epochs,
+        "layer_sizes": [
+            layer.out_features
+            for layer in model.policy.mlp_extractor.policy_net
+            if isinstance(layer, torch.nn.Linear)
+        ],
+        "random_state": settings.random_state,
+    }
+
+
+class _TrainingCallback(BaseCallback):
+    """Reports progress, validates after every update and logs what the environments traded."""
+
+    _REPORT_SECONDS = 0.5
+
+    def __init__(
+        self,
+        model: PPO,
+        settings: Settings,
+        validation: Market | None,
+        total_steps: int,
+        on_progress: ProgressCallback | None,
+        events: EventLog,
+    ) -> None:
+        super().__init__()
+        self.history: list[HistoryRow] = []
+        self._policy = Policy(model, settings)
+        self._validation = validation
+        self._total_steps = total_steps
+        self._on_progress = on_progress
+        self._events = events
+        self._started = self._reported = time.monotonic()
+        self._best: tuple[float, bytes] | None = None
+        self._updates = 0
+        self._tally = _Tally()
+
+    def _on_step(self) -> bool:
+        self._tally.add(self.locals["infos"])
+        if time.monotonic() - self._reported >= self._REPORT_SECONDS:
+            self._report("rollout")
+        return True
+
+    def _on_rollout_start(self) -> None:
+        # Called before the first rollout too, when nothing has been learned yet.
+        if self._updates:
+            self._after_update()
+        self._report("rollout")
+
+    def _on_rollout_end(self) -> None:
+        self._updates += 1
+        for name, value in self._tally.shares().items():
+            self.logger.record(name, value)
+        self._tally = _Tally()
+        self._report("update")
+
+    def _on_training_end(self) -> None:
+        self._after_update()
+        self._report("update")
+
+    def load_best(self) -> None:
+        """Put the weights with the best validation return back into the model."""
+        if self._best is not None:
+            weights = torch.load(io.BytesIO(self._best[1]), weights_only=True)
+            self.model.policy.load_state_dict(weights)
+
+    def _after_update(self) -> None:
+        log_return = trades = None
+        if self._validation is not None:
+            run = simulate(self._policy, self._validation)
+            log_return, trades = run.log_return, len(run.trades)
+            self.logger.record("validation/log_return", log_return)
+            self.logger.record("validation/trades", trades)
+            if self._best is None or log_return > self._best[0]:
+                buffer = io.BytesIO()
+                torch.save(self.model.policy.state_dict(), buffer)
+                self._best = (log_return, buffer.getvalue())
+        episodes = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        row = HistoryRow(
+            steps=self.model.num_timesteps,
+            seconds=time.monotonic() - self._started,
+            mean_episode_return=float(sum(episodes) / len(episodes)) if episodes else None,
+            validation_log_return=log_return,
+            validation_trades=trades,
+        )
+        self.history.append(row)
+        self._events.write("update", **asdict(row))
+
+    def _report(self, phase: str) -> None:
+        self._reported = time.monotonic()
+        progress = Progress(
+            steps=self.model.num_timesteps,
+            total_steps=max(self._total_steps, self.model.num_timesteps),
+            seconds=self._reported - self._started,
+            phase=phase,
+        )
+        self._events.write("progress", **asdict(progress))
+        if self._on_progress is not None:
+            self._on_progress(progress)
+
+
+class _Tally:
+    """Counts over all environments of one rollout, for TensorBoard."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._actions = dict.fromkeys(Action, 0)
+        self._profits: list[float] = []
+        self._exits: dict[str, int] = {}
+
+    def add(self, infos: list[dict[str, Any]]) -> None:
+        self._steps += len(infos)
+        for info in infos:
+            self._actions[Action(info["executed"])] += 1
+            trade = info.get("trade")
+            if trade is not None:
+                self._profits.append(trade.profit_ratio)
+                self._exits[trade.exit_reason] = self._exits.get(trade.exit_reason, 0) + 1
+
+    def shares(self) -> dict[str, float]:
+        """Return scalars by TensorBoard name."""
+        scalars = {
+            f"actions/{action.name.lower()}": count / self._steps
+            for action, count in self._actions.items()
+        }
+        scalars["trades/per_1000_steps"] = 1000.0 * len(self._profits) / self._steps
+        if self._profits:
+            n_trades = len(self._profits)
+            scalars["trades/win_rate"] = sum(p > 0.0 for p in self._profits) / n_trades
+            scalars["trades/mean_profit_ratio"] = sum(self._profits) / n_trades
+        for reason, count in self._exits.items():
+            scalars[f"exits/{reason}"] = count / len(self._profits)
+        return scalars

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+@pytest.fixture
+def random_candles():
+    """Return a maker of seeded 5m candles: a random walk with clustered volatility."""
+
+    def make(
+        count: int, seed: int = 0, price: float = 100.0, start: str = "2024-03-01"
+    ) -> pd.DataFrame:
+        rng = np.random.default_rng(seed)
+        volatility = 0.002 * np.exp(0.5 * np.sin(np.arange(count) / 150.0))
+        close = price * np.exp(np.cumsum(volatility * rng.standard_normal(count)))
+        open_ = np.concatenate([[price], close[:-1]])
+        spread = volatility * rng.random((2, count))
+        return pd.DataFrame(
+            {
+                "date": pd.date_range(start, periods=count, freq="5min", tz="UTC").as_unit("ms"),
+                "open": open_,
+                "high": np.maximum(open_, close) * (1.0 + spread[0]),
+                "low": np.minimum(open_, close) * (1.0 - spread[1]),
+                "close": close,
+                "volume": rng.lognormal(5.0, 0.6, count),
+            }
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_candles():
+    """Return a reader of the 5m candles of a coin; skips where there are none."""
+    named = os.environ.get("MTF_SCALPER_CANDLES")
+    beside = Path(__file__).resolve().parents[3] / "shared" / "candles" / "binance"
+    folder = Path(named) if named else beside
+    if not folder.is_dir():
+        pytest.skip(f"no real candles: MTF_SCALPER_CANDLES is unset and {beside} does not exist")
+
+    def read(coin: str, timeframe: str = "5m") -> pd.DataFrame:
+        return pd.read_feather(folder / "futures" / f"{coin}_USDT_USDT-{timeframe}-futures.feather")
+
+    return read

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtf_scalper.errors import MarketError
+from mtf_scalper.market.candles import (
+    align_higher_timeframe,
+    check_candles,
+    merge_higher_timeframe,
+    resample_candles,
+    timeframe_delta,
+)
+
+
+def candles_at(minutes: list[int]) -> pd.DataFrame:
+    """Candles opening so many minutes after midnight; every value tells its minute."""
+    minute = np.array(minutes, dtype=np.float64)
+    return pd.DataFrame(
+        {
+            "date": pd.to_datetime("2024-03-01", utc=True) + pd.to_timedelta(minute, unit="min"),
+            "open": 1000.0 + minute,
+            "high": 3000.0 + minute,
+            "low": 500.0 - minute,
+            "close": 2000.0 + minute,
+            "volume": np.ones(len(minute)),
+        }
+    )
+
+
+def minutes_of(frame: pd.DataFrame) -> list[int]:
+    since = frame["date"] - pd.Timestamp("2024-03-01", tz="UTC")
+    return [int(value) for value in since.dt.total_seconds() / 60]
+
+
+def test_aggregation_takes_first_max_min_last_and_sum():
+    (row,) = resample_candles(candles_at([15, 20, 25]), "15m").to_dict("records")
+    assert row == {
+        "date": pd.Timestamp("2024-03-01 00:15", tz="UTC"),
+        "open": 1015.0,
+        "high": 3025.0,
+        "low": 475.0,
+        "close": 2025.0,
+        "volume": 3.0,
+    }
+
+
+def test_partial_first_and_last_bins_are_dropped():
+    frame = candles_at([5, 10, 15, 20, 25, 30, 35, 40, 45])
+    assert minutes_of(resample_candles(frame, "15m")) == [15, 30]
+    assert minutes_of(resample_candles(frame, "1h")) == []
+
+
+def test_a_gap_inside_leaves_what_is_there_and_an_empty_bin_leaves_no_row():
+    frame = candles_at([0, 10, 15, 50, 55])
+    higher = resample_candles(frame, "15m")
+    assert minutes_of(higher) == [0, 15, 45]
+    assert higher["volume"].tolist() == [2.0, 1.0, 2.0]
+    assert higher["open"].tolist() == [1000.0, 1015.0, 1050.0]
+
+
+def test_no_candles_give_no_candles():
+    empty = resample_candles(candles_at([]), "1h")
+    assert list(empty.columns) == ["date", "open", "high", "low", "close", "volume"]
+    assert len(empty) == 0
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_date_resolution_is_kept_and_does_not_matter(random_candles, unit):
+    frame = random_candles(100)
+    frame["date"] = frame["date"].dt.as_unit(unit)
+    higher = resample_candles(frame, "15m")
+    assert higher["date"].dtype == frame["date"].dtype
+    pd.testing.assert_frame_equal(
+        higher.drop(columns="date"),
+        resample_candles(random_candles(100), "15m").drop(columns="date"),
+    )
+
+
+def test_resampling_agrees_with_pandas(random_candles):
+    frame = random_candles(12 * 24 * 5)
+    rules = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
+    for timeframe, rule in (("15m", "15min"), ("1h", "1h"), ("1d", "1D")):
+        expected = frame.set_index("date").resample(rule).agg(rules).reset_index()
+        pd.testing.assert_frame_equal(resample_candles(frame, timeframe), expected)
+
+
+def test_resampling_in_two_steps_is_resampling_in_one(random_candles):
+    frame = random_candles(500, start="2024-03-01 00:10")
+    twice = resample_candles(resample_candles(frame, "15m"), "1h", base="15m")
+    pd.testing.assert_frame_equal(twice, resample_candles(frame, "1h"))
+
+
+@given(present=st.sets(st.integers(0, 40), min_size=1), count=st.integers(1, 41))
+def test_later_candles_never_change_an_earlier_bin(present, count):
+    frame = candles_at([5 * slot for slot in sorted(present)])
+    known = resample_candles(frame.iloc[:count], "15m")
+    final = resample_candles(frame, "15m")
+    pd.testing.assert_frame_equal(known, final.iloc[: len(known)])
+
+
+def test_a_higher_candle_is_seen_at_its_close_and_not_before():
+    frame = candles_at(list(range(0, 60, 5)))
+    merged = merge_higher_timeframe(frame, resample_candles(frame, "15m"), "15m", "15m")
+    seen = merged["close_15m"].to_numpy()
+    # The candle of 00:00 closes with the 5m candle of 00:10.
+    assert np.isnan(seen[:2]).all()
+    assert seen[2:].tolist() == [2010.0] * 3 + [2025.0] * 3 + [2040.0] * 3 + [2055.0]
+    assert merged.columns[:6].tolist() == frame.columns.tolist()
+
+
+def test_gaps_in_the_base_candles_do_not_shift_the_higher_ones():
+    frame = candles_at(list(range(0, 120, 5)))
+    higher = resample_candles(frame, "15m")
+    holes = frame.drop(index=[2, 3, 4, 9, 17])
+    expected = align_higher_timeframe(frame, higher, "15m").loc[holes.index]
+    pd.testing.assert_frame_equal(align_higher_timeframe(holes, higher, "15m"), expected)
+
+
+@pytest.mark.parametrize("timeframe", ["5m", "15m", "1h"])
+@pytest.mark.parametrize("start", ["2024-03-01 00:00", "2024-03-01 00:20"])
+def test_merging_equals_freqtrade(random_candles, timeframe, start):
+    strategy = pytest.importorskip("freqtrade.strategy")
+    frame = random_candles(700, start=start)
+    higher = resample_candles(random_candles(900, start="2024-02-29 18:00"), timeframe)
+    expected = strategy.merge_informative_pair(frame, higher, "5m", timeframe, ffill=True)
+    got = merge_higher_timeframe(frame, higher, timeframe, timeframe)
+    pd.testing.assert_frame_equal(got, expected)
+
+
+def test_merging_refuses_a_clash_of_names_and_a_shorter_timeframe(random_candles):
+    frame = random_candles(50)
+    higher = resample_candles(frame, "15m")
+    merged = merge_higher_timeframe(frame, higher, "15m", "15m")
+    with pytest.raises(ValueError, match="'date_15m'"):
+        merge_higher_timeframe(merged, higher, "15m", "15m")
+    with pytest.raises(ValueError, match="'5m' into the longer '15m'"):
+        align_higher_timeframe(higher, frame, "5m", base="15m")
+
+
+@pytest.mark.parametrize("text", ["", "m", "5", "0m", "-5m", "1w", "1M", "1.5h", "5 m", "x5m"])
+def test_an_unknown_timeframe_is_refused(text):
+    with pytest.raises(ValueError, match="is not of the form"):
+        timeframe_delta(text)
+
+
+def test_a_timeframe_that_is_no_multiple_is_refused(random_candles):
+    with pytest.raises(ValueError, match="'7m' is not a multiple of '5m'"):
+        resample_candles(random_candles(50), "7m")
+
+
+def test_a_frame_that_is_not_of_candles_is_refused(random_candles):
+    frame = random_candles(20)
+    with pytest.raises(MarketError, match="no column 'volume'"):
+        check_candles(frame.drop(columns="volume"))
+    with pytest.raises(MarketError, match="UTC"):
+        check_candles(frame.assign(date=frame["date"].dt.tz_localize(None)))
+    with pytest.raises(MarketError, match="rise strictly"):
+        check_candles(frame.iloc[::-1])
+    with pytest.raises(MarketError, match="rise strictly"):
+        check_candles(frame.iloc[[0, 1, 1, 2]])
+    with pytest.raises(MarketError, match="rise strictly"):
+        check_candles(frame.assign(date=frame["date"].where(frame.index != 3)))
+
+
+@pytest.mark.parametrize("timeframe", ["15m", "1h"])
+def test_real_higher_candles_are_reproduced(real_candles, timeframe):
+    got = resample_candles(real_candles("BTC"), timeframe)
+    pd.testing.assert_frame_equal(got, real_candles("BTC", timeframe))
