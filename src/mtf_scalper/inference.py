@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +21,22 @@ from mtf_scalper.simulator.masks import masked_action
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import N_ACTIONS, Trade
 
-__all__ = ["Policy", "Simulation", "simulate"]
+__all__ = ["Policy", "Simulation", "observed_batch_sizes", "simulate"]
+
+
+@contextlib.contextmanager
+def observed_batch_sizes(model: PPO) -> Iterator[list[int]]:
+    """Yield a list that gets the rows of every batch that enters the model's network."""
+    sizes: list[int] = []
+
+    def note(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        sizes.append(len(inputs[0]))
+
+    hook = model.policy.features_extractor.register_forward_pre_hook(note)
+    try:
+        yield sizes
+    finally:
+        hook.remove()
 
 
 class Policy:
@@ -35,7 +53,6 @@ class Policy:
     def __init__(self, model: PPO, settings: Settings) -> None:
         self.model = model
         self.settings = settings
-        self.forward_batch_sizes: list[int] = []
 
     @property
     def window_shape(self) -> tuple[int, int]:
@@ -81,10 +98,9 @@ class Policy:
             for start in range(0, len(windows), size):
                 batch = np.ascontiguousarray(windows[start : start + size])
                 observations = torch.from_numpy(batch).to(self.model.device)
-                logits = policy.get_distribution(observations).distribution.probs  # type: ignore[union-attr]
+                probabilities = policy.get_distribution(observations).distribution.probs  # type: ignore[union-attr]
                 rows = slice(window - 1 + start, window - 1 + start + len(batch))
-                result[rows] = logits.cpu().numpy()
-                self.forward_batch_sizes.append(len(batch))
+                result[rows] = probabilities.cpu().numpy()
         return result
 
     def save(self, path: Path) -> None:
@@ -105,7 +121,8 @@ class Simulation:
     ----------
     trades : tuple of Trade
     equity : ndarray of float64, shape (T,)
-        Account at the open after each row, fees of an open trade's exit included; starts at 1.
+        Account at the open after each row (at the open of the last row for that row), fees of an
+        open trade's exit included; starts at 1. A decision at row ``t`` first shows at ``t + 1``.
     actions : ndarray of int64, shape (T,)
         Action executed at the close of each row; 0 before the first full window.
     """
@@ -142,21 +159,24 @@ def simulate(
     policy : Policy
     market : Market
     settings : Settings, optional
-        Rules of the trades; those that the policy was trained with by default.
+        Rules of the trades; those that the policy was trained with by default. What concerns
+        training episodes only (where they start, the drawdown that ends them) does not apply.
     exit_threshold : float
         Probability among valid actions from which an exit is taken.
     """
-    env = ReferenceEnv(market, settings or policy.settings)
+    settings = settings or policy.settings
+    rules = settings.rules.changed(max_training_drawdown=None)
+    env = ReferenceEnv(market, settings.changed(rules=rules))
     probabilities = policy.probabilities(market.features)
     equity = np.ones(len(market))
     actions = np.zeros(len(market), dtype=np.int64)
-    env.reset()
+    env.reset(options={"row": settings.window_size - 1})
     terminated = False
     while not terminated:
         row = env.row
         action = masked_action(probabilities[row], env.action_masks(), exit_threshold)
         _, _, terminated, _, info = env.step(action)
         actions[row] = info["executed"]
-        equity[row] = info["equity"]
-    equity[row + 1 :] = info["equity"]
+        equity[env.row] = info["equity"]
+    equity[env.row :] = env.equity
     return Simulation(tuple(env.trades), equity, actions)

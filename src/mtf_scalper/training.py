@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import time
@@ -16,14 +17,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from mtf_scalper.compute import ComputeSetup, configure_torch
+from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import Action
 from mtf_scalper.simulator.vec_envs import make_vec_env
 from mtf_scalper.telemetry import EventLog, Progress
 
-__all__ = ["HistoryRow", "TrainResult", "train"]
+__all__ = ["HistoryRow", "ProgressCallback", "TrainResult", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +110,8 @@ def train(
         Later candles of the same features; after every update the policy trades them, and the
         weights with the best log return there are kept.
     initial : PPO, optional
-        A model to go on from (continual learning) instead of a new one.
+        A model whose weights and optimiser state to go on from (continual learning); it stays as
+        it is, and everything else comes from ``settings``.
     env : VecEnv, optional
         Environments over ``market`` to use instead of ``make_vec_env(market, settings)``. They
         are closed at the end of the training, as those would be.
@@ -128,19 +132,22 @@ def train(
     started = time.monotonic()
     events = events or EventLog(None)
     compute = configure_torch(settings)
+    if validation is not None:
+        _check_validation(market, validation, settings)
     vec_env = VecMonitor(env if env is not None else make_vec_env(market, settings))
     try:
         model = _make_model(vec_env, settings, compute, initial, tensorboard_log)
         total_steps = settings.train_cycles * len(market)
         events.write("training_started", **_facts_in_force(model, settings, compute, total_steps))
         callback = _TrainingCallback(model, settings, validation, total_steps, on_progress, events)
-        model.learn(total_steps, callback=callback, reset_num_timesteps=True)
+        _learn(model, total_steps, callback)
     except BaseException as error:
         events.write("training_failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
         vec_env.close()
     callback.load_best()
+    _release(model)
     result = TrainResult(
         policy=Policy(model, settings),
         history=tuple(callback.history),
@@ -165,10 +172,7 @@ def _make_model(
     initial: PPO | None,
     tensorboard_log: Path | None,
 ) -> PPO:
-    if initial is not None:
-        initial.set_env(env)
-        return initial
-    return PPO(
+    model = PPO(
         "MlpPolicy",
         env,
         n_steps=settings.n_steps,
@@ -189,6 +193,50 @@ def _make_model(
         device=compute.device,
         seed=settings.random_state,
     )
+    if initial is not None:
+        _take_over(model, initial)
+    return model
+
+
+def _take_over(model: PPO, initial: PPO) -> None:
+    """Copy weights and optimiser state from ``initial``."""
+    theirs, ours = (
+        {name: tuple(weights.shape) for name, weights in ppo.policy.state_dict().items()}
+        for ppo in (initial, model)
+    )
+    if theirs != ours:
+        raise SettingsError(
+            "net_arch, the window or the features differ from those of the model to go on from; "
+            "switch continual learning off or start under another identifier"
+        )
+    model.policy.load_state_dict(initial.policy.state_dict())
+    # The optimiser would go on to share its running averages with the model that they came from.
+    model.policy.optimizer.load_state_dict(copy.deepcopy(initial.policy.optimizer.state_dict()))
+
+
+def _check_validation(market: Market, validation: Market, settings: Settings) -> None:
+    """Find what would fail only after the first update."""
+    ReferenceEnv(validation, settings)
+    if validation.feature_names != market.feature_names:
+        raise MarketError(
+            f"{validation.pair}: the validation market has other features "
+            f"({validation.n_features}) than the training market ({market.n_features})"
+        )
+
+
+def _learn(model: PPO, total_steps: int, callback: BaseCallback) -> None:
+    try:
+        model.learn(total_steps, callback=callback, reset_num_timesteps=True)
+    finally:
+        # stable-baselines3 leaves the TensorBoard file open.
+        if hasattr(model, "_logger"):
+            model.logger.close()
+
+
+def _release(model: PPO) -> None:
+    """Drop what only training needed: closed environments and the rollout's memory."""
+    model.env = None
+    del model.rollout_buffer
 
 
 def _facts_in_force(
@@ -289,6 +337,9 @@ class _TrainingCallback(BaseCallback):
             validation_trades=trades,
         )
         self.history.append(row)
+        # Here, and not with the next rollout, the update's losses stand at the steps that made
+        # them, and those of the last update are not lost.
+        self.logger.dump(self.model.num_timesteps)
         self._events.write("update", **asdict(row))
 
     def _report(self, phase: str) -> None:

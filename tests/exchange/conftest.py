@@ -93,13 +93,13 @@ def recorded(datadir: Path) -> Callable[[str], pd.DataFrame]:
     return read
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def exchange_url(datadir: Path) -> Iterator[str]:
     with running_exchange(datadir) as url:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(exchange_url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=exchange_url, trust_env=False) as session:
         yield session

@@ -14,7 +14,7 @@ from mtf_scalper.exchange import DEFAULT_PORT, offline_exchange_config
 
 Freqtrade = Callable[..., object]
 
-STRATEGY = '''
+STRATEGY = """
 from freqtrade.strategy import IStrategy
 
 
@@ -40,7 +40,7 @@ class EveryThirdHour(IStrategy):
 
     def leverage(self, pair, current_time, current_rate, proposed_leverage, **kwargs):
         return 3.0
-'''
+"""
 
 
 def test_list_pairs_shows_every_recorded_pair(freqtrade: Freqtrade) -> None:
@@ -89,7 +89,9 @@ def test_backtesting_trades_on_the_recorded_candles(
     assert {(t["pair"], t["is_short"]) for t in trades} == {
         (pair, short) for pair in ("BTC/USDT:USDT", "ETH/USDT:USDT") for short in (False, True)
     }
-    opens = {base: recorded(f"{base}-5m-futures").set_index("ms")["open"] for base in ("BTC", "ETH")}
+    opens = {
+        base: recorded(f"{base}-5m-futures").set_index("ms")["open"] for base in ("BTC", "ETH")
+    }
     for trade in trades:
         recorded_open = opens[trade["pair"][:3]][trade["open_timestamp"]]
         assert trade["open_rate"] == recorded_open

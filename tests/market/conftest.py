@@ -18,7 +18,7 @@ def random_candles():
         rng = np.random.default_rng(seed)
         volatility = 0.002 * np.exp(0.5 * np.sin(np.arange(count) / 150.0))
         close = price * np.exp(np.cumsum(volatility * rng.standard_normal(count)))
-        open_ = np.concatenate([[price], close[:-1]])
+        open_ = np.concatenate([[price], close])[:count]
         spread = volatility * rng.random((2, count))
         return pd.DataFrame(
             {

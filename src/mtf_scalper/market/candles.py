@@ -100,7 +100,7 @@ def resample_candles(
         If `timeframe` is not a multiple of `base`.
     """
     check_candles(frame)
-    bin_ns, base_ns = _duration_ns(timeframe), _duration_ns(base)
+    bin_ns, base_ns = timeframe_delta(timeframe).value, timeframe_delta(base).value
     if bin_ns % base_ns:
         raise ValueError(f"timeframe {timeframe!r} is not a multiple of {base!r}")
     opens_ns = _open_times_ns(frame)
@@ -154,7 +154,7 @@ def align_higher_timeframe(
         ``T`` rows with the index of `frame` and the columns of `higher`; missing values where no
         candle has closed yet.
     """
-    delay_ns = _duration_ns(timeframe) - _duration_ns(base)
+    delay_ns = timeframe_delta(timeframe).value - timeframe_delta(base).value
     if delay_ns < 0:
         raise ValueError(f"cannot merge timeframe {timeframe!r} into the longer {base!r}")
     known_from_ns = _open_times_ns(higher) + delay_ns
@@ -193,11 +193,6 @@ def merge_higher_timeframe(
 
 def _open_times_ns(frame: pd.DataFrame) -> NDArray[np.int64]:
     return frame["date"].to_numpy(dtype="datetime64[ns]").astype(np.int64)
-
-
-def _duration_ns(timeframe: str) -> int:
-    # Timedelta.value counts in the unit the object happens to have; this does not.
-    return timeframe_delta(timeframe) // pd.Timedelta(1, "ns")
 
 
 def _values(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:

@@ -67,8 +67,10 @@ class Market:
 
     def __post_init__(self) -> None:
         """Bring every array into its shape and type, then check it."""
-        features = np.ascontiguousarray(self.features, dtype=np.float32)
-        ohlc = np.ascontiguousarray(self.ohlc, dtype=np.float64)
+        # Copies: what was checked stays as it was, and the caller's arrays stay writable.
+        with np.errstate(over="ignore"):  # too large for float32 becomes inf and is reported
+            features = np.array(self.features, dtype=np.float32, order="C")
+        ohlc = np.array(self.ohlc, dtype=np.float64, order="C")
         if features.ndim != 2 or features.shape[1] == 0:
             self._fail(f"features must have shape (T, F) with F >= 1, got {features.shape}")
         n_candles = len(features)
@@ -81,12 +83,11 @@ class Market:
             self._fail(f"{len(names)} feature_names for {features.shape[1]} features")
         values: dict[str, Any] = {"features": features, "ohlc": ohlc, "feature_names": names}
         for name in ("entry_long", "entry_short"):
-            mask = np.asarray(getattr(self, name), dtype=np.bool_)
-            values[name] = mask if mask.size else np.zeros(n_candles, dtype=np.bool_)
+            values[name] = self._entry_mask(name, n_candles)
         for name in ("leverage", "funding", "tick_size"):
             values[name] = _spread(np.asarray(getattr(self, name), dtype=np.float64), n_candles)
         if self.dates is not None:
-            values["dates"] = np.asarray(self.dates, dtype="datetime64[ns]")
+            values["dates"] = np.array(self.dates, dtype="datetime64[ns]")
         for name, value in values.items():
             object.__setattr__(self, name, value)
             if isinstance(value, np.ndarray):
@@ -120,6 +121,16 @@ class Market:
             feature_names=self.feature_names,
         )
 
+    def _entry_mask(self, name: str, n_candles: int) -> NDArray[np.bool_]:
+        given = np.asarray(getattr(self, name))
+        if not given.size:
+            return np.zeros(n_candles, dtype=np.bool_)
+        # As a bool a missing value would be an entry.
+        bad = np.flatnonzero(~((given == 0) | (given == 1)))
+        if bad.size:
+            self._fail(f"{name} is {given.flat[bad[0]]} at row {bad[0]}; use True and False")
+        return given.astype(np.bool_)
+
     def _check(self) -> None:
         n_candles = len(self)
         for name in ("entry_long", "entry_short", "leverage", "funding", "tick_size", "dates"):
@@ -138,7 +149,8 @@ class Market:
         if self.timeframe_minutes < 1:
             self._fail(f"timeframe_minutes must be at least 1, got {self.timeframe_minutes}")
         if self.dates is not None:
-            late = np.concatenate([[False], self.dates[1:] <= self.dates[:-1]])
+            # Negated, so that a missing date counts as out of order.
+            late = np.concatenate([[False], ~(self.dates[1:] > self.dates[:-1])])
             self._check_rows(late, "dates", "is not after the row before it")
 
     def _check_finite(self, values: NDArray[Any], names: tuple[str, ...]) -> None:

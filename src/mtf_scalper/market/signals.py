@@ -165,7 +165,7 @@ def leverage_for(indicators: pd.DataFrame, max_leverage: float = 3.0) -> NDArray
     atr_pct = indicators["atr_pct_5m"].to_numpy(dtype=np.float64)
     # No movement at all asks for endless leverage: the floor makes that the greatest allowed.
     wanted = TARGET_ATR_PCT / np.maximum(atr_pct, TARGET_ATR_PCT / max_leverage)
-    # 2.3 is stored as 2.2999...: without the allowance it would be rounded down to 2.2.
+    # Dividing twice can leave 22.999...: without the allowance it would be rounded down to 22.9.
     tenths = np.floor(wanted * 10.0 + 1e-9) / 10.0
     return np.where(np.isnan(atr_pct), 1.0, np.maximum(tenths, 1.0))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
@@ -50,8 +50,20 @@ def first_rows(n_candles: int, window_size: int, n_envs: int) -> list[int]:
     return [lowest + rank * stretch // n_envs for rank in range(n_envs)]
 
 
-def make_vec_env(market: Market, settings: Settings) -> VecEnv:
-    """Return ``settings.n_envs`` environments over ``market``; the caller closes them.
+def make_vec_env(
+    market: Market, settings: Settings, *, n_envs: int | None = None, staggered: bool = True
+) -> VecEnv:
+    """Return environments over ``market``; the caller closes them.
+
+    Parameters
+    ----------
+    market : Market
+    settings : Settings
+    n_envs : int, optional
+        ``settings.n_envs`` by default.
+    staggered : bool
+        Start each environment's first episode on its own stretch of the data, as training wants
+        it; otherwise all start on the first row.
 
     Raises
     ------
@@ -62,7 +74,9 @@ def make_vec_env(market: Market, settings: Settings) -> VecEnv:
     WorkerDiedError
         If an environment process cannot be started.
     """
-    rows = first_rows(len(market), settings.window_size, settings.n_envs)
+    n_envs = n_envs or settings.n_envs
+    rows = first_rows(len(market), settings.window_size, n_envs if staggered else 1)
+    rows = rows if staggered else rows * n_envs
     # Built once here first, so that a market that cannot be traded fails with its own message.
     ReferenceEnv(market, settings)
     factories = [EnvFactory(market, settings, row) for row in rows]
@@ -110,7 +124,7 @@ class ProcessVecEnv(SubprocVecEnv):
         self.label = label
         self.processes: list[Any] = []
         self.remotes: tuple[Any, ...] = ()
-        self._helpers = _HelperProcesses()
+        _HelperProcesses.own_those_not_running()
         try:
             with _without_main_module():
                 super().__init__(list[Callable[[], Any]](env_fns), start_method=method)
@@ -154,7 +168,7 @@ class ProcessVecEnv(SubprocVecEnv):
         for remote in self.remotes:
             remote.close()
         self.processes = []
-        self._helpers.stop()
+        _HelperProcesses.stop()
 
     @contextlib.contextmanager
     def _reporting_dead_workers(self) -> Iterator[None]:
@@ -179,29 +193,37 @@ class _HelperProcesses:
 
     They would otherwise live as long as the program, the fork server with all that it has
     imported. Python offers no public way to end them; where these private ones are missing, they
-    end with the program.
+    end with the program. Every process of this program shares the two: they are ended only when
+    no other process is left, for they wait for the last one.
     """
 
-    def __init__(self) -> None:
-        self._owned = [
+    _owned: ClassVar[list[Any]] = []
+
+    @classmethod
+    def own_those_not_running(cls) -> None:
+        """Take on the helpers that the next process will start; call before starting it."""
+        cls._owned += [
             helper
             for helper, pid in (
                 (getattr(forkserver, "_forkserver", None), "_forkserver_pid"),
                 (getattr(resource_tracker, "_resource_tracker", None), "_pid"),
             )
-            if helper is not None and getattr(helper, pid, None) is None
+            if helper is not None and getattr(helper, pid, None) is None and helper not in cls._owned
         ]
         # One import of stable-baselines3 and torch in the server instead of one per worker; the
         # workers then share those pages.
         if "forkserver" in mp.get_all_start_methods():
             mp.set_forkserver_preload([__name__])
 
-    def stop(self) -> None:
-        for helper in self._owned:
-            stop = getattr(helper, "_stop", None)
+    @classmethod
+    def stop(cls) -> None:
+        """End the helpers of this program's last process."""
+        if mp.active_children():
+            return
+        while cls._owned:
+            stop = getattr(cls._owned.pop(0), "_stop", None)
             if stop is not None:
                 stop()
-        self._owned = []
 
 
 @contextlib.contextmanager

@@ -1,0 +1,203 @@
+"""Binance's public USDT-futures REST calls over a :class:`~mtf_scalper.exchange.replay.Replay`.
+
+Paths, parameters, limits and error bodies are those that Binance documents. Signed calls are not
+served: they get the answer of an unknown path.
+"""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from mtf_scalper.exchange.errors import ApiError, DataDirectoryError
+from mtf_scalper.exchange.models import (
+    BookTicker,
+    Depth,
+    ErrorBody,
+    ExchangeInfo,
+    FundingRecord,
+    Kline,
+    PremiumIndex,
+    PriceTicker,
+    ServerTime,
+    Ticker24h,
+)
+from mtf_scalper.exchange.replay import Replay
+from mtf_scalper.exchange.rules import exchange_info
+from mtf_scalper.exchange.store import CandleKind, CandleStore
+
+__all__ = ["create_app"]
+
+_INT64_MAX = 2**63 - 1
+_DEPTH_LIMITS = (5, 10, 20, 50, 100, 500, 1000)
+
+_router = APIRouter()
+
+
+def _replay(request: Request) -> Replay:
+    replay: Replay = request.app.state.replay
+    return replay
+
+
+def _time_range(
+    start_ms: Annotated[int | None, Query(alias="startTime", ge=0, le=_INT64_MAX)] = None,
+    end_ms: Annotated[int | None, Query(alias="endTime", ge=0, le=_INT64_MAX)] = None,
+) -> tuple[int | None, int | None]:
+    if start_ms is not None and end_ms is not None and start_ms > end_ms:
+        raise ApiError(-1023, "Start time is greater than end time.")
+    return start_ms, end_ms
+
+
+ReplayArg = Annotated[Replay, Depends(_replay)]
+TimeRange = Annotated[tuple[int | None, int | None], Depends(_time_range)]
+Name = Annotated[str, Query(alias="symbol", min_length=1)]
+AnyName = Annotated[str | None, Query(alias="symbol", min_length=1)]
+KlineLimit = Annotated[int, Query(ge=1, le=1500)]
+FundingLimit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@_router.get("/api/v3/ping")
+@_router.get("/fapi/v1/ping")
+async def _ping() -> dict[str, str]:
+    return {}
+
+
+@_router.get("/api/v3/time")
+@_router.get("/fapi/v1/time")
+async def _time(replay: ReplayArg) -> ServerTime:
+    return ServerTime(server_time=replay.now_ms)
+
+
+@_router.get("/fapi/v1/exchangeInfo")
+async def _futures_info(replay: ReplayArg) -> ExchangeInfo:
+    return replay.exchange_info()
+
+
+@_router.get("/api/v3/exchangeInfo")
+@_router.get("/dapi/v1/exchangeInfo")
+async def _info_of_no_market(replay: ReplayArg) -> ExchangeInfo:
+    # ccxt loads spot and coin-margined markets as well; there are none here.
+    return exchange_info(replay.now_ms, [])
+
+
+@_router.get("/fapi/v1/klines")
+async def _klines(
+    replay: ReplayArg, symbol: Name, interval: str, times: TimeRange, limit: KlineLimit = 500
+) -> list[Kline]:
+    return replay.klines(symbol, interval, CandleKind.TRADES, *times, limit)
+
+
+@_router.get("/fapi/v1/markPriceKlines")
+async def _mark_klines(
+    replay: ReplayArg, symbol: Name, interval: str, times: TimeRange, limit: KlineLimit = 500
+) -> list[Kline]:
+    return replay.klines(symbol, interval, CandleKind.MARK, *times, limit)
+
+
+@_router.get("/fapi/v1/fundingRate")
+async def _funding_rate(
+    replay: ReplayArg, times: TimeRange, symbol: AnyName = None, limit: FundingLimit = 100
+) -> list[FundingRecord]:
+    return replay.funding_history(symbol, *times, limit)
+
+
+@_router.get("/fapi/v1/premiumIndex")
+async def _premium_index(
+    replay: ReplayArg, symbol: AnyName = None
+) -> PremiumIndex | list[PremiumIndex]:
+    answers = [replay.premium_index(each) for each in replay.symbols(symbol)]
+    return answers if symbol is None else answers[0]
+
+
+@_router.get("/fapi/v1/ticker/24hr")
+async def _ticker_24h(replay: ReplayArg, symbol: AnyName = None) -> Ticker24h | list[Ticker24h]:
+    answers = [replay.ticker_24h(each) for each in replay.symbols(symbol)]
+    return answers if symbol is None else answers[0]
+
+
+@_router.get("/fapi/v1/ticker/price")
+@_router.get("/fapi/v2/ticker/price")
+async def _price_ticker(
+    replay: ReplayArg, symbol: AnyName = None
+) -> PriceTicker | list[PriceTicker]:
+    answers = [replay.price_ticker(each) for each in replay.symbols(symbol)]
+    return answers if symbol is None else answers[0]
+
+
+@_router.get("/fapi/v1/ticker/bookTicker")
+async def _book_ticker(replay: ReplayArg, symbol: AnyName = None) -> BookTicker | list[BookTicker]:
+    answers = [replay.book_ticker(each) for each in replay.symbols(symbol)]
+    return answers if symbol is None else answers[0]
+
+
+@_router.get("/fapi/v1/depth")
+async def _depth(replay: ReplayArg, symbol: Name, limit: int = 500) -> Depth:
+    if limit not in _DEPTH_LIMITS:
+        raise ApiError(-4021, f"{limit} is not valid depth limit.")
+    (known,) = replay.symbols(symbol)
+    return replay.depth(known, limit)
+
+
+def create_app(store: CandleStore, now: datetime | None = None) -> FastAPI:
+    """Return the exchange as an ASGI application.
+
+    Parameters
+    ----------
+    store
+        The data to serve.
+    now
+        The simulated clock, with time zone. By default the close of the last recorded candle.
+
+    Raises
+    ------
+    ValueError
+        ``now`` has no time zone.
+    DataDirectoryError
+        A candle file that tells the last moment is not valid.
+    """
+    app = FastAPI(title="Replay exchange", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.replay = Replay(store, now)
+    app.include_router(_router)
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(DataDirectoryError, _on_data_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_parameter)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    return app
+
+
+def _refusal(code: int, message: str, status: int) -> JSONResponse:
+    return JSONResponse(ErrorBody(code=code, msg=message).model_dump(), status_code=status)
+
+
+async def _on_api_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return _refusal(error.code, error.message, error.status)
+
+
+async def _on_data_error(_request: Request, error: Exception) -> JSONResponse:
+    return _refusal(-1000, f"An unknown error occurred: {error}", 500)
+
+
+async def _on_invalid_parameter(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problem = error.errors()[0]
+    kind, name = str(problem["type"]), str(problem["loc"][-1])
+    if kind == "missing":
+        message = f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed."
+        return _refusal(-1102, message, 400)
+    if kind == "string_too_short":
+        return _refusal(-1105, f"Parameter '{name}' was empty.", 400)
+    if name == "limit" and not kind.startswith("int_"):
+        return _refusal(-1130, f"Data sent for parameter '{name}' is not valid.", 400)
+    legal = "^[0-9]{1,20}$"
+    message = f"Illegal characters found in parameter '{name}'; legal range is '{legal}'."
+    return _refusal(-1100, message, 400)
+
+
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = f"Path {request.url.path}, Method {request.method} is invalid"
+    return _refusal(-5000, message, error.status_code)

@@ -1,0 +1,147 @@
+"""The trading rules of a contract, found from its candles, as ``exchangeInfo`` tells them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtf_scalper.exchange.models import (
+    ExchangeInfo,
+    LotSize,
+    MaxNumOrders,
+    MinNotional,
+    PercentPrice,
+    PriceFilter,
+    RateLimit,
+    SymbolInfo,
+)
+from mtf_scalper.exchange.store import Candles, Symbol
+
+__all__ = ["Grid", "decimal_text", "exchange_info", "grid_of", "symbol_info"]
+
+_MOST_PRICE_DECIMALS = 8
+_MOST_QUANTITY_DECIMALS = 3
+_MIN_NOTIONAL = "5"
+_MOST_LOTS_PER_ORDER = 10_000_000
+_PERPETUAL_DELIVERY_MS = 4_133_404_800_000
+
+
+def decimal_text(value: float) -> str:
+    """Return the shortest decimal text that reads back as exactly ``value``, without exponent."""
+    text = repr(float(value))
+    if "e" in text:
+        text = str(np.format_float_positional(value, trim="-"))
+    return text.removesuffix(".0")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Decimals of a contract's prices and quantities."""
+
+    price_decimals: int
+    quantity_decimals: int
+
+    @property
+    def tick_size(self) -> float:
+        """Smallest step of a price, in the quote asset."""
+        return float(f"1e-{self.price_decimals}")
+
+    @property
+    def lot_size(self) -> float:
+        """Smallest step of a quantity, in the base asset."""
+        return float(f"1e-{self.quantity_decimals}")
+
+
+def grid_of(candles: Candles) -> Grid:
+    """Return the coarsest decimal grid on which all prices and volumes lie.
+
+    Where none fits, as with prices that were never rounded, the finest is taken: 8 decimals for
+    prices and 3 for quantities.
+    """
+    prices = np.concatenate([candles.open, candles.high, candles.low, candles.close])
+    return Grid(
+        _decimals(prices, _MOST_PRICE_DECIMALS), _decimals(candles.volume, _MOST_QUANTITY_DECIMALS)
+    )
+
+
+def _decimals(values: NDArray[np.float64], most: int) -> int:
+    for decimals in range(most):
+        scaled = values * 10.0**decimals
+        if (np.abs(scaled - np.rint(scaled)) <= 1e-6).all():
+            return decimals
+    return most
+
+
+def symbol_info(symbol: Symbol, candles: Candles) -> SymbolInfo:
+    """Return the trading rules of one contract.
+
+    Parameters
+    ----------
+    symbol
+        The contract.
+    candles
+        Its trade candles of the shortest interval; tick and lot size are derived from them.
+    """
+    grid = grid_of(candles)
+    tick, lot = decimal_text(grid.tick_size), decimal_text(grid.lot_size)
+    max_quantity = decimal_text(grid.lot_size * _MOST_LOTS_PER_ORDER)
+    return SymbolInfo(
+        symbol=symbol.name,
+        pair=symbol.name,
+        delivery_date=_PERPETUAL_DELIVERY_MS,
+        onboard_date=int(candles.open_ms[0]),
+        maint_margin_percent="2.5000",
+        required_margin_percent="5.0000",
+        base_asset=symbol.base,
+        quote_asset=symbol.quote,
+        margin_asset=symbol.quote,
+        price_precision=grid.price_decimals,
+        quantity_precision=grid.quantity_decimals,
+        base_asset_precision=8,
+        quote_precision=8,
+        underlying_sub_type=[],
+        settle_plan=0,
+        trigger_protect="0.0500",
+        liquidation_fee="0.012500",
+        market_take_bound="0.05",
+        filters=[
+            PriceFilter(min_price=tick, max_price="10000000", tick_size=tick),
+            LotSize(filter_type="LOT_SIZE", min_qty=lot, max_qty=max_quantity, step_size=lot),
+            LotSize(
+                filter_type="MARKET_LOT_SIZE", min_qty=lot, max_qty=max_quantity, step_size=lot
+            ),
+            MaxNumOrders(filter_type="MAX_NUM_ORDERS", limit=200),
+            MaxNumOrders(filter_type="MAX_NUM_ALGO_ORDERS", limit=10),
+            MinNotional(notional=_MIN_NOTIONAL),
+            PercentPrice(multiplier_up="1.0500", multiplier_down="0.9500", multiplier_decimal="4"),
+        ],
+        order_types=[
+            "LIMIT",
+            "MARKET",
+            "STOP",
+            "STOP_MARKET",
+            "TAKE_PROFIT",
+            "TAKE_PROFIT_MARKET",
+            "TRAILING_STOP_MARKET",
+        ],
+        time_in_force=["GTC", "IOC", "FOK", "GTX"],
+    )
+
+
+def exchange_info(
+    now_ms: int, symbols: list[SymbolInfo], futures_type: str | None = None
+) -> ExchangeInfo:
+    """Return the answer of ``exchangeInfo``; the announced limits are not enforced here."""
+    return ExchangeInfo(
+        server_time=now_ms,
+        futures_type=futures_type,
+        rate_limits=[
+            RateLimit(
+                rate_limit_type="REQUEST_WEIGHT", interval="MINUTE", interval_num=1, limit=2400
+            )
+        ],
+        exchange_filters=[],
+        symbols=symbols,
+    )

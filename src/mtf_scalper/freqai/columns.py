@@ -1,0 +1,37 @@
+"""Names of the data frame columns that the strategy and the model exchange."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ACTION",
+    "CONFIDENCE",
+    "ENTRY_LONG",
+    "ENTRY_SHORT",
+    "LEVERAGE",
+    "PREDICTIONS",
+    "PROBABILITIES",
+    "RAW_PRICES",
+]
+
+ACTION = "&-action"
+"""Most probable action, 0 to 4; 0 where there is no full window of features."""
+CONFIDENCE = "&-action_confidence"
+"""The policy's own probability of that action; 0 where there is no full window."""
+PROBABILITIES = (
+    "&-prob_neutral",
+    "&-prob_long_enter",
+    "&-prob_long_exit",
+    "&-prob_short_enter",
+    "&-prob_short_exit",
+)
+"""The policy's probability of every action, in the actions' order."""
+PREDICTIONS = (ACTION, CONFIDENCE, *PROBABILITIES)
+
+ENTRY_LONG = "classic_long"
+ENTRY_SHORT = "classic_short"
+"""Where the strategy's classic rule proposes an entry (bool), for the training environment."""
+LEVERAGE = "classic_leverage"
+"""Leverage of a trade decided at this candle (optional; 1 where the column is missing)."""
+
+RAW_PRICES = ("%-raw_open", "%-raw_high", "%-raw_low", "%-raw_close")
+"""FreqAI's raw prices; they reach the environment and never the network."""

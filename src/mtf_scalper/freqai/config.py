@@ -1,0 +1,115 @@
+"""From a freqtrade configuration and a strategy to ``Settings`` and ``TradeRules``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mtf_scalper._version import __version__
+from mtf_scalper.errors import SettingsError
+from mtf_scalper.settings import EntryMode, Settings, TradeRules
+
+__all__ = ["check_identifier", "read_settings", "rl_section", "trade_rules"]
+
+logger = logging.getLogger(__name__)
+
+_SETTINGS_FILE = "mtf_scalper_settings.json"
+_UNMODELLED = (
+    "trailing_stop",
+    "use_custom_stoploss",
+    "use_custom_roi",
+    "position_adjustment_enable",
+)
+
+
+def rl_section(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``freqai.rl_config`` as the user wrote it.
+
+    freqtrade writes its own defaults (``net_arch`` [128, 128], ``cpu_count`` 1 ...) into the
+    loaded configuration; they would hide that the user was silent.
+    """
+    written = config.get("original_config", config)
+    return dict(written.get("freqai", {}).get("rl_config", {}))
+
+
+def trade_rules(config: Mapping[str, Any], strategy: Any) -> TradeRules:
+    """Return the rules of a trade as freqtrade will apply them to ``strategy``.
+
+    Stoploss and ROI are the strategy's as loaded (the configuration's where it overrides them);
+    ``emergency_loss``, ``break_even_trigger`` and ``break_even_floor`` are attributes of the
+    strategy; ``rl_config`` may set ``entry`` and ``max_trade_duration_candles``.
+    """
+    for name in _UNMODELLED:
+        if getattr(strategy, name, False):
+            logger.warning("%s is not simulated in training; the agent will not know of it", name)
+    rl_config = rl_section(config)
+    duration = rl_config.get(
+        "max_trade_duration_candles", getattr(strategy, "max_trade_duration_candles", None)
+    )
+    entry = rl_config.get("entry", EntryMode.ALWAYS)
+    if entry not in list(EntryMode):
+        raise SettingsError(
+            f"freqai.rl_config.entry: {entry!r} is not one of {', '.join(EntryMode)}"
+        )
+    return TradeRules(
+        entry=EntryMode(entry),
+        can_short=bool(strategy.can_short),
+        stoploss=strategy.stoploss,
+        minimal_roi={int(minutes): ratio for minutes, ratio in strategy.minimal_roi.items()},
+        max_trade_duration_candles=duration,
+        emergency_loss=getattr(strategy, "emergency_loss", None),
+        break_even_trigger=getattr(strategy, "break_even_trigger", None),
+        break_even_floor=getattr(strategy, "break_even_floor", 0.0),
+        liquidation_buffer=config.get("liquidation_buffer", 0.05),
+    )
+
+
+def read_settings(config: Mapping[str, Any], rules: TradeRules | None = None) -> Settings:
+    """Return the settings of a FreqAI configuration; see ``Settings.from_freqai``."""
+    freqai = config.get("original_config", config)["freqai"]
+    training_parameters = dict(freqai.get("model_training_parameters", {}))
+    random_state = freqai.get("data_split_parameters", {}).get("random_state")
+    if random_state is not None:
+        training_parameters.setdefault("random_state", random_state)
+    return Settings.from_freqai(
+        rl_section(config),
+        training_parameters,
+        window_size=freqai.get("conv_width", 1),
+        rules=rules or TradeRules(),
+    )
+
+
+def check_identifier(models_folder: Path, settings: Settings) -> None:
+    """Refuse to reuse models and predictions that other settings or another version made.
+
+    FreqAI itself reuses whatever lies under the identifier. The first run writes its settings
+    there; a later one with others fails and names what changed.
+
+    Raises
+    ------
+    SettingsError
+    """
+    now = {"version": __version__, **settings.model_dump(mode="json", exclude={"progress_bar"})}
+    path = models_folder / _SETTINGS_FILE
+    if path.is_file():
+        then = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(key for key in {*now, *then} if now.get(key) != then.get(key))
+        if changed:
+            key = changed[0]
+            raise SettingsError(
+                f"freqai.identifier: {models_folder.name!r} holds models made with other settings "
+                f"({', '.join(changed)}; {key} was {then.get(key)!r}, is {now.get(key)!r}); "
+                "choose a new identifier or delete its folder under user_data/models"
+            )
+        return
+    if any(models_folder.glob("sub-train-*")):
+        raise SettingsError(
+            f"freqai.identifier: {models_folder.name!r} holds models of unknown settings; "
+            "choose a new identifier or delete its folder under user_data/models"
+        )
+    models_folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(now, indent=1, sort_keys=True)
+    path.write_text(text, encoding="utf-8")

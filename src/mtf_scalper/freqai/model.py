@@ -1,0 +1,216 @@
+"""The FreqAI model: hands FreqAI's windows to ``train`` and its features to ``Policy``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from freqtrade.exceptions import OperationalException
+from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
+from freqtrade.freqai.RL.BaseReinforcementLearningModel import BaseReinforcementLearningModel
+from freqtrade.strategy import IStrategy
+from pandas import DataFrame
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecEnv
+
+from mtf_scalper.compute import configure_torch
+from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.freqai import columns
+from mtf_scalper.freqai.config import check_identifier, read_settings, trade_rules
+from mtf_scalper.freqai.windows import build_market, check_window
+from mtf_scalper.inference import Policy, observed_batch_sizes
+from mtf_scalper.market.market import Market
+from mtf_scalper.progress import LoggedProgress, WindowBar
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.vec_envs import make_vec_env
+from mtf_scalper.telemetry import EVENTS_FILE, EventLog
+from mtf_scalper.training import ProgressCallback, train
+
+__all__ = ["MtfScalperRLModel"]
+
+logger = logging.getLogger(__name__)
+
+
+class MtfScalperRLModel(BaseReinforcementLearningModel):
+    """PPO on an environment that trades as the backtester does, for ``--freqaimodel``.
+
+    Reads its settings once from ``freqai.rl_config`` and ``freqai.model_training_parameters``
+    (see ``Settings.from_freqai``), trains one policy per pair and window, and predicts
+    ``&-action``, ``&-action_confidence`` and the probability of every action.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        try:
+            self.settings: Settings = read_settings(self.config)
+        except MtfScalperError as error:
+            raise OperationalException(str(error)) from None
+        # FreqAI's constructor has just set torch's threads from its own estimate.
+        configure_torch(self.settings)
+        self._has_rules = False
+        self._failure: str | None = None
+        self._window = DataFrame()
+
+    def start(
+        self, dataframe: DataFrame, metadata: dict[str, Any], strategy: IStrategy
+    ) -> DataFrame:
+        """Learn the strategy's trade rules once, then do what FreqAI does."""
+        if not self._has_rules:
+            try:
+                self.settings = read_settings(self.config, trade_rules(self.config, strategy))
+                check_identifier(Path(self.full_path), self.settings)
+            except MtfScalperError as error:
+                raise OperationalException(str(error)) from None
+            self._has_rules = True
+        result: DataFrame = super().start(dataframe, metadata, strategy)
+        return result
+
+    def train(
+        self, unfiltered_df: DataFrame, pair: str, dk: FreqaiDataKitchen, **kwargs: Any
+    ) -> PPO:
+        """Check the window, then train on it as FreqAI does."""
+        self._failure = None
+        self._window = unfiltered_df
+        try:
+            check_window(unfiltered_df, dk.training_features_list, pair, self.settings)
+            model: PPO = super().train(unfiltered_df, pair, dk, **kwargs)
+        except Exception as error:
+            self._failure = str(error) if isinstance(error, MtfScalperError) else f"{pair}: {error}"
+            raise
+        finally:
+            self._window = DataFrame()
+        return model
+
+    def set_train_and_eval_environments(
+        self,
+        data_dictionary: dict[str, DataFrame],
+        prices_train: DataFrame,
+        prices_test: DataFrame,
+        dk: FreqaiDataKitchen,
+    ) -> None:
+        """Do nothing: ``fit`` opens the environments and closes them."""
+
+    def fit(self, data_dictionary: dict[str, Any], dk: FreqaiDataKitchen, **kwargs: Any) -> PPO:
+        """Train one policy on a window; the last part of it, FreqAI's test set, selects the best.
+
+        Returns
+        -------
+        PPO
+            A stock stable-baselines3 model.
+        """
+        pair = dk.pair
+        market = self._market(data_dictionary["train_features"], pair)
+        test = data_dictionary["test_features"]
+        enough = len(test) >= self.settings.window_size + 2
+        validation = self._market(test, pair) if enough else None
+        for label in columns.PREDICTIONS:
+            # Live FreqAI looks these up for every predicted column.
+            dk.data["labels_mean"].setdefault(label, 0.0)
+            dk.data["labels_std"].setdefault(label, 0.0)
+        title = f"{pair} to {dk.train_dates.iloc[-1]:%Y-%m-%d}" if len(dk.train_dates) else pair
+        with ExitStack() as stack:
+            report: ProgressCallback = LoggedProgress(title)
+            if self.settings.progress_bar and sys.stderr.isatty():
+                report = stack.enter_context(WindowBar(title))
+            result = train(
+                market,
+                self.settings,
+                validation,
+                initial=self.get_init_model(pair),
+                env=self._create_vec_env(
+                    data_dictionary["train_features"], pair, self.settings.n_envs
+                ),
+                on_progress=report,
+                events=self._events(dk),
+                tensorboard_log=self._tensorboard_folder(dk) if self.activate_tensorboard else None,
+            )
+        logger.info(
+            "%s: %d steps in %.1f s, %.0f steps/s",
+            title,
+            result.steps,
+            result.seconds,
+            result.steps_per_second,
+        )
+        return result.policy.model
+
+    def _create_vec_env(
+        self, df: DataFrame, pair: str, n_envs: int = 8, is_train: bool = True
+    ) -> VecEnv:
+        """Return environments over the rows of ``df``, of the kind that ``rl_config.vec_env`` says.
+
+        Parameters
+        ----------
+        df : DataFrame, shape (T, F)
+            Features; the index selects the rows of the window that is being trained.
+        pair : str
+        n_envs : int
+            How many run in parallel.
+        is_train : bool
+            Training environments start on stretches of their own and, if the settings say so, at
+            random candles; others start on the first row.
+        """
+        settings = self.settings
+        if not is_train:
+            settings = settings.changed(randomize_starting_position=False)
+        return make_vec_env(self._market(df, pair), settings, n_envs=n_envs, staggered=is_train)
+
+    def rl_model_predict(
+        self, dataframe: DataFrame, dk: FreqaiDataKitchen, model: PPO
+    ) -> DataFrame:
+        """Predict all rows, up to ``inference_batch_size`` windows at a time.
+
+        Returns
+        -------
+        DataFrame, shape (T, 7)
+            ``columns.PREDICTIONS``; 0 in the rows before the first full window.
+        """
+        started = time.perf_counter()
+        policy = Policy(model, self.settings)
+        try:
+            with observed_batch_sizes(model) as batch_sizes:
+                probabilities = policy.probabilities(dataframe.to_numpy(dtype=np.float32))
+        except MtfScalperError as error:
+            raise OperationalException(f"{dk.pair}: {error}") from None
+        seconds = time.perf_counter() - started
+        probabilities = np.nan_to_num(probabilities, nan=0.0)
+        output = DataFrame(probabilities, columns=list(columns.PROBABILITIES))
+        output.insert(0, columns.ACTION, probabilities.argmax(axis=1).astype(np.float64))
+        output.insert(1, columns.CONFIDENCE, probabilities.max(axis=1))
+        self._events(dk).write(
+            "prediction", rows=len(dataframe), batch_sizes=batch_sizes, seconds=seconds
+        )
+        return output
+
+    def _append_null_backtesting_predictions(
+        self, dk: FreqaiDataKitchen, dataframe_backtest: DataFrame
+    ) -> None:
+        """End the backtest with the reason, where FreqAI would go on with neutral predictions."""
+        raise OperationalException(self._failure or f"{dk.pair}: the training failed")
+
+    def _market(self, features: DataFrame, pair: str) -> Market:
+        if self.data_provider is None:
+            raise OperationalException(f"{pair}: no data provider; FreqAI is shutting down")
+        return build_market(
+            features,
+            self._window,
+            pair,
+            self.settings,
+            config=self.config,
+            provider=self.data_provider,
+        )
+
+    def _events(self, dk: FreqaiDataKitchen) -> EventLog:
+        folder = Path(dk.data_path)
+        return EventLog(folder / EVENTS_FILE, pair=dk.pair, window=folder.name)
+
+    @staticmethod
+    def _tensorboard_folder(dk: FreqaiDataKitchen) -> Path:
+        return Path(dk.full_path) / "tensorboard" / str(dk.pair).split("/")[0]
+
+    def _on_stop(self) -> None:
+        """Do nothing: no environment lives outside ``fit``."""
