@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -288,12 +289,13 @@ def test_the_classic_rule_fires_often_enough(pair):
 def test_exits_timed_by_a_linear_predictor_beat_a_fixed_holding_time():
     """Classic entries, one trade at a time, on the second half after fitting on the first.
 
-    Log return after fees in 170 days: about +0.1 when every trade is held 48 candles, +0.8 when
-    it is left as soon as a linear function of distances to moving averages expects a loss.
+    Log return after fees, two markets of two pairs for 174 days each: -0.2 in all when every trade
+    is held 48 candles, +1.1 when it is left as soon as a linear function of the distances to
+    moving averages expects to lose more than the fees.
     """
     held, timed = 0.0, 0.0
-    for pair in (BTC, ETH):
-        frame = generate_candles(SyntheticSpec(), pair, START, END)
+    for seed, pair in itertools.product((42, 1), (BTC, ETH)):
+        frame = generate_candles(SyntheticSpec(seed=seed), pair, START, END)
         half = len(frame) // 2
         expected = linear_forecast(frame, half)
         sides = classic_entries(entry_indicators(frame), EntryThresholds())
@@ -301,8 +303,8 @@ def test_exits_timed_by_a_linear_predictor_beat_a_fixed_holding_time():
         price = np.log(frame["open"].to_numpy())
         held += traded_return(price, entries, np.full(len(frame), np.inf), half)
         timed += traded_return(price, entries, expected, half)
-    assert timed > 0.5
-    assert timed > held + 0.3
+    assert timed > 0.7
+    assert timed > held + 0.7
 
 
 def linear_forecast(frame: pd.DataFrame, half: int, ahead: int = 24) -> np.ndarray:

@@ -14,7 +14,7 @@ from freqtrade.exceptions import OperationalException
 from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.freqai.RL.BaseReinforcementLearningModel import BaseReinforcementLearningModel
 from freqtrade.strategy import IStrategy
-from pandas import DataFrame
+from pandas import DataFrame, Index
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -34,6 +34,8 @@ from mtf_scalper.training import ProgressCallback, train
 __all__ = ["MtfScalperRLModel"]
 
 logger = logging.getLogger(__name__)
+
+_FEATURES = ("train_features", "test_features")
 
 
 class MtfScalperRLModel(BaseReinforcementLearningModel):
@@ -55,6 +57,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self._has_rules = False
         self._failure: str | None = None
         self._window = DataFrame()
+        self._rows: dict[str, Index] = {}
 
     def start(
         self, dataframe: DataFrame, metadata: dict[str, Any], strategy: IStrategy
@@ -80,11 +83,22 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             check_window(unfiltered_df, dk.training_features_list, pair, self.settings)
             model: PPO = super().train(unfiltered_df, pair, dk, **kwargs)
         except Exception as error:
-            self._failure = str(error) if isinstance(error, MtfScalperError) else f"{pair}: {error}"
+            expected = isinstance(error, MtfScalperError)
+            self._failure = str(error) if expected else f"{pair}: {error!r}".splitlines()[0][:300]
             raise
         finally:
             self._window = DataFrame()
         return model
+
+    def build_ohlc_price_dataframes(
+        self, data_dictionary: dict[str, DataFrame], pair: str, dk: FreqaiDataKitchen
+    ) -> tuple[DataFrame, DataFrame]:
+        """Note which rows of the window train and test, before the feature pipeline forgets it."""
+        self._rows = {name: data_dictionary[name].index for name in _FEATURES}
+        prices: tuple[DataFrame, DataFrame] = super().build_ohlc_price_dataframes(
+            data_dictionary, pair, dk
+        )
+        return prices
 
     def set_train_and_eval_environments(
         self,
@@ -93,7 +107,9 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         prices_test: DataFrame,
         dk: FreqaiDataKitchen,
     ) -> None:
-        """Do nothing: ``fit`` opens the environments and closes them."""
+        """Give the features their rows of the window back; ``fit`` opens the environments."""
+        for name, rows in self._rows.items():
+            data_dictionary[name].index = rows
 
     def fit(self, data_dictionary: dict[str, Any], dk: FreqaiDataKitchen, **kwargs: Any) -> PPO:
         """Train one policy on a window; the last part of it, FreqAI's test set, selects the best.

@@ -11,10 +11,13 @@ to its end; a fixed holding time gives back to the next leg what it earned on th
 
 The best predictor that knows the hidden state is `SyntheticPath.expected_return`: it is long
 while the direction in force is positive and short while it is negative, changes only when the
-drift left in the leg exceeds the fees, and its correlation with the next return is close to
-``signal_strength * sqrt(trend_share)``. With the defaults a full leg drifts by
-0.25 * 0.13% * 72 candles = 2.3%, against fees of 0.1% for the round trip. With
+drift left in the leg exceeds the fees, and its correlation with the return of the next candle is
+a little below ``signal_strength * sqrt(trend_share)``. With the defaults a leg of mean life drifts
+by about 0.25 * 0.12% * 72 candles = 2%, against fees of 0.1% for the round trip. With
 ``signal_strength=0`` legs still move volatility and volume, but no return can be predicted.
+
+Candles are the same in every process and on every system for one release of NumPy, whose random
+streams may change with a new one.
 
 The volatility is the exponential of a sum of two autoregressions, one fast and one slow (Taylor's
 log-normal stochastic volatility with two factors; Taylor 1986, *Modelling Financial Time Series*).
