@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from mtf_scalper.telemetry import Progress
 
-__all__ = ["LoggedProgress", "WindowBar", "progress_columns", "speed"]
+__all__ = ["EventBars", "LoggedProgress", "WindowBar", "progress_columns", "speed"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,3 +89,54 @@ class LoggedProgress:
             speed(progress),
             progress.seconds_left,
         )
+
+
+class EventBars:
+    """A bar for every training window of a run, fed with the events that the run wrote."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = RichProgress(*progress_columns(), console=console)
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._seen = 0
+
+    def __enter__(self) -> Self:
+        """Show the bars."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the bars as they are and give the terminal back."""
+        self._bars.stop()
+
+    def update(self, events: list[dict[str, Any]]) -> None:
+        """Show what is new in the events so far, oldest first."""
+        for event in events[self._seen :]:
+            self._show(event)
+        self._seen = len(events)
+
+    def _show(self, event: dict[str, Any]) -> None:
+        name = event["event"]
+        key = (str(event["pair"]), str(event["window"]))
+        if name == "training_started":
+            until = datetime.fromtimestamp(int(key[1].rsplit("_", 1)[-1]), UTC)
+            title = f"{key[0]} to {until:%Y-%m-%d}"
+            self._tasks[key] = self._bars.add_task(title, total=event["total_steps"], detail="")
+        elif name == "progress":
+            known = {field: event[field] for field in ("steps", "total_steps", "seconds", "phase")}
+            progress = Progress(**known)
+            self._bars.update(
+                self._tasks[key],
+                total=progress.total_steps,
+                completed=progress.steps,
+                detail=f"{progress.phase}, {speed(progress)}",
+            )
+        elif name == "training_finished":
+            detail = f"{event['seconds']:.0f} s, {event['steps_per_second']:,.0f} steps/s"
+            self._bars.update(
+                self._tasks[key], total=event["steps"], completed=event["steps"], detail=detail
+            )

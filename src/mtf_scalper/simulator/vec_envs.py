@@ -208,7 +208,9 @@ class _HelperProcesses:
                 (getattr(forkserver, "_forkserver", None), "_forkserver_pid"),
                 (getattr(resource_tracker, "_resource_tracker", None), "_pid"),
             )
-            if helper is not None and getattr(helper, pid, None) is None and helper not in cls._owned
+            if helper is not None
+            and getattr(helper, pid, None) is None
+            and helper not in cls._owned
         ]
         # One import of stable-baselines3 and torch in the server instead of one per worker; the
         # workers then share those pages.

@@ -1,0 +1,208 @@
+"""The command line: parses, calls and prints.
+
+What a command needs is imported when it runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mtf_scalper._version import __version__
+from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.market.synthetic_spec import SyntheticSpec, pair_spec
+
+__all__ = ["app", "main"]
+
+_EXIT_CODES = (
+    "Exit codes: 0 success; 1 the run or one of its checks failed, the last line on stderr says "
+    "why; 2 the command line was not understood; 130 interrupted with Ctrl-C."
+)
+
+SYNTHETIC_DATADIR = Path("user_data", "data", "synthetic")
+
+RealDatadir = Annotated[
+    Path | None,
+    typer.Option(
+        "--datadir",
+        file_okay=False,
+        exists=True,
+        help="freqtrade data directory to use instead of a synthetic market.",
+    ),
+]
+
+app = typer.Typer(
+    name="mtf-scalper",
+    help="Reinforcement learning for freqtrade: demo, validation, offline market and exchange.",
+    epilog=_EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; every error that this package raises ends as one line on stderr."""
+    try:
+        app()
+    except MtfScalperError as error:
+        sys.exit(f"mtf-scalper: error: {error}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("mtf_scalper"):
+            raise
+        sys.exit(
+            f"mtf-scalper: error: {error.name} is not installed; install it with: "
+            'python -m pip install "mtf-scalper[freqtrade]"'
+        )
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    del version  # handled by its callback
+
+
+@app.command(epilog=_EXIT_CODES)
+def demo(
+    datadir: RealDatadir = None,
+    timerange: Annotated[
+        str | None,
+        typer.Option(metavar="YYYYMMDD-YYYYMMDD", help="Days to backtest, as freqtrade has it."),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the trained models and the market's files.")
+    ] = False,
+) -> None:
+    """Train a PPO agent and backtest it with the real freqtrade program, offline."""
+    from mtf_scalper.demo import run_demo
+
+    raise typer.Exit(run_demo(datadir, timerange, keep))
+
+
+@app.command(epilog=_EXIT_CODES)
+def validate(
+    full: Annotated[
+        bool, typer.Option("--full", help="Train all 30 cycles instead of a short run.")
+    ] = False,
+    output: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for the samples and the verdicts.")
+    ] = Path("user_data", "analysis_data"),
+    datadir: RealDatadir = None,
+) -> None:
+    """Train and backtest a short range, watch the processes, and check what was in force."""
+    from mtf_scalper.monitoring.validation import run_validation
+
+    raise typer.Exit(run_validation(full, output, datadir))
+
+
+@app.command(epilog=_EXIT_CODES)
+def synth(
+    datadir: Annotated[
+        Path, typer.Option(file_okay=False, help="freqtrade data directory to write.")
+    ] = SYNTHETIC_DATADIR,
+    start: Annotated[
+        datetime,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            metavar="YYYY-MM-DD",
+            show_default="2024-08-01",
+            help="First day, UTC.",
+        ),
+    ] = datetime(2024, 8, 1),
+    end: Annotated[
+        datetime,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            metavar="YYYY-MM-DD",
+            show_default="2024-11-02",
+            help="Day after the last, UTC.",
+        ),
+    ] = datetime(2024, 11, 2),
+    pair: Annotated[
+        list[str], typer.Option(metavar="PAIR", help="Repeat it for several pairs.")
+    ] = [each.pair for each in SyntheticSpec.pairs],  # noqa: B006 - typer copies it
+    seed: Annotated[
+        int, typer.Option(min=0, help="Another seed, another market.")
+    ] = SyntheticSpec.seed,
+    signal_strength: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Expected return per candle of a trend, in units of volatility; at 0 there is "
+            "nothing to predict.",
+        ),
+    ] = SyntheticSpec.signal_strength,
+    rewrite: Annotated[
+        bool, typer.Option("--rewrite", help="Write even if this market is already there.")
+    ] = False,
+) -> None:
+    """Write a synthetic market: 5m, 15m and 1h candles, 1h mark candles and funding rates."""
+    from mtf_scalper.market.datadir import ensure_datadir, write_datadir
+
+    spec = SyntheticSpec(
+        pairs=tuple(map(pair_spec, pair)), seed=seed, signal_strength=signal_strength
+    )
+    if rewrite:
+        write_datadir(spec, datadir, start, end)
+    is_new = rewrite or ensure_datadir(spec, datadir, start, end)
+    state = "wrote" if is_new else "already there:"
+    typer.echo(
+        f"{state} {', '.join(pair)}, {start:%Y-%m-%d} to {end:%Y-%m-%d}, in {datadir.as_posix()}"
+    )
+
+
+@app.command(epilog=f"{_EXIT_CODES} Ending the server with Ctrl-C is a success.")
+def exchange(
+    datadir: Annotated[
+        Path,
+        typer.Option(file_okay=False, help="freqtrade data directory to serve."),
+    ] = SYNTHETIC_DATADIR,
+    host: Annotated[str, typer.Option(help="127.0.0.1, ::1 or localhost.")] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="As in configs/offline.json; 0 takes a free port."),
+    ] = 8099,
+) -> None:
+    """Answer Binance's public futures calls from recorded candles, on loopback only."""
+    from mtf_scalper.exchange.server import serve
+
+    def announce(url: str) -> None:
+        typer.echo(f"replay exchange of {datadir.as_posix()} at {url}; Ctrl-C ends it")
+
+    serve(datadir, host, port, on_listening=announce)
+
+
+@app.command(epilog=_EXIT_CODES)
+def doctor(
+    datadir: Annotated[
+        Path | None,
+        typer.Option(
+            help="freqtrade data directory that has to hold candles. Default: look into "
+            "user_data/data/binance."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Show versions, cores, threads and data; say what is missing or would be slow, and why."""
+    from mtf_scalper.monitoring.doctor import examine, format_report
+
+    report = examine(datadir)
+    typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else format_report(report))
+    raise typer.Exit(report.exit_code)

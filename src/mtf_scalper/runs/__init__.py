@@ -1,0 +1,1 @@
+"""Whole runs of the unmodified freqtrade program: the demo and the validation."""

@@ -1,0 +1,230 @@
+"""Run the unmodified ``freqtrade backtesting`` offline and collect what it did.
+
+The program runs as a process of its own against the replay exchange on loopback. Its models and
+results go to a folder of this run, from where the events of every training window are read while
+it works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.exchange import offline_exchange_config, running_exchange
+from mtf_scalper.telemetry import EVENTS_FILE, read_events
+
+__all__ = ["BacktestOutcome", "BacktestRequest", "BacktestRun", "RunError", "run_backtest"]
+
+STRATEGY = "MtfScalper_RL_Hybrid"
+MODEL = "MtfScalperRLModel"
+_POLL_SECONDS = 0.25
+_STOP_SECONDS = 15.0
+
+
+class RunError(MtfScalperError):
+    """The freqtrade program failed; names its log."""
+
+
+@dataclass(frozen=True)
+class BacktestRequest:
+    """What to backtest.
+
+    Attributes
+    ----------
+    project : Path
+        The project's root, with ``configs`` and ``user_data``.
+    folder : Path
+        Where this run's models, results, overrides and log go; made if missing.
+    datadir : Path
+        freqtrade data directory; the replay exchange serves it.
+    timerange : str
+        As freqtrade writes it, ``YYYYMMDD-YYYYMMDD``.
+    overrides : mapping
+        Configuration laid over ``configs/config_rl_hybrid.json``.
+    """
+
+    project: Path
+    folder: Path
+    datadir: Path
+    timerange: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identifier(self) -> str:
+        """FreqAI identifier of this run's models."""
+        return f"{self.folder.name}"
+
+    @property
+    def models(self) -> Path:
+        """Folder of this run's models."""
+        return self.project / "user_data" / "models" / self.identifier
+
+    @property
+    def log(self) -> Path:
+        """File with all that the program printed."""
+        return self.folder / "freqtrade.log"
+
+    def command(self, config: Path) -> list[str]:
+        """Return the command line."""
+        return [
+            *(sys.executable, "-m", "freqtrade", "backtesting"),
+            *("--strategy", STRATEGY, "--freqaimodel", MODEL),
+            *("--config", str(self.project / "configs" / "config_rl_hybrid.json")),
+            *("--config", str(config)),
+            *("--userdir", str(self.project / "user_data")),
+            *("--datadir", str(self.datadir)),
+            *("--timerange", self.timerange),
+            *("--backtest-directory", str(self.folder)),
+            *("--cache", "none"),
+        ]
+
+
+@dataclass(frozen=True)
+class BacktestOutcome:
+    """What a finished backtest left.
+
+    Attributes
+    ----------
+    strategy : dict
+        freqtrade's result of the strategy: trades, profit, drawdown, exit reasons ...
+    events : list of dict
+        Events of every training window, in the order of their time.
+    seconds : float
+        Wall time of the program.
+    results : Path
+        freqtrade's result file.
+    """
+
+    strategy: dict[str, Any]
+    events: list[dict[str, Any]]
+    seconds: float
+    results: Path
+
+
+class BacktestRun:
+    """A running freqtrade program."""
+
+    def __init__(self, request: BacktestRequest, process: subprocess.Popen[bytes]) -> None:
+        self.request = request
+        self.process = process
+        self.started = time.monotonic()
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events written so far, in the order of their time."""
+        files = self.request.models.glob(f"sub-train-*/{EVENTS_FILE}")
+        found = [event for file in files for event in read_events(file)]
+        return sorted(found, key=lambda event: float(event["time"]))
+
+    def outcome(self) -> BacktestOutcome:
+        """Return what the finished program left.
+
+        Raises
+        ------
+        RunError
+            If it failed or left no result: says its last error.
+        """
+        seconds = time.monotonic() - self.started
+        if self.process.returncode != 0:
+            raise RunError(
+                f"freqtrade ended with exit code {self.process.returncode}: "
+                f"{_last_error(self.request.log)} (see {self.request.log})"
+            )
+        archives = sorted(self.request.folder.glob("backtest-result-*.zip"))
+        if not archives:
+            raise RunError(f"freqtrade left no result in {self.request.folder}")
+        with zipfile.ZipFile(archives[-1]) as archive:
+            content = json.loads(archive.read(f"{archives[-1].stem}.json"))
+        return BacktestOutcome(
+            strategy=content["strategy"][STRATEGY],
+            events=self.events(),
+            seconds=seconds,
+            results=archives[-1],
+        )
+
+
+def run_backtest(
+    request: BacktestRequest, on_poll: Callable[[BacktestRun], None] | None = None
+) -> BacktestOutcome:
+    """Run the program to its end; ``on_poll`` is called about four times a second meanwhile.
+
+    The program and all its children are ended if this is interrupted.
+
+    Raises
+    ------
+    RunError
+        If the program fails.
+    """
+    with _started(request) as run:
+        while run.process.poll() is None:
+            if on_poll is not None:
+                on_poll(run)
+            time.sleep(_POLL_SECONDS)
+        if on_poll is not None:
+            on_poll(run)
+        return run.outcome()
+
+
+@contextlib.contextmanager
+def _started(request: BacktestRequest) -> Iterator[BacktestRun]:
+    request.folder.mkdir(parents=True, exist_ok=True)
+    with running_exchange(request.datadir) as url:
+        config = request.folder / "overrides.json"
+        overrides = _merged(request.overrides, offline_exchange_config(url))
+        overrides = _merged(overrides, {"freqai": {"identifier": request.identifier}})
+        config.write_text(json.dumps(overrides, indent=1), encoding="utf-8")
+        with request.log.open("wb") as log:
+            process = subprocess.Popen(
+                request.command(config),
+                cwd=request.project,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "COLUMNS": "160", "PYTHONIOENCODING": "utf-8"},
+            )
+            try:
+                yield BacktestRun(request, process)
+            finally:
+                _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the program: politely, so that it ends its own children, then by force."""
+    if process.poll() is not None:
+        return
+    if os.name == "nt":
+        process.terminate()
+    else:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``over`` laid over it, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _last_error(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if " - ERROR - " in line or " - CRITICAL - " in line]
+    if errors:
+        return errors[-1].split(" - ", 3)[-1].strip()
+    return lines[-1].strip() if lines else "it printed nothing"
