@@ -85,14 +85,11 @@ def demo(
         str | None,
         typer.Option(metavar="YYYYMMDD-YYYYMMDD", help="Days to backtest, as freqtrade has it."),
     ] = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the trained models and the market's files.")
-    ] = False,
 ) -> None:
     """Train a PPO agent and backtest it with the real freqtrade program, offline."""
-    from mtf_scalper.demo import run_demo
+    from mtf_scalper.runs.demo import run_demo
 
-    raise typer.Exit(run_demo(datadir, timerange, keep))
+    raise typer.Exit(run_demo(datadir, timerange))
 
 
 @app.command(epilog=_EXIT_CODES)
@@ -106,7 +103,7 @@ def validate(
     datadir: RealDatadir = None,
 ) -> None:
     """Train and backtest a short range, watch the processes, and check what was in force."""
-    from mtf_scalper.monitoring.validation import run_validation
+    from mtf_scalper.runs.validation import run_validation
 
     raise typer.Exit(run_validation(full, output, datadir))
 

@@ -38,10 +38,10 @@ def progress_columns() -> tuple[
 
 
 class WindowBar:
-    """A bar on standard error for one training window; a context manager and a callback."""
+    """A bar for one training window; a context manager and a callback."""
 
-    def __init__(self, title: str, console: Console | None = None) -> None:
-        self._bar = RichProgress(*progress_columns(), console=console or Console(stderr=True))
+    def __init__(self, title: str, console: Console) -> None:
+        self._bar = RichProgress(*progress_columns(), console=console)
         self._task = self._bar.add_task(title, total=None, detail="starting")
 
     def __enter__(self) -> Self:

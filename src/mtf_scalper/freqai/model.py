@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from freqtrade.exceptions import OperationalException
 from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.freqai.RL.BaseReinforcementLearningModel import BaseReinforcementLearningModel
+from freqtrade.loggers import error_console
 from freqtrade.strategy import IStrategy
 from pandas import DataFrame, Index
 from stable_baselines3 import PPO
@@ -131,8 +131,9 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         title = f"{pair} to {dk.train_dates.iloc[-1]:%Y-%m-%d}" if len(dk.train_dates) else pair
         with ExitStack() as stack:
             report: ProgressCallback = LoggedProgress(title)
-            if self.settings.progress_bar and sys.stderr.isatty():
-                report = stack.enter_context(WindowBar(title))
+            if self.settings.progress_bar and error_console.is_terminal:
+                # freqtrade's own bars are live on this console; bars on one console nest.
+                report = stack.enter_context(WindowBar(title, error_console))
             result = train(
                 market,
                 self.settings,

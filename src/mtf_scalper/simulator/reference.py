@@ -306,8 +306,10 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
 
     def _is_ruined(self) -> bool:
         drawdown = self.rules.max_training_drawdown
-        floor = 0.0 if drawdown is None else 1.0 - drawdown
-        return self.equity <= max(floor, EQUITY_FLOOR)
+        if drawdown is not None and self.equity <= 1.0 - drawdown:
+            return True
+        # A trade that is lost at the next open is closed there first, as the backtester does.
+        return self._position is None and self.equity <= EQUITY_FLOOR
 
     def _observation(self) -> NDArray[np.float32]:
         return self.market.features[self.row - self.settings.window_size + 1 : self.row + 1]
