@@ -47,11 +47,15 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
         try:
-            self.settings: Settings = read_settings(self.config)
+            self.settings: Settings = read_settings(kwargs["config"])
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
+        # Where the user is silent freqtrade would fail on the first and feed prices to the network.
+        loaded = kwargs["config"]["freqai"]["rl_config"]
+        loaded.setdefault("model_reward_parameters", {})
+        loaded["drop_ohlc_from_features"] = True
+        super().__init__(**kwargs)
         # FreqAI's constructor has just set torch's threads from its own estimate.
         configure_torch(self.settings)
         self._has_rules = False

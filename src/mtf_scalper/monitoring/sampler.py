@@ -1,0 +1,318 @@
+"""``ProcessSampler``: what a program and all its children take of the machine, while they run."""
+
+from __future__ import annotations
+
+import csv
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+import psutil
+
+__all__ = ["ProcessSampler", "Sample", "count_workers", "csv_header", "csv_row"]
+
+_SURVIVAL_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a process tree took between the sample before and this one.
+
+    Attributes
+    ----------
+    time : float
+        When the sample was begun, seconds since the epoch.
+    seconds : float
+        How long it took.
+    core_percent : tuple of float
+        Use of every core of the machine, by all programs, 0 to 100.
+    tree_percent : float
+        CPU use of the tree in percent of one core.
+    processes : int
+        Processes of the tree, its root included.
+    workers : int
+        Those of them that are Python multiprocessing workers.
+    resident_bytes, unique_bytes : int
+        Memory of the tree: resident (shared pages count once per process), and unique to its
+        processes.
+    worker_unique_bytes : int
+        Unique memory of the largest worker, 0 without workers.
+    is_unique_measured : bool
+        False if the system refused the unique memory of a process; its resident one stands in.
+    """
+
+    time: float
+    seconds: float
+    core_percent: tuple[float, ...]
+    tree_percent: float
+    processes: int
+    workers: int
+    resident_bytes: int
+    unique_bytes: int
+    worker_unique_bytes: int
+    is_unique_measured: bool
+
+    @property
+    def tree_cores(self) -> float:
+        """CPU use of the tree in cores."""
+        return self.tree_percent / 100.0
+
+    @property
+    def tree_machine_percent(self) -> float:
+        """CPU use of the tree in percent of the whole machine."""
+        return self.tree_percent / max(1, len(self.core_percent))
+
+    @property
+    def machine_percent(self) -> float:
+        """CPU use of the whole machine, by all programs, 0 to 100."""
+        return sum(self.core_percent) / max(1, len(self.core_percent))
+
+
+def count_workers(
+    cmdlines: dict[int, Sequence[str]], parents: dict[int, int], root: int
+) -> list[int]:
+    """Return the ids of the Python multiprocessing workers in a process tree.
+
+    A spawned worker runs ``multiprocessing.spawn``'s main function. A forked one has the command
+    line of the process that it was forked from: the fork server, or the program itself. The fork
+    server and the resource tracker are no workers.
+
+    Parameters
+    ----------
+    cmdlines, parents : dict
+        Command line and parent of every process of the tree, by process id.
+    root : int
+        The program itself.
+    """
+    workers = []
+    for pid, cmdline in cmdlines.items():
+        if pid == root or not cmdline:
+            continue
+        is_spawned = "multiprocessing.spawn" in " ".join(cmdline)
+        # On Windows nothing forks, but a virtual environment's python starts the real one with
+        # the same arguments.
+        is_forked = os.name != "nt" and cmdlines.get(parents.get(pid, 0)) == cmdline
+        if is_spawned or is_forked:
+            workers.append(pid)
+    return workers
+
+
+def csv_header(n_cores: int) -> list[str]:
+    """Return the names of the columns of ``csv_row``."""
+    return [
+        "time",
+        *(f"core_{core}_percent" for core in range(n_cores)),
+        "machine_percent",
+        "tree_percent_of_one_core",
+        "tree_percent_of_machine",
+        "processes",
+        "workers",
+        "resident_bytes",
+        "unique_bytes",
+        "worker_unique_bytes",
+        "is_unique_measured",
+        "sample_seconds",
+    ]
+
+
+def csv_row(sample: Sample) -> list[str]:
+    """Return a sample as the cells of a CSV row."""
+    return [
+        f"{sample.time:.3f}",
+        *(f"{percent:.1f}" for percent in sample.core_percent),
+        f"{sample.machine_percent:.1f}",
+        f"{sample.tree_percent:.1f}",
+        f"{sample.tree_machine_percent:.1f}",
+        str(sample.processes),
+        str(sample.workers),
+        str(sample.resident_bytes),
+        str(sample.unique_bytes),
+        str(sample.worker_unique_bytes),
+        str(int(sample.is_unique_measured)),
+        f"{sample.seconds:.4f}",
+    ]
+
+
+class ProcessSampler:
+    """Samples a process and all its descendants from a thread, while the context is entered.
+
+    Processes may come and go at any time. One that was once seen stays part of the tree, even
+    when its parent has ended before it.
+
+    Parameters
+    ----------
+    pid : int
+        Root of the tree.
+    path : Path, optional
+        CSV file; its rows go to ``<name>.part`` as they come, which gets its name at the end.
+    interval_seconds : float
+        From one sample to the next.
+    """
+
+    def __init__(
+        self, pid: int, path: Path | None = None, *, interval_seconds: float = 0.5
+    ) -> None:
+        self.pid = pid
+        self.samples: list[Sample] = []
+        self._path = path
+        self._interval_seconds = interval_seconds
+        self._seen: dict[psutil.Process, float] = {}
+        self._sampled_at = time.monotonic()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"sampler-{pid}", daemon=True)
+        self._file: TextIO | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        """Start sampling."""
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _part(self._path).open("w", encoding="utf-8", newline="")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop sampling; raises what has ended the thread before its time, if anything has."""
+        self._stopped.set()
+        self._thread.join()
+        if self._file is not None and self._path is not None:
+            self._file.close()
+            os.replace(_part(self._path), self._path)
+        if self._error is not None and error is None:
+            raise self._error
+
+    def survivors(self, wait_seconds: float = _SURVIVAL_SECONDS) -> tuple[str, ...]:
+        """Return the processes of the tree that still run after ``wait_seconds``, one text each."""
+        _, alive = psutil.wait_procs(list(self._seen), timeout=wait_seconds)
+        return tuple(text for process in alive if (text := _describe(process)))
+
+    def _run(self) -> None:
+        try:
+            psutil.cpu_percent(percpu=True)  # the first call has nothing to compare with
+            self._cpu_seconds(self._tree())
+            while not self._stopped.wait(self._interval_seconds):
+                self._take()
+        except BaseException as error:
+            self._error = error
+
+    def _take(self) -> None:
+        started = time.time()
+        tree = self._tree()
+        tree_percent = self._cpu_seconds(tree)
+        cmdlines, parents = _commands(tree)
+        workers = count_workers(cmdlines, parents, self.pid)
+        memory = _memory(tree)
+        worker_bytes = [memory[pid][1] for pid in workers if pid in memory]
+        sample = Sample(
+            time=started,
+            seconds=time.time() - started,
+            core_percent=tuple(psutil.cpu_percent(percpu=True)),
+            tree_percent=tree_percent,
+            processes=len(cmdlines),
+            workers=len(workers),
+            resident_bytes=sum(resident for resident, _, _ in memory.values()),
+            unique_bytes=sum(unique for _, unique, _ in memory.values()),
+            worker_unique_bytes=max(worker_bytes, default=0),
+            is_unique_measured=all(measured for _, _, measured in memory.values()),
+        )
+        self.samples.append(sample)
+        self._write(sample)
+
+    def _tree(self) -> list[psutil.Process]:
+        """Return the processes of the tree that run now."""
+        found = dict.fromkeys(self._seen)
+        try:
+            root = psutil.Process(self.pid)
+            found.update(dict.fromkeys([root, *root.children(recursive=True)]))
+        except psutil.Error:
+            pass  # it has ended; those of its children that were seen may still run
+        tree = [process for process in found if _is_running(process)]
+        for process in tree:
+            self._seen.setdefault(process, 0.0)
+        return tree
+
+    def _cpu_seconds(self, tree: Iterable[psutil.Process]) -> float:
+        """Return the CPU use since the last call, in percent of one core."""
+        now = time.monotonic()
+        used = 0.0
+        for process in tree:
+            try:
+                times = process.cpu_times()
+            except psutil.Error:
+                continue
+            total = times.user + times.system
+            used += max(0.0, total - self._seen[process])
+            self._seen[process] = total
+        elapsed, self._sampled_at = now - self._sampled_at, now
+        return 100.0 * used / elapsed if elapsed > 0.0 else 0.0
+
+    def _write(self, sample: Sample) -> None:
+        if self._file is None:
+            return
+        writer = csv.writer(self._file)
+        if len(self.samples) == 1:
+            writer.writerow(csv_header(len(sample.core_percent)))
+        writer.writerow(csv_row(sample))
+        self._file.flush()
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _commands(tree: Iterable[psutil.Process]) -> tuple[dict[int, Sequence[str]], dict[int, int]]:
+    """Return command lines (empty where the system refuses) and parents, by process id."""
+    cmdlines: dict[int, Sequence[str]] = {}
+    parents: dict[int, int] = {}
+    for process in tree:
+        try:
+            parents[process.pid] = process.ppid()
+            cmdlines[process.pid] = process.cmdline()
+        except psutil.AccessDenied:
+            cmdlines[process.pid] = []
+        except psutil.NoSuchProcess:
+            continue
+    return cmdlines, parents
+
+
+def _memory(tree: Iterable[psutil.Process]) -> dict[int, tuple[int, int, bool]]:
+    """Return resident and unique memory by process id, and whether the latter was measured."""
+    memory: dict[int, tuple[int, int, bool]] = {}
+    for process in tree:
+        try:
+            try:
+                full = process.memory_full_info()
+                memory[process.pid] = (full.rss, full.uss, True)
+            except (psutil.AccessDenied, AttributeError):  # AttributeError: a system without USS
+                resident = process.memory_info().rss
+                memory[process.pid] = (resident, resident, False)
+        except psutil.Error:
+            continue
+    return memory
+
+
+def _describe(process: psutil.Process) -> str:
+    """Return id and command line, nothing if it has ended after all."""
+    if not _is_running(process):
+        return ""
+    try:
+        return f"pid {process.pid} ({' '.join(process.cmdline())[:100]})"
+    except psutil.Error:
+        return f"pid {process.pid}"
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
