@@ -1,0 +1,55 @@
+# `make demo` and `make test` need nothing but python 3.11 or newer: they set up .venv themselves.
+# PYTHON names the interpreter to make .venv with; TORCH_FLAGS are pip options for torch alone
+# (see "Installing" in README.md).
+
+PYTHON = python3
+TORCH_FLAGS =
+BIN = .venv/bin
+
+help:
+	@echo "make install  set up .venv with the pinned versions of constraints.txt"
+	@echo "make demo     install, then train and backtest offline on a synthetic market"
+	@echo "make test     install, then run all tests"
+	@echo "make check    lint, types and layers, then make test"
+	@echo "make lint     ruff (lint and format), mypy and import-linter"
+	@echo "make bench    install, then measure batched inference against freqtrade's own loop"
+	@echo "make clean    remove caches and build products; .venv and user_data stay"
+	@echo "Options: PYTHON=python3.12 for another interpreter, TORCH_FLAGS for pip options of torch"
+
+install: .venv/installed
+
+demo: install
+	$(BIN)/mtf-scalper demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: lint
+	$(MAKE) test
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python benchmarks/inference.py
+
+clean:
+	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# torch goes first and alone, so that TORCH_FLAGS can choose its build; the second call keeps it.
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -c constraints.txt $(TORCH_FLAGS) torch
+	$(BIN)/python -m pip install -c constraints.txt -e ".[freqtrade,dev]"
+	@touch .venv/installed
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else 1)' || { \
+	  echo "make: needs python 3.11 or newer, but '$(PYTHON)' is" \
+	    "$$($(PYTHON) --version 2>&1 || true); try: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.PHONY: help install demo test check lint bench clean

@@ -1,0 +1,233 @@
+"""The command line as scripts see it: what it calls, what it prints and how it ends."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from mtf_scalper import __version__
+from mtf_scalper.cli import app
+from mtf_scalper.exchange.config import DEFAULT_PORT
+
+COMMANDS = ("demo", "validate", "synth", "exchange", "doctor")
+CLI = (sys.executable, "-c", "from mtf_scalper.cli import main; main()")
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def invoke() -> Invoke:
+    runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+    return lambda *arguments: runner.invoke(app, [str(each) for each in arguments])
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Record the calls of the two long commands and let them end with exit code 3."""
+    recorded: list[tuple[Any, ...]] = []
+
+    def record(*arguments: Any) -> int:
+        recorded.append(arguments)
+        return 3
+
+    for name, function in (("demo", "run_demo"), ("validation", "run_validation")):
+        module = ModuleType(f"mtf_scalper.runs.{name}")
+        setattr(module, function, record)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return recorded
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CLI, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_tells_options_and_exit_codes(invoke: Invoke, command: str) -> None:
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert "Options" in result.stdout
+    for code in ("0 success", "1 the run", "2 the command line", "130 interrupted"):
+        assert code in result.stdout
+
+
+def test_help_lists_every_command(invoke: Invoke) -> None:
+    result = invoke("--help")
+    assert result.exit_code == 0
+    for command in COMMANDS:
+        assert re.search(rf"\b{command}\b", result.stdout)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['mtf-scalper', 'demo', '--help']\n"
+        "from mtf_scalper.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'stable_baselines3', 'fastapi', 'freqtrade'}\n"
+        "print('imported:', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
+def test_version(invoke: Invoke) -> None:
+    assert invoke("--version").stdout.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("no-such-command",), "no-such-command"),
+        (("demo", "--no-such-option"), "--no-such-option"),
+        (("demo", "--datadir", "no/such/folder"), "no/such/folder"),
+        (("synth", "--start", "yesterday"), "yesterday"),
+        (("synth", "--seed", "-1"), "--seed"),
+        (("synth", "--signal-strength", "2"), "--signal-strength"),
+        (("exchange", "--port", "70000"), "--port"),
+    ],
+)
+def test_a_command_line_that_is_not_understood_exits_with_2(
+    invoke: Invoke, arguments: tuple[str, ...], named: str
+) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert named in result.stderr
+
+
+def test_demo_passes_its_options_and_the_exit_code_on(
+    invoke: Invoke, calls: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    assert invoke("demo").exit_code == 3
+    given = ("--datadir", tmp_path, "--timerange", "20241001-20241008")
+    assert invoke("demo", *given).exit_code == 3
+    assert calls == [(None, None), (tmp_path, "20241001-20241008")]
+
+
+def test_validate_passes_its_options_and_the_exit_code_on(
+    invoke: Invoke, calls: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    assert invoke("validate").exit_code == 3
+    given = ("--full", "--output", tmp_path / "out", "--datadir", tmp_path)
+    assert invoke("validate", *given).exit_code == 3
+    assert calls == [
+        (False, Path("user_data/analysis_data"), None),
+        (True, tmp_path / "out", tmp_path),
+    ]
+
+
+def test_an_interrupted_command_exits_with_130(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: Any) -> int:
+        raise KeyboardInterrupt
+
+    module = ModuleType("mtf_scalper.runs.demo")
+    module.__dict__["run_demo"] = interrupted
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert invoke("demo").exit_code == 130
+
+
+def test_synth_writes_a_market_once(invoke: Invoke, tmp_path: Path) -> None:
+    days = ("--start", "2024-10-01", "--end", "2024-10-03", "--pair", "BTC/USDT:USDT")
+    first = invoke("synth", "--datadir", tmp_path, *days)
+    assert first.exit_code == 0
+    assert first.stdout.startswith("wrote BTC/USDT:USDT, 2024-10-01 to 2024-10-03, in ")
+    path = tmp_path / "futures" / "BTC_USDT_USDT-5m-futures.feather"
+    candles = pd.read_feather(path)
+    assert len(candles) == 2 * 288
+    written = path.stat().st_mtime_ns
+
+    assert invoke("synth", "--datadir", tmp_path, *days).stdout.startswith("already there: BTC")
+    assert path.stat().st_mtime_ns == written
+
+    other = invoke("synth", "--datadir", tmp_path, *days, "--seed", "7", "--signal-strength", "0")
+    assert other.stdout.startswith("wrote BTC")
+    assert not pd.read_feather(path)["close"].equals(candles["close"])
+    assert invoke("synth", "--datadir", tmp_path, *days, "--rewrite").stdout.startswith("wrote")
+    pd.testing.assert_frame_equal(pd.read_feather(path), candles)
+
+
+def test_an_error_is_one_line_that_says_what_is_wrong(tmp_path: Path) -> None:
+    done = run("synth", "--datadir", tmp_path, "--pair", "BTCUSDT")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "mtf-scalper: error: pair: 'BTCUSDT' is not a future like 'BTC/USDT:USDT'\n"
+    )
+
+
+def test_a_missing_package_is_one_line_that_says_how_to_install_it() -> None:
+    code = (
+        "import sys; sys.modules['uvicorn'] = None; sys.argv = ['mtf-scalper', 'exchange']\n"
+        "from mtf_scalper.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("mtf-scalper: error: uvicorn is not installed; install it with")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_exchange_listens_where_the_offline_configuration_looks(invoke: Invoke) -> None:
+    text = invoke("exchange", "--help").stdout
+    assert f"[default: {DEFAULT_PORT}]" in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one process")
+def test_exchange_serves_until_interrupted(tmp_path: Path) -> None:
+    days = ("--start", "2024-10-01", "--end", "2024-10-02")
+    assert run("synth", "--datadir", tmp_path, *days).returncode == 0
+    command = [*CLI, "exchange", "--datadir", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            match = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
+            assert match is not None
+            url = match.group()
+            assert httpx.get(f"{url}/fapi/v1/ping", timeout=30).json() == {}
+            server.send_signal(signal.SIGINT)
+            assert server.wait(timeout=30) == 0
+        finally:
+            server.kill()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/fapi/v1/ping", timeout=30)
+
+
+def test_exchange_without_candles_says_which_folder_is_wanted(tmp_path: Path) -> None:
+    done = run("exchange", "--datadir", tmp_path, "--port", "0")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"mtf-scalper: error: {tmp_path / 'futures'}: no file like")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_doctor_prints_text_or_json_and_fails_without_the_data_asked_for(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    text = invoke("doctor", "--datadir", tmp_path / "none")
+    assert text.exit_code == 1
+    assert "Machine" in text.stdout
+    assert "holds no futures candles" in text.stdout
+
+    days = ("--start", "2024-10-01", "--end", "2024-10-02")
+    assert invoke("synth", "--datadir", tmp_path, *days).exit_code == 0
+    result = invoke("doctor", "--datadir", tmp_path, "--json")
+    report = json.loads(result.stdout)
+    assert result.exit_code == report["exit_code"] == 0
+    assert len(report["candles"]) == 10
+    assert {finding["level"] for finding in report["findings"]} <= {"slow", "note"}

@@ -1,0 +1,99 @@
+"""What the README shows is what there is: its program runs and its tables are complete."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from mtf_scalper.cli import app
+from mtf_scalper.settings import RewardName, Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+README = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def section(title: str) -> str:
+    match = re.search(rf"^#+ {title}\n(.*?)(?=^#+ |\Z)", README, flags=re.DOTALL | re.MULTILINE)
+    assert match is not None
+    return match.group(1)
+
+
+def test_the_python_program_runs_as_it_is(tmp_path: Path) -> None:
+    (program,) = blocks("python")
+    assert len(program.splitlines()) <= 15
+    script = tmp_path / "readme.py"
+    script.write_text(program, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"[1-9]\d* trades, log return [+-]\d\.\d{3}\n", done.stdout)
+
+
+def test_the_exact_freqtrade_command_is_shown() -> None:
+    shell = re.sub(r" *\\\n *", " ", "\n".join(blocks("sh")))
+    assert (
+        "freqtrade backtesting --strategy MtfScalper_RL_Hybrid "
+        "--config configs/config_rl_hybrid.json --freqaimodel MtfScalperRLModel "
+        "--timerange 20241001-20241101\n"
+    ) in shell
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    named = re.findall(r"\]\((?!http|#)([^)#]+)\)", README)
+    folders = "configs|docs|benchmarks|src|user_data"
+    named += re.findall(rf"\b(?:{folders})/[\w/]+\.(?:json|md|py)", README)
+    assert len(named) > 10
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+def test_every_setting_and_its_default_is_in_the_table() -> None:
+    table = section("Settings")
+    aliases = {"reward_parameters": "model_reward_parameters", "window_size": "conv_width"}
+    for name in set(Settings.model_fields) - {"rules"}:
+        assert f"`{aliases.get(name, name)}`" in table, name
+    defaults = Settings()
+    for row in (
+        f"| `train_cycles` | {defaults.train_cycles} |",
+        f"| `n_envs`, `vec_env` | {defaults.n_envs}, `{defaults.vec_env}` |",
+        f"| `cpu_count`, `interop_threads` | {defaults.cpu_count}, {defaults.interop_threads} |",
+        f"| `n_steps`, `batch_size` | {defaults.n_steps}, {defaults.batch_size} |",
+        f"| `net_arch` | {list(defaults.net_arch)} |",
+        f"| `device` | `{defaults.device}` |",
+        f"| `inference_batch_size` | {defaults.inference_batch_size} |",
+        f"| `entry` | `{defaults.rules.entry}` |",
+        f"| `random_state` | {defaults.random_state} |",
+    ):
+        assert row in table
+
+
+@pytest.mark.parametrize("reward", RewardName)
+def test_every_reward_is_in_the_table(reward: RewardName) -> None:
+    assert f"| `{reward}` |" in section("Rewards")
+
+
+def test_every_command_is_in_the_table() -> None:
+    table = section("Command line")
+    for name in get_command(app).list_commands(None):  # type: ignore[attr-defined]
+        assert f"| `mtf-scalper {name}` |" in table
+
+
+def test_the_configuration_holds_the_recipe_that_the_table_tells() -> None:
+    text = (ROOT / "configs" / "config_rl_hybrid.json").read_text(encoding="utf-8")
+    written = json.loads(text)["freqai"]["rl_config"]
+    defaults = Settings().model_dump(mode="json")
+    for key in ("train_cycles", "cpu_count", "n_envs", "n_steps", "batch_size", "net_arch"):
+        assert written[key] == defaults[key]
