@@ -96,7 +96,8 @@ class Policy:
         policy.set_training_mode(False)
         with torch.inference_mode():
             for start in range(0, len(windows), size):
-                batch = np.ascontiguousarray(windows[start : start + size])
+                # A copy in any case: torch does not take the read-only arrays of a market.
+                batch = np.array(windows[start : start + size], order="C")
                 observations = torch.from_numpy(batch).to(self.model.device)
                 probabilities = policy.get_distribution(observations).distribution.probs  # type: ignore[union-attr]
                 rows = slice(window - 1 + start, window - 1 + start + len(batch))

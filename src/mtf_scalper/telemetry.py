@@ -45,9 +45,8 @@ class Progress:
     @property
     def seconds_left(self) -> float | None:
         """Seconds to go at the speed so far, None before there is a speed."""
-        if self.steps == 0:
-            return None
-        return max(0.0, (self.total_steps - self.steps) / self.steps_per_second)
+        speed = self.steps_per_second
+        return max(0.0, (self.total_steps - self.steps) / speed) if speed > 0 else None
 
 
 class EventLog:

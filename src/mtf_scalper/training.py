@@ -132,10 +132,10 @@ def train(
     started = time.monotonic()
     events = events or EventLog(None)
     compute = configure_torch(settings)
-    if validation is not None:
-        _check_validation(market, validation, settings)
     vec_env = VecMonitor(env if env is not None else make_vec_env(market, settings))
     try:
+        if validation is not None:
+            _check_validation(market, validation, settings)
         model = _make_model(vec_env, settings, compute, initial, tensorboard_log)
         total_steps = settings.train_cycles * len(market)
         events.write("training_started", **_facts_in_force(model, settings, compute, total_steps))

@@ -312,7 +312,8 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         return self._position is None and self.equity <= EQUITY_FLOOR
 
     def _observation(self) -> NDArray[np.float32]:
-        return self.market.features[self.row - self.settings.window_size + 1 : self.row + 1]
+        start = self.row - self.settings.window_size + 1
+        return self.market.features[start : self.row + 1].copy()
 
     def _info(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing as mp
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -159,12 +160,14 @@ class ProcessVecEnv(SubprocVecEnv):
         for remote in self.remotes:
             with contextlib.suppress(*_PIPE_ERRORS, OSError):
                 remote.send(("close", None))
+        deadline = time.monotonic() + _JOIN_SECONDS
         for process in self.processes:
-            process.join(_JOIN_SECONDS)
+            process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
-            process.close()
+            with contextlib.suppress(ValueError):  # waited for by someone else already
+                process.close()
         for remote in self.remotes:
             remote.close()
         self.processes = []

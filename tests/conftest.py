@@ -1,0 +1,102 @@
+"""Builders and checks that the tests of every package share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import psutil
+import pytest
+
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import Settings
+
+# The same examples in every run, and no time limit that a busy machine could miss.
+hypothesis.settings.register_profile("project", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("project")
+
+MakeMarket = Callable[..., Market]
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture(scope="session")
+def real_candles_folder() -> Path:
+    """Freqtrade data directory with real candles; skips where there is none."""
+    named = os.environ.get("MTF_SCALPER_CANDLES")
+    beside = Path(__file__).resolve().parents[2] / "shared" / "candles" / "binance"
+    folder = Path(named) if named else beside
+    if not folder.is_dir():
+        pytest.skip(f"no real candles: MTF_SCALPER_CANDLES is unset and {beside} does not exist")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_market() -> MakeMarket:
+    """Return a builder of markets: of the given candles, or of a seeded random walk."""
+
+    def build(
+        ohlc: Sequence[Sequence[float]] | None = None,
+        *,
+        n_candles: int = 120,
+        n_features: int = 3,
+        seed: int = 0,
+        volatility: float = 0.002,
+        **fields: Any,
+    ) -> Market:
+        rng = np.random.default_rng(seed)
+        candles = np.array(ohlc, float) if ohlc else random_walk(rng, n_candles, volatility)
+        features = rng.standard_normal((len(candles), n_features))
+        return Market(**{"features": features, "ohlc": candles, **fields})
+
+    return build
+
+
+def random_walk(rng: np.random.Generator, n_candles: int, volatility: float) -> np.ndarray:
+    """Return candles whose opens are the closes before them, shape (n_candles, 4)."""
+    log_close = np.cumsum(volatility * rng.standard_normal(n_candles))
+    close = 100.0 * np.exp(log_close)
+    open_ = np.concatenate([[100.0], close[:-1]])
+    wick = np.exp(0.5 * volatility * np.abs(rng.standard_normal((2, n_candles))))
+    return np.stack(
+        [open_, np.maximum(open_, close) * wick[0], np.minimum(open_, close) / wick[1], close], 1
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> MakeSettings:
+    """Return a maker of settings with which a training takes a second."""
+
+    def make(**values: Any) -> Settings:
+        defaults: dict[str, Any] = {
+            "n_envs": 2,
+            "vec_env": "dummy",
+            "n_steps": 64,
+            "batch_size": 32,
+            "n_epochs": 2,
+            "train_cycles": 1,
+            "net_arch": (16,),
+            "window_size": 4,
+            "device": "cpu",
+            "cpu_count": 1,
+            "rules": {"entry": "any"},
+        }
+        return Settings(**{**defaults, **values})
+
+    return make
+
+
+@pytest.fixture
+def no_child_left() -> Iterator[None]:
+    """Fail the test if it leaves a process behind that was not there before."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    left = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child not in before and child.status() != psutil.STATUS_ZOMBIE
+    ]
+    assert left == []
