@@ -22,6 +22,7 @@ _UNMODELLED = (
     "use_custom_stoploss",
     "use_custom_roi",
     "position_adjustment_enable",
+    "ignore_roi_if_entry_signal",
 )
 
 
@@ -41,7 +42,16 @@ def trade_rules(config: Mapping[str, Any], strategy: Any) -> TradeRules:
     Stoploss and ROI are the strategy's as loaded (the configuration's where it overrides them);
     ``emergency_loss``, ``break_even_trigger`` and ``break_even_floor`` are attributes of the
     strategy; ``rl_config`` may set ``entry`` and ``max_trade_duration_candles``.
+
+    Raises
+    ------
+    SettingsError
     """
+    if not getattr(strategy, "use_exit_signal", True):
+        raise SettingsError(
+            "use_exit_signal: false keeps freqtrade from asking for the agent's exits and the "
+            "safety exits; set it to true"
+        )
     for name in _UNMODELLED:
         if getattr(strategy, name, False):
             logger.warning("%s is not simulated in training; the agent will not know of it", name)
@@ -49,13 +59,8 @@ def trade_rules(config: Mapping[str, Any], strategy: Any) -> TradeRules:
     duration = rl_config.get(
         "max_trade_duration_candles", getattr(strategy, "max_trade_duration_candles", None)
     )
-    entry = rl_config.get("entry", EntryMode.ALWAYS)
-    if entry not in list(EntryMode):
-        raise SettingsError(
-            f"freqai.rl_config.entry: {entry!r} is not one of {', '.join(EntryMode)}"
-        )
     return TradeRules(
-        entry=EntryMode(entry),
+        entry=_entry_mode(rl_config),
         can_short=bool(strategy.can_short),
         stoploss=strategy.stoploss,
         minimal_roi={int(minutes): ratio for minutes, ratio in strategy.minimal_roi.items()},
@@ -70,6 +75,7 @@ def trade_rules(config: Mapping[str, Any], strategy: Any) -> TradeRules:
 def read_settings(config: Mapping[str, Any], rules: TradeRules | None = None) -> Settings:
     """Return the settings of a FreqAI configuration; see ``Settings.from_freqai``."""
     freqai = config.get("original_config", config)["freqai"]
+    _refuse_unsupported(freqai)
     training_parameters = dict(freqai.get("model_training_parameters", {}))
     random_state = freqai.get("data_split_parameters", {}).get("random_state")
     if random_state is not None:
@@ -78,8 +84,30 @@ def read_settings(config: Mapping[str, Any], rules: TradeRules | None = None) ->
         rl_section(config),
         training_parameters,
         window_size=freqai.get("conv_width", 1),
-        rules=rules or TradeRules(),
+        rules=rules or TradeRules(entry=_entry_mode(rl_section(config))),
     )
+
+
+def _entry_mode(rl_config: Mapping[str, Any]) -> EntryMode:
+    entry = rl_config.get("entry", EntryMode.ALWAYS)
+    if entry not in list(EntryMode):
+        raise SettingsError(
+            f"freqai.rl_config.entry: {entry!r} is not one of {', '.join(EntryMode)}"
+        )
+    return EntryMode(entry)
+
+
+def _refuse_unsupported(freqai: Mapping[str, Any]) -> None:
+    if freqai.get("feature_parameters", {}).get("shuffle_after_split"):
+        raise SettingsError(
+            "freqai.feature_parameters.shuffle_after_split: true is not supported, the "
+            "environments need candles in their order; set it to false"
+        )
+    if freqai.get("data_split_parameters", {}).get("test_size") == 0:
+        raise SettingsError(
+            "freqai.data_split_parameters.test_size: 0 is not supported, the last part of a "
+            "window selects the best weights; set it above 0, to 0.15 say"
+        )
 
 
 def check_identifier(models_folder: Path, settings: Settings) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from freqtrade.enums import TRADE_MODES
 from freqtrade.exceptions import OperationalException
 from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.freqai.RL.BaseReinforcementLearningModel import BaseReinforcementLearningModel
@@ -22,6 +23,7 @@ from mtf_scalper.compute import configure_torch
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.config import check_identifier, read_settings, trade_rules
+from mtf_scalper.freqai.reuse import check_candles, note_candles
 from mtf_scalper.freqai.windows import build_market, check_window
 from mtf_scalper.inference import Policy, observed_batch_sizes
 from mtf_scalper.market.market import Market
@@ -67,13 +69,15 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self, dataframe: DataFrame, metadata: dict[str, Any], strategy: IStrategy
     ) -> DataFrame:
         """Learn the strategy's trade rules once, then do what FreqAI does."""
-        if not self._has_rules:
-            try:
+        try:
+            if not self._has_rules:
                 self.settings = read_settings(self.config, trade_rules(self.config, strategy))
                 check_identifier(Path(self.full_path), self.settings)
-            except MtfScalperError as error:
-                raise OperationalException(str(error)) from None
-            self._has_rules = True
+                self._has_rules = True
+            if strategy.dp.runmode not in TRADE_MODES:
+                check_candles(Path(self.full_path), metadata["pair"], dataframe)
+        except MtfScalperError as error:
+            raise OperationalException(str(error)) from None
         result: DataFrame = super().start(dataframe, metadata, strategy)
         return result
 
@@ -85,6 +89,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self._window = unfiltered_df
         try:
             check_window(unfiltered_df, dk.training_features_list, pair, self.settings)
+            note_candles(self._events(dk), unfiltered_df)
             model: PPO = super().train(unfiltered_df, pair, dk, **kwargs)
         except Exception as error:
             expected = isinstance(error, MtfScalperError)
@@ -207,6 +212,12 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         )
         return output
 
+    def check_if_feature_list_matches_strategy(self, dk: FreqaiDataKitchen) -> None:
+        """Compare what the network sees: saved models know nothing of the raw prices."""
+        seen = [name for name in dk.training_features_list if name not in columns.RAW_PRICES]
+        dk.training_features_list = seen
+        super().check_if_feature_list_matches_strategy(dk)
+
     def _append_null_backtesting_predictions(
         self, dk: FreqaiDataKitchen, dataframe_backtest: DataFrame
     ) -> None:
@@ -234,4 +245,5 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         return Path(dk.full_path) / "tensorboard" / str(dk.pair).split("/")[0]
 
     def _on_stop(self) -> None:
-        """Do nothing: no environment lives outside ``fit``."""
+        """Keep the predictions made so far; no environment lives outside ``fit``."""
+        self.dd.save_historic_predictions_to_disk()

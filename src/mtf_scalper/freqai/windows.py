@@ -141,7 +141,8 @@ def funding_per_unit(dates: pd.Series, pair: str, provider: DataProvider) -> NDA
     if rates.empty or marks.empty:
         logger.warning("%s: no funding rates or mark prices; funding counts as 0 in training", pair)
         return due
-    known = Exchange.combine_funding_and_mark(rates.copy(), marks.copy())
+    fallback = provider._config.get("futures_funding_rate")
+    known = Exchange.combine_funding_and_mark(rates.copy(), marks.copy(), fallback)
     if known["date"].iloc[0] > dates.iloc[0] + pd.Timedelta(hours=8):
         logger.warning(
             "%s: funding is known from %s on, it counts as 0 in training before",
@@ -164,5 +165,6 @@ def _column(rows: pd.DataFrame, name: str, default: Any) -> NDArray[Any]:
 def _tick_sizes(rows: pd.DataFrame) -> NDArray[np.float64]:
     """Return the price step at each row as freqtrade's backtester finds it from the candles."""
     monthly = get_tick_size_over_time(rows[["date", *_PRICES]].copy())
-    steps = monthly.reindex(rows["date"], method="ffill").fillna(0.0)
+    # A month of whole numbers tells nothing; the backtester looks further back.
+    steps = monthly.ffill().reindex(rows["date"], method="ffill").fillna(0.0)
     return np.asarray(steps, dtype=np.float64)

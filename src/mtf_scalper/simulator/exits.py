@@ -42,20 +42,27 @@ def profit_ratio(
     """
     open_value = open_rate * (1.0 + side * fee_rate)
     close_value = rate * (1.0 - side * fee_rate) - side * funding_paid
-    return round(side * (close_value / open_value - 1.0) * leverage, 8)
+    return math.floor(side * (close_value / open_value - 1.0) * leverage * 1e8 + 0.5) / 1e8
 
 
 def round_to_tick(price: float, tick_size: float, direction: int = 0) -> float:
-    """Round a price to the exchange's step: down (-1), to the nearest (0) or up (+1)."""
+    """Round a price to the exchange's step: down (-1), to the nearest (0) or up (+1).
+
+    Down and up leave only a price alone whose shortest decimal text lies on the step, as freqtrade
+    does, which rounds that text: 1526.2700000000002 goes up to 1526.28.
+    """
     if tick_size <= 0.0:
         return price
-    ticks = price / tick_size
-    nearest = math.floor(ticks + 0.5)
-    if direction == 0 or abs(ticks - nearest) < 1e-6:
-        steps = nearest
-    else:
-        steps = math.ceil(ticks) if direction > 0 else math.floor(ticks)
-    return round(steps * tick_size, 10)
+    # Dividing by a whole number of steps per unit gives the very price that the decimals stand for.
+    per_unit = math.floor(1.0 / tick_size + 0.5)
+    if per_unit < 1 or abs(per_unit * tick_size - 1.0) > 1e-9:
+        per_unit = 0
+    steps = math.floor(price / tick_size + 0.5)
+    nearest = steps / per_unit if per_unit else steps * tick_size
+    if direction * (price - nearest) <= 0.0:
+        return nearest
+    steps += direction
+    return steps / per_unit if per_unit else steps * tick_size
 
 
 def stop_price(
