@@ -44,10 +44,15 @@ class EntryMode(StrEnum):
 
 
 class VecEnvKind(StrEnum):
-    """How several environments run: one process each, or one after the other in this process."""
+    """How several environments run.
+
+    ``subproc``: one process each. ``dummy``: one after the other in this process. ``batched``: all
+    in one compiled call per step, in this process.
+    """
 
     SUBPROC = "subproc"
     DUMMY = "dummy"
+    BATCHED = "batched"
 
 
 class Device(StrEnum):

@@ -6,11 +6,12 @@ import copy
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -289,7 +290,11 @@ class _TrainingCallback(BaseCallback):
         self._tally = _Tally()
 
     def _on_step(self) -> bool:
-        self._tally.add(self.locals["infos"])
+        infos = self.locals["infos"]
+        # Batched environments tell what they executed in one array instead of N dictionaries.
+        outcome = getattr(self.training_env, "outcome", None)
+        executed = [i["executed"] for i in infos] if outcome is None else outcome["executed"]
+        self._tally.add(executed, infos)
         if time.monotonic() - self._reported >= self._REPORT_SECONDS:
             self._report("rollout")
         return True
@@ -360,14 +365,14 @@ class _Tally:
 
     def __init__(self) -> None:
         self._steps = 0
-        self._actions = dict.fromkeys(Action, 0)
+        self._actions = np.zeros(len(Action), dtype=np.int64)
         self._profits: list[float] = []
         self._exits: dict[str, int] = {}
 
-    def add(self, infos: list[dict[str, Any]]) -> None:
+    def add(self, executed: Sequence[int], infos: list[dict[str, Any]]) -> None:
         self._steps += len(infos)
+        self._actions += np.bincount(executed, minlength=len(Action))
         for info in infos:
-            self._actions[Action(info["executed"])] += 1
             trade = info.get("trade")
             if trade is not None:
                 self._profits.append(trade.profit_ratio)
@@ -376,8 +381,8 @@ class _Tally:
     def shares(self) -> dict[str, float]:
         """Return scalars by TensorBoard name."""
         scalars = {
-            f"actions/{action.name.lower()}": count / self._steps
-            for action, count in self._actions.items()
+            f"actions/{action.name.lower()}": float(self._actions[action]) / self._steps
+            for action in Action
         }
         scalars["trades/per_1000_steps"] = 1000.0 * len(self._profits) / self._steps
         if self._profits:

@@ -24,6 +24,7 @@ from mtf_scalper.errors import SettingsError, WorkerDiedError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings, VecEnvKind
 from mtf_scalper.simulator.reference import ReferenceEnv
+from mtf_scalper.simulator.vec_env import BatchedVecEnv
 
 __all__ = ["EnvFactory", "ProcessVecEnv", "first_rows", "make_vec_env", "open_vec_env"]
 
@@ -84,6 +85,8 @@ def make_vec_env(
     env: VecEnv
     if settings.vec_env is VecEnvKind.SUBPROC:
         env = ProcessVecEnv(factories, settings.start_method, label=market.pair)
+    elif settings.vec_env is VecEnvKind.BATCHED:
+        env = BatchedVecEnv(market, settings, rows)
     else:
         env = DummyVecEnv(list(factories))
     env.seed(settings.random_state)
