@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mtf_scalper.errors import MarketError, SettingsError, WorkerDiedError
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import Settings
+from mtf_scalper.settings import Settings, VecEnvKind
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import Action
 from mtf_scalper.simulator.vec_envs import make_vec_env
@@ -41,7 +41,8 @@ def test_the_same_seed_gives_the_same_policy_in_one_process_or_several(
     market, test = make_market(), make_market(seed=1)
     settings = tiny_settings(train_cycles=3, randomize_starting_position=True)
     first = train(market, settings)
-    for again in (train(market, settings), train(market, settings.changed(vec_env="subproc"))):
+    for kind in VecEnvKind:
+        again = train(market, settings.changed(vec_env=kind))
         assert same(weights(first.policy.model), weights(again.policy.model))
         runs = [simulate(result.policy, test) for result in (first, again)]
         np.testing.assert_array_equal(runs[0].actions, runs[1].actions)
@@ -347,6 +348,22 @@ def test_tensorboards_action_shares_are_those_of_all_environments(logged) -> Non
         for step in STEPS:
             executed = [info["executed"] for info in env.infos[step - 256 : step]]
             assert shares[step] == pytest.approx(executed.count(action) / 256, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["actions/neutral", "actions/long_enter", "trades/win_rate"])
+def test_tensorboard_says_the_same_of_batched_environments(
+    name, make_market, tiny_settings, tmp_path: Path
+) -> None:
+    values = []
+    for kind in (VecEnvKind.DUMMY, VecEnvKind.BATCHED):
+        settings = tiny_settings(n_envs=4, train_cycles=3, vec_env=kind, rules={"entry": "any"})
+        train(make_market(n_candles=256), settings, tensorboard_log=tmp_path / kind)
+        (run,) = (tmp_path / kind).iterdir()
+        events = EventAccumulator(str(run))
+        events.Reload()
+        values.append(scalars(events, name))
+    assert values[0] == values[1]
+    assert len(set(values[0].values())) > 1
 
 
 def test_tensorboards_trades_are_those_of_all_environments(logged) -> None:

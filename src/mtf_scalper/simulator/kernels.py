@@ -2,7 +2,7 @@
 
 Everything that runs per step stands in this one file, because numba's cache on disk does not notice
 edits in other files. What each part means is said in ``reference.py`` and ``exits.py``; that both
-agree to the last bit is a test. Nothing here allocates: the caller owns all arrays.
+agree is a test. Nothing here allocates: the caller owns all arrays.
 """
 
 from __future__ import annotations
@@ -415,7 +415,7 @@ def _round_8(value: float) -> float:
 def _round_to_tick(price: float, tick_size: float, direction: int) -> float:
     if tick_size <= 0.0:
         return price
-    per_unit = math.floor(1.0 / tick_size + 0.5)
+    per_unit = float(math.floor(1.0 / tick_size + 0.5))
     if per_unit < 1.0 or abs(per_unit * tick_size - 1.0) > 1e-9:
         per_unit = 0.0
     steps = math.floor(price / tick_size + 0.5)
@@ -453,12 +453,13 @@ def _exit_quality(rules: Any, profit: float, best: float, worst: float) -> float
     drawdown_control = 1.0 - 2.0 * min(1.0, sunk)
     exit_timing = _clip(profit / max(best, 0.1 * aim))
     risk_reward = _clip(profit / max(-worst, 0.1 * aim) / rules.rr)
-    return (
+    quality: float = (
         0.35 * math.tanh(profit / aim)
         + 0.25 * drawdown_control
         + 0.20 * exit_timing
         + 0.20 * risk_reward
     )
+    return quality
 
 
 @njit(cache=True)

@@ -39,6 +39,8 @@ class BatchedVecEnv(VecEnv):
     closed, and ``terminal_observation`` and ``TimeLimit.truncated`` where an episode ended.
     """
 
+    render_mode = None
+
     def __init__(self, market: Market, settings: Settings, first_rows: Sequence[int]) -> None:
         shape = (settings.window_size, market.n_features)
         super().__init__(
@@ -63,6 +65,7 @@ class BatchedVecEnv(VecEnv):
         for env, seed in enumerate(self._seeds):
             if seed is not None:
                 self._generators[env] = np.random.default_rng(seed)
+            self._draw_restart(env)
         self._reset_seeds()
         self._reset_options()
         kernels.start_episodes(self.state, self._first_rows)
@@ -74,8 +77,6 @@ class BatchedVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Advance every environment by one candle; ended episodes start again at once."""
-        if self.settings.randomize_starting_position:
-            self._draw_restarts()
         outcome = self.outcome
         kernels.step(
             self._candles,
@@ -94,6 +95,7 @@ class BatchedVecEnv(VecEnv):
             window = self.market.features[row - self.settings.window_size + 1 : row + 1]
             infos[env]["terminal_observation"] = window
             infos[env]["TimeLimit.truncated"] = False
+            self._draw_restart(int(env))
         dones = outcome["terminated"].copy()
         return self._observe(), outcome["reward"].astype(np.float32), dones, infos
 
@@ -127,11 +129,12 @@ class BatchedVecEnv(VecEnv):
         kernels.gather_windows(self.market.features, self.state["row"], self._buffers[0])
         return self._buffers[0]
 
-    def _draw_restarts(self) -> None:
-        lowest = self._lowest_row
-        highest = max(lowest + 1, len(self.market) // 4)
-        for env, generator in enumerate(self._generators):
-            self._restart_rows[env] = generator.integers(lowest, highest)
+    def _draw_restart(self, env: int) -> None:
+        """Choose where the environment starts again, just as ``ReferenceEnv.reset`` does."""
+        if self.settings.randomize_starting_position:
+            highest = max(self._lowest_row + 1, len(self.market) // 4)
+            row = self._generators[env].integers(self._lowest_row, highest)
+            self._restart_rows[env] = row
 
     def _trade(self, env: int) -> Trade:
         outcome = self.outcome
