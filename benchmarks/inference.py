@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mtf_scalper.inference import Policy
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.vec_envs import EnvFactory
+from mtf_scalper.simulator.process_env import EnvFactory
 
 N_ROWS = 2016
 """Seven days of 5m candles: one FreqAI backtest window."""

@@ -40,6 +40,7 @@ RECIPES = {
     "before": BEFORE,
     "after": AFTER,
     "after, dummy": {**AFTER, "vec_env": VecEnvKind.DUMMY},
+    "after, batched": {**AFTER, "vec_env": VecEnvKind.BATCHED},
     "before, one torch thread": {**BEFORE, "cpu_count": 1},
 }
 

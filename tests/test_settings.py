@@ -19,8 +19,8 @@ from mtf_scalper.settings import (
     TradeRules,
     VecEnvKind,
 )
+from mtf_scalper.simulator.environments import open_vec_env
 from mtf_scalper.simulator.reference import ReferenceEnv
-from mtf_scalper.simulator.vec_envs import open_vec_env
 from mtf_scalper.training import _make_model, train
 
 NO_RULES = TradeRules()
@@ -383,8 +383,8 @@ def test_every_setting_has_its_effect_tested() -> None:
         "net_arch": "above",
         "train_cycles": "above",
         "reward_parameters": "above",
-        "vec_env": "simulator/test_vec_envs.py",
-        "start_method": "simulator/test_vec_envs.py",
+        "vec_env": "simulator/test_process_env.py",
+        "start_method": "simulator/test_process_env.py",
         "cpu_count": "test_compute.py",
         "interop_threads": "test_compute.py",
         "device": "test_compute.py",

@@ -17,9 +17,9 @@ from mtf_scalper.errors import MarketError, SettingsError, WorkerDiedError
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings, VecEnvKind
+from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import Action
-from mtf_scalper.simulator.vec_envs import make_vec_env
 from mtf_scalper.telemetry import EventLog, Progress, read_events
 from mtf_scalper.training import train
 

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EVENTS_FILE", "EventLog", "Progress", "read_events"]
+__all__ = ["EVENTS_FILE", "SETTINGS_FILE", "EventLog", "Progress", "read_events"]
 
 EVENTS_FILE = "run_events.jsonl"
+"""Events of one training window, in the window's folder."""
+SETTINGS_FILE = "mtf_scalper_settings.json"
+"""Settings that an identifier's models were made with, in the identifier's folder."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from mtf_scalper.compute import available_cpus
 from mtf_scalper.errors import MarketError, WorkerDiedError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.model import MtfScalperRLModel
-from mtf_scalper.simulator.vec_envs import ProcessVecEnv, first_rows
+from mtf_scalper.simulator.environments import first_rows
+from mtf_scalper.simulator.process_env import ProcessVecEnv
 from mtf_scalper.telemetry import EVENTS_FILE, Progress, read_events
 
 PAIR = "BTC/USDT:USDT"

@@ -10,10 +10,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings, TradeRules, VecEnvKind
+from mtf_scalper.simulator.environments import make_vec_env, open_vec_env
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import ExitReason
 from mtf_scalper.simulator.vec_env import BatchedVecEnv
-from mtf_scalper.simulator.vec_envs import make_vec_env, open_vec_env
 
 N_CANDLES, WINDOW = 300, 4
 EXACT = 1e-12

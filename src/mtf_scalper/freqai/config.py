@@ -11,12 +11,12 @@ from typing import Any
 from mtf_scalper._version import __version__
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
+from mtf_scalper.telemetry import SETTINGS_FILE
 
 __all__ = ["check_identifier", "read_settings", "rl_section", "trade_rules"]
 
 logger = logging.getLogger(__name__)
 
-_SETTINGS_FILE = "mtf_scalper_settings.json"
 _UNMODELLED = (
     "trailing_stop",
     "use_custom_stoploss",
@@ -121,7 +121,7 @@ def check_identifier(models_folder: Path, settings: Settings) -> None:
     SettingsError
     """
     now = {"version": __version__, **settings.model_dump(mode="json", exclude={"progress_bar"})}
-    path = models_folder / _SETTINGS_FILE
+    path = models_folder / SETTINGS_FILE
     if path.is_file():
         then = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(key for key in {*now, *then} if now.get(key) != then.get(key))

@@ -29,7 +29,7 @@ from mtf_scalper.inference import Policy, observed_batch_sizes
 from mtf_scalper.market.market import Market
 from mtf_scalper.progress import LoggedProgress, WindowBar
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.vec_envs import make_vec_env
+from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.telemetry import EVENTS_FILE, EventLog
 from mtf_scalper.training import ProgressCallback, train
 

@@ -74,7 +74,11 @@ class Sample:
 
 
 def count_workers(
-    cmdlines: dict[int, Sequence[str]], parents: dict[int, int], root: int
+    cmdlines: dict[int, Sequence[str]],
+    parents: dict[int, int],
+    root: int,
+    *,
+    has_fork: bool = os.name != "nt",
 ) -> list[int]:
     """Return the ids of the Python multiprocessing workers in a process tree.
 
@@ -88,15 +92,16 @@ def count_workers(
         Command line and parent of every process of the tree, by process id.
     root : int
         The program itself.
+    has_fork : bool
+        Whether this system forks. On Windows a virtual environment's python starts the real one
+        with the same arguments, which looks like a fork and is none.
     """
     workers = []
     for pid, cmdline in cmdlines.items():
         if pid == root or not cmdline:
             continue
         is_spawned = "multiprocessing.spawn" in " ".join(cmdline)
-        # On Windows nothing forks, but a virtual environment's python starts the real one with
-        # the same arguments.
-        is_forked = os.name != "nt" and cmdlines.get(parents.get(pid, 0)) == cmdline
+        is_forked = has_fork and cmdlines.get(parents.get(pid, 0)) == cmdline
         if is_spawned or is_forked:
             workers.append(pid)
     return workers

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.telemetry import EVENTS_FILE, read_events
@@ -30,6 +32,7 @@ STRATEGY = "MtfScalper_RL_Hybrid"
 MODEL = "MtfScalperRLModel"
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 15.0
+_CHILDREN_STOP_SECONDS = 3.0
 
 
 class RunError(MtfScalperError):
@@ -199,9 +202,13 @@ def _started(request: BacktestRequest) -> Iterator[BacktestRun]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the program: politely, so that it ends its own children, then by force."""
+    """End the program: politely, so that it ends its own children, then all by force."""
     if process.poll() is not None:
         return
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        children = []
     if os.name == "nt":
         process.terminate()
     else:
@@ -211,6 +218,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    # Environments end when their pipe closes; a child that was busy otherwise may not.
+    _, left = psutil.wait_procs(children, timeout=_CHILDREN_STOP_SECONDS)
+    for child in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(left, timeout=_CHILDREN_STOP_SECONDS)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,8 @@ import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mtf_scalper.errors import MarketError, SettingsError, WorkerDiedError
-from mtf_scalper.simulator.vec_envs import (
-    EnvFactory,
-    ProcessVecEnv,
-    first_rows,
-    make_vec_env,
-    open_vec_env,
-)
+from mtf_scalper.simulator.environments import first_rows, make_vec_env, open_vec_env
+from mtf_scalper.simulator.process_env import EnvFactory, ProcessVecEnv
 
 PAIR = "SOL/USDT:USDT"
 START_METHODS = [None, "spawn"]

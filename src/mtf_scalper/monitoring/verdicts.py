@@ -1,0 +1,84 @@
+"""What a check says: measured value, expectation, verdict and reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+__all__ = ["CannotTellError", "Check", "Judgement", "Recipe", "Verdict", "make_check"]
+
+Judgement = tuple[str, str]
+"""What was measured, and what is wrong with it (empty if nothing is)."""
+
+
+class CannotTellError(Exception):
+    """A fact that a check needs is missing."""
+
+
+class Verdict(StrEnum):
+    """Whether a check was passed."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes
+    ----------
+    name : str
+    measured, expected : str
+        For people; ``measured`` is ``"-"`` if the check could not be made.
+    verdict : Verdict
+    reason : str
+        Why it failed; empty if it passed.
+    """
+
+    name: str
+    measured: str
+    expected: str
+    verdict: Verdict
+    reason: str = ""
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether the verdict is ``passed``."""
+        return self.verdict is Verdict.PASSED
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the check as plain values that JSON can hold."""
+        return {key: str(value) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The settings that have to be in force; the defaults are the reference recipe."""
+
+    train_cycles: int = 30
+    cpu_count: int = 8
+    interop_threads: int = 2
+    n_envs: int = 8
+    vec_env: str = "subproc"
+    n_steps: int = 4096
+    batch_size: int = 256
+    net_arch: tuple[int, ...] = (512, 512, 256)
+    device: str = "auto"
+    inference_batch_size: int = 256
+
+    @property
+    def n_workers(self) -> int:
+        """Processes that the environments take."""
+        return self.n_envs if self.vec_env == "subproc" else 0
+
+
+def make_check(name: str, expected: str, judged: Callable[[], Judgement]) -> Check:
+    """Return the check that ``judged`` makes; it has failed if that cannot tell."""
+    try:
+        measured, problem = judged()
+    except CannotTellError as error:
+        return Check(name, "-", expected, Verdict.FAILED, f"could not be made: {error}")
+    verdict = Verdict.FAILED if problem else Verdict.PASSED
+    return Check(name, measured, expected, verdict, problem)

@@ -1,0 +1,159 @@
+"""What a validation runs on: the candles, pairs and days that there are, and the recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mtf_scalper.errors import MarketError
+from mtf_scalper.market.features import WARMUP_CANDLES_5M, feature_frame
+from mtf_scalper.market.market import Market
+from mtf_scalper.market.signals import (
+    EntryThresholds,
+    classic_entries,
+    entry_indicators,
+    leverage_for,
+)
+from mtf_scalper.market.synthetic import utc_timestamp
+from mtf_scalper.monitoring.doctor import DEFAULT_DATADIR, REQUIRED_FILES
+from mtf_scalper.monitoring.inventory import CandleFile, find_candles
+from mtf_scalper.monitoring.speed import BEFORE
+from mtf_scalper.monitoring.verdicts import Recipe
+from mtf_scalper.runs.demo import demo_market
+from mtf_scalper.runs.program import BacktestRequest
+
+__all__ = ["ValidationPlan", "plan_validation", "training_market"]
+
+SHORT_CYCLES = 4
+"""Passes over the candles of a short run: as many as one rollout of the recipe takes."""
+BACKTEST_DAYS = 7
+TRAIN_DAYS = 30
+_MOST_PAIRS = 2
+_CANDLES_PER_DAY = 288
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationPlan:
+    """What a validation runs and what it expects.
+
+    Attributes
+    ----------
+    request : BacktestRequest
+        The backtest; samples and verdicts go to its folder.
+    recipe : Recipe
+        Settings that have to be in force in it.
+    pair : str
+        Pair whose candles the speed is measured on.
+    until : Timestamp
+        UTC; end of the candles that the speed is measured on.
+    before : mapping
+        Settings that the speed is compared with; see ``compare_speed``.
+    """
+
+    request: BacktestRequest
+    recipe: Recipe
+    pair: str
+    until: pd.Timestamp
+    before: Mapping[str, Any] = field(default_factory=lambda: dict(BEFORE))
+
+
+def plan_validation(
+    project: Path, output: Path, *, full: bool, datadir: Path | None
+) -> ValidationPlan:
+    """Choose data, pairs and days: the last week that has candles enough before it.
+
+    Raises
+    ------
+    MarketError
+        If ``datadir`` is given and holds no such pair.
+    """
+    if datadir is None:
+        own = project / DEFAULT_DATADIR
+        datadir = own if _usable_pairs(own) else demo_market(project)
+    usable = _usable_pairs(datadir)
+    if not usable:
+        raise MarketError(
+            f"{datadir}: no pair has {_needed_days()} days of candles ({', '.join(REQUIRED_FILES)})"
+            "; download more, or leave --datadir out to use a synthetic market"
+        )
+    pairs = _preferred(project, usable)
+    until = min(usable[pair] for pair in pairs)
+    since = until - timedelta(days=BACKTEST_DAYS)
+    recipe = Recipe() if full else replace(Recipe(), train_cycles=SHORT_CYCLES)
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    request = BacktestRequest(
+        project=project,
+        folder=output / f"validation-{stamp}",
+        datadir=datadir.resolve(),
+        timerange=f"{since:%Y%m%d}-{until:%Y%m%d}",
+        overrides={
+            "exchange": {"pair_whitelist": pairs},
+            "freqai": {
+                "train_period_days": TRAIN_DAYS,
+                "backtest_period_days": BACKTEST_DAYS,
+                "rl_config": {"train_cycles": recipe.train_cycles, "progress_bar": False},
+            },
+        },
+    )
+    return ValidationPlan(request=request, recipe=recipe, pair=pairs[0], until=since)
+
+
+def training_market(datadir: Path, pair: str, until: pd.Timestamp) -> Market:
+    """Return the training window of ``pair`` that ends before ``until``, features unscaled."""
+    candles = pd.read_feather(_candle_path(datadir, pair))
+    known = candles[candles["date"] < until]
+    candles = known.iloc[-(TRAIN_DAYS * _CANDLES_PER_DAY + WARMUP_CANDLES_5M) :]
+    candles = candles.reset_index(drop=True)
+    features = feature_frame(candles)
+    indicators = entry_indicators(candles)
+    long, short = classic_entries(indicators, EntryThresholds())
+    rows = slice(WARMUP_CANDLES_5M, None)
+    return Market(
+        features=features.to_numpy()[rows],
+        ohlc=candles[["open", "high", "low", "close"]].to_numpy()[rows],
+        entry_long=long[rows],
+        entry_short=short[rows],
+        leverage=leverage_for(indicators)[rows],
+        pair=pair,
+    )
+
+
+def _candle_path(datadir: Path, pair: str) -> Path:
+    name = pair.replace("/", "_").replace(":", "_")
+    return datadir / "futures" / f"{name}-5m-futures.feather"
+
+
+def _needed_days() -> int:
+    return BACKTEST_DAYS + TRAIN_DAYS + -(-WARMUP_CANDLES_5M // _CANDLES_PER_DAY)
+
+
+def _usable_pairs(datadir: Path) -> dict[str, pd.Timestamp]:
+    """Return the pairs with every file and days enough, and the midnight their candles end at."""
+    files, _ = find_candles(datadir)
+    by_pair: dict[str, dict[str, CandleFile]] = {}
+    for file in files:
+        by_pair.setdefault(file.pair, {})[f"{file.timeframe}-{file.kind}"] = file
+    usable = {}
+    for pair, kinds in by_pair.items():
+        if not set(REQUIRED_FILES) <= set(kinds):
+            continue
+        base = kinds[REQUIRED_FILES[0]]
+        midnight = (utc_timestamp(base.last) + timedelta(minutes=5)).floor("D")
+        if utc_timestamp(base.first) + timedelta(days=_needed_days()) <= midnight:
+            usable[pair] = midnight
+    return usable
+
+
+def _preferred(project: Path, usable: Mapping[str, pd.Timestamp]) -> list[str]:
+    """Return the configuration's pairs if there are candles of any, else those that there are."""
+    path = project / "configs" / "config_rl_hybrid.json"
+    configured = json.loads(path.read_text(encoding="utf-8"))["exchange"]["pair_whitelist"]
+    return list(dict.fromkeys(pair for pair in (*configured, *usable) if pair in usable))[
+        :_MOST_PAIRS
+    ]

@@ -1,0 +1,197 @@
+"""The validation: a short run of the real program, watched from outside, and what it proves."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from mtf_scalper._version import __version__
+from mtf_scalper.compute import available_cpus
+from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.monitoring.checks import judge
+from mtf_scalper.monitoring.facts import (
+    RunFacts,
+    read_checkpoints,
+    read_freqai_config,
+    read_predictions,
+    read_settings_in_force,
+)
+from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.monitoring.speed import SpeedComparison, compare_speed
+from mtf_scalper.monitoring.verdicts import Check
+from mtf_scalper.progress import EventBars, progress_columns, speed
+from mtf_scalper.runs.demo import find_project
+from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
+from mtf_scalper.runs.program import BacktestRun, RunError, run_backtest
+from mtf_scalper.telemetry import Progress
+
+__all__ = ["observe", "run_validation", "write_verdicts"]
+
+_T = TypeVar("_T")
+
+
+def run_validation(full: bool, output: Path, datadir: Path | None) -> int:
+    """Run the validation, print its checks and write samples and verdicts.
+
+    Parameters
+    ----------
+    full : bool
+        Train all cycles of the recipe instead of a few.
+    output : Path
+        Folder that gets a folder for this validation.
+    datadir : Path, optional
+        freqtrade data directory. By default the one of the configuration's exchange if its
+        candles suffice, else a synthetic market.
+
+    Returns
+    -------
+    int
+        0 if every check was passed, else 1.
+
+    Raises
+    ------
+    MtfScalperError
+        If there is nothing to run on.
+    """
+    console = Console()
+    plan = plan_validation(find_project(), output.resolve(), full=full, datadir=datadir)
+    project = plan.request.project
+    started = time.monotonic()
+    console.print(
+        f"freqtrade backtesting {plan.request.timerange} on {_shown(plan.request.datadir, project)}"
+    )
+    console.print(f"training {plan.recipe.train_cycles} cycles, watching the whole process tree")
+    facts = observe(plan, console)
+    checks = judge(facts, plan.recipe)
+    seconds = time.monotonic() - started
+    verdicts = write_verdicts(plan, checks, seconds)
+    _print_checks(console, checks)
+    passed = sum(check.has_passed for check in checks)
+    console.print(f"{passed} of {len(checks)} checks passed in {seconds:.0f} s")
+    console.print(f"samples, verdicts  {_shown(verdicts.parent, project)}")
+    console.print(f"models, events     {_shown(plan.request.models, project)}")
+    return int(passed < len(checks))
+
+
+def observe(plan: ValidationPlan, console: Console) -> RunFacts:
+    """Run the program, sample its processes meanwhile, and read what it left behind."""
+    request = plan.request
+    sampler: ProcessSampler | None = None
+    exit_error: str | None = None
+    events: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        bars = stack.enter_context(EventBars(console))
+
+        def on_poll(run: BacktestRun) -> None:
+            nonlocal sampler, events
+            if sampler is None:
+                path = request.folder / "samples.csv"
+                sampler = stack.enter_context(ProcessSampler(run.process.pid, path))
+            events = run.events()
+            bars.update(events)
+
+        try:
+            run_backtest(request, on_poll)
+        except RunError as error:
+            exit_error = str(error)
+    survivors = None if sampler is None else sampler.survivors()
+    missing: dict[str, str] = {}
+    models = request.models
+    # The speed comes first: torch takes the number of its threads only before it has done any work.
+    compared = None
+    if exit_error is None:
+        compared = _tried("speed", lambda: _speed(plan, console), missing)
+    return RunFacts(
+        exit_error=exit_error,
+        samples=() if sampler is None else tuple(sampler.samples),
+        events=tuple(events),
+        checkpoints=_tried("checkpoints", lambda: read_checkpoints(models), missing) or (),
+        predictions=_tried("predictions", lambda: read_predictions(models), missing) or {},
+        freqai_config=_tried("freqai_config", lambda: read_freqai_config(models), missing) or {},
+        survivors=survivors,
+        speed=compared,
+        cpus=available_cpus(),
+        missing=missing,
+    )
+
+
+def write_verdicts(plan: ValidationPlan, checks: tuple[Check, ...], seconds: float) -> Path:
+    """Write the checks as JSON into the run's folder; the file appears whole or not at all."""
+    request = plan.request
+    content = {
+        "passed": all(check.has_passed for check in checks),
+        "version": __version__,
+        "datadir": _shown(request.datadir, request.project),
+        "timerange": request.timerange,
+        "recipe": asdict(plan.recipe),
+        "cpus": available_cpus(),
+        "seconds": round(seconds, 1),
+        "checks": [check.as_dict() for check in checks],
+    }
+    path = request.folder / "verdicts.json"
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def _speed(plan: ValidationPlan, console: Console) -> SpeedComparison:
+    """Train with the settings of the run and those before, one after the other."""
+    settings = read_settings_in_force(plan.request.models).changed(progress_bar=False)
+    market = training_market(plan.request.datadir, plan.pair, plan.until)
+    with RichProgress(*progress_columns(), console=console) as bars:
+        tasks = {
+            name: bars.add_task(f"speed {name}", total=None, detail="waiting")
+            for name in ("before", "after")
+        }
+
+        def report(name: str, progress: Progress) -> None:
+            bars.update(
+                tasks[name],
+                total=progress.total_steps,
+                completed=progress.steps,
+                detail=f"{progress.phase}, {speed(progress)}",
+            )
+
+        return compare_speed(market, settings, report, before=dict(plan.before))
+
+
+def _tried(name: str, read: Callable[[], _T], missing: dict[str, str]) -> _T | None:
+    """Return what ``read`` returns; what keeps it from that becomes a fact of its own."""
+    try:
+        return read()
+    except MtfScalperError as error:
+        missing[name] = str(error)
+    except Exception as error:  # a damaged file raises whatever its reader met
+        missing[name] = f"{type(error).__name__}: {error}"
+    return None
+
+
+def _print_checks(console: Console, checks: tuple[Check, ...]) -> None:
+    table = Table(title="Checks")
+    for heading in ("check", "measured", "expected", "verdict"):
+        table.add_column(heading)
+    for check in checks:
+        color = "green" if check.has_passed else "bold red"
+        texts = (escape(text) for text in (check.name, check.measured, check.expected))
+        table.add_row(*texts, f"[{color}]{check.verdict}[/{color}]")
+    console.print(table)
+    for check in checks:
+        if not check.has_passed:
+            console.print(f"failed: {check.name}: {check.reason}", markup=False)
+
+
+def _shown(path: Path, project: Path) -> str:
+    """Return the path as seen from the project."""
+    return str(path.relative_to(project) if path.is_relative_to(project) else path)

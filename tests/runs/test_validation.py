@@ -1,0 +1,198 @@
+"""The validation: its plan, what it observes of a tiny run, and the exit code."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mtf_scalper.errors import MarketError
+from mtf_scalper.market.datadir import write_datadir
+from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
+from mtf_scalper.monitoring.checks import judge
+from mtf_scalper.monitoring.facts import RunFacts
+from mtf_scalper.monitoring.verdicts import Check, Recipe, Verdict
+from mtf_scalper.runs import plan as plan_module
+from mtf_scalper.runs import validation
+from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
+from mtf_scalper.runs.program import RunError
+from mtf_scalper.runs.validation import observe, run_validation, write_verdicts
+
+ROOT = Path(__file__).resolve().parents[2]
+ETH, SOL = "ETH/USDT:USDT", "SOL/USDT:USDT"
+# What a run this small cannot show: its updates are shorter than the time between two samples,
+# and the speed of a rollout of 128 steps says nothing.
+NOT_OF_A_TINY_RUN = {"CPU use in updates", "steps/s after / before", "predictions vary"}
+
+
+def test_the_checks_hold_for_a_tiny_run(finished: Any, tiny_plan: ValidationPlan) -> None:
+    failed = [c for c in judge(finished.facts, tiny_plan.recipe) if not c.has_passed]
+    assert [check for check in failed if check.name not in NOT_OF_A_TINY_RUN] == []
+    assert finished.facts.missing == {}
+    assert finished.facts.speed is not None
+    assert finished.facts.speed.steps_before == finished.facts.speed.steps_after == 128
+
+
+def test_the_same_run_fails_the_checks_of_another_recipe(finished: Any) -> None:
+    failed = {check.name for check in judge(finished.facts, Recipe()) if not check.has_passed}
+    assert {
+        "environment processes",
+        "batch size, rollout",
+        "layer sizes",
+        "rl_config",
+        "steps per training",
+    } <= failed
+
+
+def test_observing_leaves_no_thread_and_no_process(finished: Any) -> None:
+    assert finished.left == []
+
+
+def test_samples_and_verdicts_are_files_of_the_run(
+    finished: Any, tiny_plan: ValidationPlan
+) -> None:
+    folder = tiny_plan.request.folder
+    with (folder / "samples.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(finished.facts.samples)
+    assert max(int(row["workers"]) for row in rows) == 2
+    checks = judge(finished.facts, tiny_plan.recipe)
+    path = write_verdicts(tiny_plan, checks, 12.34)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert path == folder / "verdicts.json"
+    assert content["passed"] is all(check.has_passed for check in checks)
+    assert content["checks"] == [check.as_dict() for check in checks]
+    assert content["seconds"] == 12.3
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_program_that_fails_fails_every_check(
+    tiny_plan: ValidationPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise RunError("freqtrade ended with exit code 2: no such pair")
+
+    monkeypatch.setattr(validation, "run_backtest", fail)
+    request = replace(tiny_plan.request, folder=tmp_path / "failed")
+    facts = observe(replace(tiny_plan, request=request), Console(file=io.StringIO()))
+    checks = judge(facts, tiny_plan.recipe)
+    assert [check.name for check in checks if check.has_passed] == []
+    assert checks[0].reason == "freqtrade ended with exit code 2: no such pair"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        ([Verdict.PASSED, Verdict.PASSED], 0),
+        ([Verdict.PASSED, Verdict.FAILED], 1),
+        ([Verdict.FAILED, Verdict.FAILED], 1),
+    ],
+)
+def test_the_exit_code_is_zero_only_if_every_check_passed(
+    verdicts: list[Verdict],
+    code: int,
+    tiny_plan: ValidationPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checks = tuple(
+        Check(f"check {number}", "[512, 256]", "2", verdict, "the reason" * (verdict == "failed"))
+        for number, verdict in enumerate(verdicts)
+    )
+    tiny_plan.request.folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(validation, "find_project", lambda: tiny_plan.request.project)
+    monkeypatch.setattr(validation, "plan_validation", lambda *_, **__: tiny_plan)
+    monkeypatch.setattr(validation, "observe", lambda *_: RunFacts())
+    monkeypatch.setattr(validation, "judge", lambda *_: checks)
+    assert run_validation(False, tiny_plan.request.folder.parent, None) == code
+    printed = capsys.readouterr().out
+    assert "[512, 256]" in printed
+    assert ("check 1: the reason" in printed) is (code == 1)
+    written = json.loads((tiny_plan.request.folder / "verdicts.json").read_text(encoding="utf-8"))
+    assert written["passed"] is (code == 0)
+
+
+@pytest.fixture(scope="module")
+def seven_weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data directory with ETH and SOL, enough for a plan, that ends in mid-day."""
+    datadir = tmp_path_factory.mktemp("seven-weeks")
+    spec = SyntheticSpec(pairs=(pair_spec(SOL), pair_spec(ETH)))
+    write_datadir(spec, datadir, "2024-01-01", "2024-02-19 05:00")
+    return datadir
+
+
+def test_a_plan_takes_the_configured_pairs_first_and_the_last_whole_week(
+    project: Path, seven_weeks: Path, tmp_path: Path
+) -> None:
+    plan = plan_validation(project, tmp_path, full=False, datadir=seven_weeks)
+    assert plan.request.overrides["exchange"] == {"pair_whitelist": [ETH, SOL]}
+    assert plan.request.timerange == "20240212-20240219"
+    assert plan.request.overrides["freqai"]["rl_config"]["train_cycles"] == 4
+    assert plan.recipe == Recipe(train_cycles=4)
+    assert plan.request.folder.parent == tmp_path
+    market = training_market(seven_weeks, plan.pair, plan.until)
+    assert len(market) == 30 * 288
+    assert market.entry_long.any()
+
+
+def test_a_full_plan_trains_every_cycle(project: Path, seven_weeks: Path, tmp_path: Path) -> None:
+    plan = plan_validation(project, tmp_path, full=True, datadir=seven_weeks)
+    assert plan.request.overrides["freqai"]["rl_config"]["train_cycles"] == 30
+    assert plan.recipe == Recipe()
+
+
+def test_a_given_folder_has_to_hold_candles_enough(
+    project: Path, tiny_datadir: Path, tmp_path: Path
+) -> None:
+    for folder in (tiny_datadir, tmp_path):
+        with pytest.raises(MarketError, match="no pair has 42 days of candles"):
+            plan_validation(project, tmp_path, full=False, datadir=folder)
+
+
+def test_without_data_the_demo_market_is_made(
+    project: Path, tmp_path: Path, seven_weeks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def demo_market(folder: Path) -> Path:
+        made.append(folder)
+        return seven_weeks
+
+    monkeypatch.setattr(plan_module, "demo_market", demo_market)
+    plan = plan_validation(project, tmp_path, full=False, datadir=None)
+    assert made == [project]
+    assert plan.request.datadir == seven_weeks
+
+
+def test_own_candles_come_before_the_demo_market(
+    project: Path, tmp_path: Path, seven_weeks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "DEFAULT_DATADIR", seven_weeks)
+    monkeypatch.setattr(plan_module, "demo_market", lambda _: pytest.fail("not needed"))
+    plan = plan_validation(project, tmp_path, full=False, datadir=None)
+    assert plan.request.datadir == seven_weeks
+
+
+def test_the_script_is_the_command() -> None:
+    command = [sys.executable, "validate_monitoring.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--full" in done.stdout
+    assert "--datadir" in done.stdout
+
+
+def test_the_script_says_in_one_line_what_to_do_where_the_package_is_missing() -> None:
+    command = [sys.executable, "-I", "-S", "validate_monitoring.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "mtf_scalper" in line
+    assert "make install" in line
