@@ -18,17 +18,11 @@ from report import WINDOW, benchmark_market, spread, write_results
 
 from mtf_scalper.compute import available_cpus
 from mtf_scalper.market.market import Market
+from mtf_scalper.monitoring.speed import BEFORE
 from mtf_scalper.settings import Settings, VecEnvKind
 from mtf_scalper.training import train
 
 STEPS = 32768
-BEFORE: dict[str, Any] = {
-    "n_envs": 1,
-    "vec_env": VecEnvKind.DUMMY,
-    "n_steps": 2048,
-    "batch_size": 64,
-    "net_arch": (256, 256, 128),
-}
 AFTER: dict[str, Any] = {
     "n_envs": 8,
     "vec_env": VecEnvKind.SUBPROC,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -37,31 +36,17 @@ def progress_columns() -> tuple[
     )
 
 
-class WindowBar:
+class WindowBar(RichProgress):
     """A bar for one training window; a context manager and a callback."""
 
     def __init__(self, title: str, console: Console) -> None:
-        self._bar = RichProgress(*progress_columns(), console=console)
-        self._task = self._bar.add_task(title, total=None, detail="starting")
-
-    def __enter__(self) -> Self:
-        """Show the bar."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leave the bar as it is and give the terminal back."""
-        self._bar.stop()
+        super().__init__(*progress_columns(), console=console)
+        self._window = self.add_task(title, total=None, detail="starting")
 
     def __call__(self, progress: Progress) -> None:
         """Move the bar."""
-        self._bar.update(
-            self._task,
+        self.update(
+            self._window,
             total=progress.total_steps,
             completed=progress.steps,
             detail=f"{progress.phase}, {speed(progress)}",
@@ -91,29 +76,15 @@ class LoggedProgress:
         )
 
 
-class EventBars:
+class EventBars(RichProgress):
     """A bar for every training window of a run, fed with the events that the run wrote."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = RichProgress(*progress_columns(), console=console)
-        self._tasks: dict[tuple[str, str], TaskID] = {}
+        super().__init__(*progress_columns(), console=console)
+        self._windows: dict[tuple[str, str], TaskID] = {}
         self._seen = 0
 
-    def __enter__(self) -> Self:
-        """Show the bars."""
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leave the bars as they are and give the terminal back."""
-        self._bars.stop()
-
-    def update(self, events: list[dict[str, Any]]) -> None:
+    def show(self, events: list[dict[str, Any]]) -> None:
         """Show what is new in the events so far, oldest first."""
         for event in events[self._seen :]:
             self._show(event)
@@ -125,18 +96,18 @@ class EventBars:
         if name == "training_started":
             until = datetime.fromtimestamp(int(key[1].rsplit("_", 1)[-1]), UTC)
             title = f"{key[0]} to {until:%Y-%m-%d}"
-            self._tasks[key] = self._bars.add_task(title, total=event["total_steps"], detail="")
+            self._windows[key] = self.add_task(title, total=event["total_steps"], detail="")
         elif name == "progress":
             known = {field: event[field] for field in ("steps", "total_steps", "seconds", "phase")}
             progress = Progress(**known)
-            self._bars.update(
-                self._tasks[key],
+            self.update(
+                self._windows[key],
                 total=progress.total_steps,
                 completed=progress.steps,
                 detail=f"{progress.phase}, {speed(progress)}",
             )
         elif name == "training_finished":
             detail = f"{event['seconds']:.0f} s, {event['steps_per_second']:,.0f} steps/s"
-            self._bars.update(
-                self._tasks[key], total=event["steps"], completed=event["steps"], detail=detail
+            self.update(
+                self._windows[key], total=event["steps"], completed=event["steps"], detail=detail
             )

@@ -83,7 +83,7 @@ def run_demo(datadir: Path | None = None, timerange: str | None = None) -> int:
     console.print(f"freqtrade backtesting {request.timerange} on {_short(market, project)}")
     console.print("training one agent per pair and week; the environments run on all cores")
     with EventBars(console) as bars:
-        outcome = run_backtest(request, lambda run: bars.update(run.events()))
+        outcome = run_backtest(request, lambda run: bars.show(run.events()))
     console.print(_result_table(outcome))
     console.print(_exit_table(outcome))
     console.print(f"whole run       {outcome.seconds:.0f} s")

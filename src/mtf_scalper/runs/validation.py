@@ -99,7 +99,7 @@ def observe(plan: ValidationPlan, console: Console) -> RunFacts:
                 path = request.folder / "samples.csv"
                 sampler = stack.enter_context(ProcessSampler(run.process.pid, path))
             events = run.events()
-            bars.update(events)
+            bars.show(events)
 
         try:
             run_backtest(request, on_poll)
