@@ -191,7 +191,7 @@ def test_torch_gets_its_threads_after_freqai_has_set_them(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"vec_env": "threads"}, ("vec_env", "'subproc' or 'dummy'", "'threads'")),
+        ({"vec_env": "threads"}, ("vec_env", "'subproc', 'dummy' or 'batched'", "'threads'")),
         ({"n_env": 4}, ("freqai.rl_config.n_env", "'n_envs'")),
         ({"entry": "sometimes"}, ("freqai.rl_config.entry", "always, classic, any")),
     ],
