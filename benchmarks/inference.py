@@ -76,6 +76,7 @@ def main() -> int:
     results = {
         "rows": N_ROWS,
         "repeats": repeats,
+        "torch_threads": torch.get_num_threads(),
         "distinct_actions": len(np.unique(actual[WINDOW - 1 :])),
         "same_actions": same,
         "seconds": {name: spread(values) for name, values in seconds.items()},

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from mtf_scalper.compute import available_cpus
 from mtf_scalper.market.market import Market
@@ -49,7 +48,6 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(),
         "cpus": available_cpus(),
-        "torch_threads": torch.get_num_threads(),
         "platform": platform.platform(terse=True),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},

@@ -40,11 +40,10 @@ RECIPES = {
 
 
 class TreeMeter:
-    """CPU time and unique memory of this process and its children while a block runs."""
+    """CPU time of this process and its children while a block runs."""
 
     def __enter__(self) -> TreeMeter:
         """Start sampling."""
-        self.peak_bytes = 0
         self._cpu: dict[int, float] = {}
         self._stop = threading.Event()
         self._sample()
@@ -72,15 +71,12 @@ class TreeMeter:
 
     def _sample(self) -> None:
         me = psutil.Process()
-        total = 0
         for process in [me, *me.children(recursive=True)]:
             try:
                 times = process.cpu_times()
-                total += process.memory_full_info().uss
             except psutil.Error:
                 continue
             self._cpu[process.pid] = times.user + times.system
-        self.peak_bytes = max(self.peak_bytes, total)
 
 
 def measure(market: Market, recipe: dict[str, Any]) -> dict[str, float]:
@@ -95,7 +91,7 @@ def measure(market: Market, recipe: dict[str, Any]) -> dict[str, float]:
         "steps": result.steps,
         "steps_per_second": result.steps_per_second,
         "cpu_share": meter.cpu_share,
-        "peak_unique_mb": meter.peak_bytes / 1e6,
+        "torch_threads": result.compute.threads,
     }
 
 
@@ -121,11 +117,11 @@ def main() -> int:
             )
         }
     path = write_results("training", {"steps": STEPS, "repeats": repeats, "recipes": table})
-    print(f"\n{'recipe':<26}{'steps/s':>9}{'ratio':>7}{'CPU':>6}{'unique MB':>11}")
+    print(f"\n{'recipe':<26}{'steps/s':>9}{'ratio':>7}{'CPU':>6}")
     for name, row in table.items():
         speed, ratio = row["steps_per_second"]["median"], row["ratio_to_before"]["median"]
-        share, memory = row["cpu_share"]["median"], row["peak_unique_mb"]["median"]
-        print(f"{name:<26}{speed:>9,.0f}{ratio:>7.2f}{share:>6.0%}{memory:>11,.0f}")
+        share = row["cpu_share"]["median"]
+        print(f"{name:<26}{speed:>9,.0f}{ratio:>7.2f}{share:>6.0%}")
     counts = {statistics.median(run["steps"] for run in rs) for rs in runs.values()}
     print(f"steps of every recipe: {sorted(counts)}; written to {path.name}")
     return 0
