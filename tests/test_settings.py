@@ -389,7 +389,7 @@ def test_every_setting_has_its_effect_tested() -> None:
         "interop_threads": "test_compute.py",
         "device": "test_compute.py",
         "inference_batch_size": "test_inference.py",
-        "progress_bar": "freqai/",
+        "progress_bar": "freqai/test_model.py",
     }
     assert set(Settings.model_fields) == {*PPO_EFFECTS, *ENV_EFFECTS, *elsewhere}
     assert set(TradeRules.model_fields) == set(RULE_EFFECTS)

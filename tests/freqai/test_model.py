@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import threading
 import time
@@ -21,6 +22,7 @@ from freqtrade.freqai.data_drawer import FreqaiDataDrawer
 from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.freqai.RL.BaseReinforcementLearningModel import BaseReinforcementLearningModel
 from freqtrade.strategy import IStrategy
+from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
@@ -486,3 +488,21 @@ def test_a_provider_without_exchange_needs_a_configured_fee(open_workshop: OpenW
     workshop.config["fee"] = 0.0005
     workshop.kitchen.find_features(workshop.window)
     assert type(workshop.train()) is PPO
+
+
+# Progress
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_bar_shows_a_training_on_freqtrades_terminal(
+    wanted: bool,
+    open_workshop: OpenWorkshop,
+    rl_config: RlConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    monkeypatch.setattr("mtf_scalper.freqai.model.error_console", console)
+    open_workshop(rl_config(progress_bar=wanted)).train()
+    assert ("steps/s" in screen.getvalue()) is wanted
+    assert (PAIR in screen.getvalue()) is wanted

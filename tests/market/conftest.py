@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +34,11 @@ def random_candles():
 
 
 @pytest.fixture(scope="session")
-def real_candles():
+def real_candles(real_candles_folder: Path):
     """Return a reader of the 5m candles of a coin; skips where there are none."""
-    named = os.environ.get("MTF_SCALPER_CANDLES")
-    beside = Path(__file__).resolve().parents[3] / "shared" / "candles" / "binance"
-    folder = Path(named) if named else beside
-    if not folder.is_dir():
-        pytest.skip(f"no real candles: MTF_SCALPER_CANDLES is unset and {beside} does not exist")
 
     def read(coin: str, timeframe: str = "5m") -> pd.DataFrame:
-        return pd.read_feather(folder / "futures" / f"{coin}_USDT_USDT-{timeframe}-futures.feather")
+        name = f"{coin}_USDT_USDT-{timeframe}-futures.feather"
+        return pd.read_feather(real_candles_folder / "futures" / name)
 
     return read
