@@ -179,7 +179,7 @@ def machine_findings(machine: Machine, settings: Settings) -> Iterator[Finding]:
             Level.SLOW,
             f"this platform starts each of the {processes} environment processes from nothing, "
             "and every one imports the package again: seconds at the start of every training",
-            'set "vec_env": "dummy" in rl_config where trainings are short',
+            'set "vec_env": "batched" in rl_config, which uses no processes',
         )
     needed_gb = _TRAINING_GB + (processes * _SPAWNED_ENV_GB if spawns_only else 0.0)
     if machine.memory_available_gb < needed_gb:
@@ -223,7 +223,7 @@ def _cpu_findings(machine: Machine, settings: Settings) -> Iterator[Finding]:
             Level.SLOW,
             f"{settings.n_envs} environment processes share {cpus} CPUs with the network's "
             "update: they take turns, and sending observations can cost more than it brings",
-            'compare with "vec_env": "dummy" in rl_config, which uses no processes',
+            'set "vec_env": "batched" in rl_config, which uses no processes',
         )
     if machine.cpu_busy_share > _BUSY_SHARE:
         yield Finding(
