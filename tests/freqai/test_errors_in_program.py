@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 Backtesting = Callable[..., tuple[int, str]]
@@ -70,5 +72,23 @@ def test_a_missing_feature_value_is_named_with_pair_window_and_column(
     assert code == 2
     assert error == (
         "BTC/USDT:USDT, window 2024-01-29 to 2024-01-29: column '%-body' is nan at "
-        "2024-01-29 12:00 (1 such rows)"
+        "2024-01-29 12:00 (1 such row)"
+    )
+
+
+def test_a_candle_that_cannot_be_is_named_with_pair_column_and_date(
+    backtesting: Backtesting, datadir: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "candles"
+    shutil.copytree(datadir, damaged)
+    file = damaged / "futures" / "BTC_USDT_USDT-5m-futures.feather"
+    candles = pd.read_feather(file)
+    rows = candles["date"].isin(pd.to_datetime(["2024-01-29 12:00", "2024-01-29 18:00"], utc=True))
+    candles.loc[rows, ["high", "low"]] = [50_000.0, 50_001.5]
+    candles.to_feather(file)
+    code, error = backtesting(datadir=str(damaged))
+    assert code == 2
+    assert error == (
+        "BTC/USDT:USDT: column 'low' (50001.5) is above 'high' (50000.0) at 2024-01-29 12:00 "
+        "(2 such rows)"
     )

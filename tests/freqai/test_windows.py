@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,12 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from freqtrade.data.btanalysis import get_tick_size_over_time
+from freqtrade.data.history import load_pair_history
 from freqtrade.enums import CandleType
 from freqtrade.exchange import Exchange
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.windows import build_market, check_window, fee_rate, funding_per_unit
+from mtf_scalper.freqai.windows import (
+    build_market,
+    check_window,
+    fee_rate,
+    funding_per_unit,
+    log_gaps,
+)
+from mtf_scalper.market.candles import check_candles
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 
 PAIR = "BTC/USDT:USDT"
@@ -39,6 +48,7 @@ def window() -> pd.DataFrame:
             "high": np.round(np.maximum(opened, close) + 0.05, 2),
             "low": np.round(np.minimum(opened, close) - 0.05, 2),
             "close": close,
+            "volume": rng.lognormal(5.0, 0.6, n),
             "%-a": rng.standard_normal(n),
             "%-b": rng.standard_normal(n),
             columns.ENTRY_LONG: rng.random(n) < 0.2,
@@ -120,8 +130,84 @@ def test_a_column_without_values_is_named(window: pd.DataFrame) -> None:
     assert error_of(window) == message
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("open", 0.0, "column 'open' is 0.0, not above zero, at 2024-01-31 20:20 (3 such rows)"),
+        ("high", np.nan, "column 'high' is nan at 2024-01-31 20:20 (3 such rows)"),
+        ("high", 1.0, "column 'low' ("),
+        ("volume", np.inf, "column 'volume' is inf at 2024-01-31 20:20 (3 such rows)"),
+    ],
+)
+def test_a_candle_that_cannot_be_is_named(
+    window: pd.DataFrame, column: str, value: float, problem: str
+) -> None:
+    window.loc[1100:1102, column] = value
+    message = error_of(window)
+    assert message.startswith(f"{PAIR}: {problem}")
+    assert message.endswith("at 2024-01-31 20:20 (3 such rows)")
+
+
+def test_dates_that_do_not_rise_are_named(window: pd.DataFrame) -> None:
+    double = window.loc[[*range(1000, 1101), *range(1100, 1200)]]
+    message = "column 'date' has a duplicate candle at 2024-01-31 20:20 (1 such row)"
+    assert error_of(double) == f"{PAIR}: {message}; drop duplicates"
+    swapped = window.loc[[*range(1000, 1100), 1101, 1100, *range(1102, 1200)]]
+    message = "column 'date' is out of order after 2024-01-31 20:25 at 2024-01-31 20:20"
+    assert error_of(swapped) == f"{PAIR}: {message} (1 such row); sort the candles"
+    window.loc[1199, "date"] = pd.NaT
+    assert error_of(window) == f"{PAIR}: column 'date' is missing at row 199 (1 such row)"
+
+
+def test_freqtrade_sorts_merges_and_fills_what_it_loads(datadir: Path, tmp_path: Path) -> None:
+    """So that duplicates and gaps on disk reach neither training nor backtest."""
+    source = datadir / "futures" / "BTC_USDT_USDT-5m-futures.feather"
+    whole = pd.read_feather(source)
+    damaged = whole.drop(index=range(500, 520)).sample(frac=1.0, random_state=3)
+    (tmp_path / "futures").mkdir()
+    again = pd.concat([damaged, whole.iloc[[7, 8]]], ignore_index=True)
+    again.to_feather(tmp_path / "futures" / source.name)
+    loaded = load_pair_history(PAIR, "5m", tmp_path, candle_type=CandleType.FUTURES)
+    check_candles(loaded, PAIR)
+    assert loaded["date"].tolist() == whole["date"].tolist()
+    filled = loaded.loc[500:519]
+    assert (filled[["open", "high", "low", "close"]] == whole["close"][499]).all(axis=None)
+    assert not filled["volume"].any()
+
+
+def test_gaps_are_accepted_and_logged_once_for_a_window(
+    window: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows that the strategy dropped; what freqtrade loads has no gaps."""
+    holes = window.drop(index=[1010, *range(1100, 1110)])
+    with caplog.at_level(logging.INFO):
+        check_window(holes, FEATURES, PAIR, SETTINGS)
+        log_gaps(holes, PAIR, "5m")
+        market = build_market(
+            holes[["%-a"]], holes, PAIR, SETTINGS, config=CONFIG, provider=provider_of()
+        )
+        log_gaps(window, PAIR, "5m")
+    assert len(market) == 189
+    assert [line for line in caplog.messages if "missing" in line] == [
+        f"{PAIR}: 11 candles of 5m missing in 2 gaps, at most 10 of them after 2024-01-31 20:15; "
+        "the rows around a gap count as neighbours"
+    ]
+
+
+def test_flat_candles_without_volume_are_accepted(window: pd.DataFrame) -> None:
+    """An exchange's halt, or what freqtrade puts in the place of missing candles."""
+    prices = ["open", "high", "low", "close"]
+    window.loc[1100:1150, prices] = window.loc[1099, "close"]
+    window.loc[1100:1150, "volume"] = 0.0
+    check_window(window, FEATURES, PAIR, SETTINGS)
+    market = build_market(
+        window[["%-a"]], window, PAIR, SETTINGS, config=CONFIG, provider=provider_of()
+    )
+    assert set(market.ohlc[100:151].ravel()) == {window.loc[1099, "close"]}
+
+
 def test_a_constant_price_is_named(window: pd.DataFrame) -> None:
-    window["close"] = 100.0
+    window[["open", "high", "low", "close"]] = 100.0
     assert error_of(window) == f"{WINDOW}column 'close' is constant (100.0)"
 
 

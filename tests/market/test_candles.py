@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from mtf_scalper.errors import MarketError
 from mtf_scalper.market.candles import (
     align_higher_timeframe,
     check_candles,
+    fill_missing_candles,
     merge_higher_timeframe,
     resample_candles,
     timeframe_delta,
@@ -152,18 +155,104 @@ def test_a_timeframe_that_is_no_multiple_is_refused(random_candles):
         resample_candles(random_candles(50), "7m")
 
 
+def refusal(frame: pd.DataFrame) -> str:
+    with pytest.raises(MarketError) as caught:
+        check_candles(frame, "BTC/USDT:USDT")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("BTC/USDT:USDT: ")
+    return message.removeprefix("BTC/USDT:USDT: ")
+
+
 def test_a_frame_that_is_not_of_candles_is_refused(random_candles):
     frame = random_candles(20)
-    with pytest.raises(MarketError, match="no column 'volume'"):
-        check_candles(frame.drop(columns="volume"))
-    with pytest.raises(MarketError, match="UTC"):
-        check_candles(frame.assign(date=frame["date"].dt.tz_localize(None)))
-    with pytest.raises(MarketError, match="rise strictly"):
-        check_candles(frame.iloc[::-1])
-    with pytest.raises(MarketError, match="rise strictly"):
-        check_candles(frame.iloc[[0, 1, 1, 2]])
-    with pytest.raises(MarketError, match="rise strictly"):
-        check_candles(frame.assign(date=frame["date"].where(frame.index != 3)))
+    assert refusal(frame.drop(columns="volume")).startswith(
+        "column 'volume' is missing; got ['date'"
+    )
+    naive = frame.assign(date=frame["date"].dt.tz_localize(None))
+    assert refusal(naive).startswith("column 'date' must be datetime64 in UTC, not datetime64[")
+    with pytest.raises(MarketError, match=r"^candle frame: column 'open' is missing"):
+        check_candles(frame.drop(columns="open"))
+
+
+def test_dates_that_do_not_rise_are_told_apart():
+    frame = candles_at([0, 5, 10, 15, 20])
+    assert refusal(frame.iloc[[0, 1, 1, 2, 2]]) == (
+        "column 'date' has a duplicate candle at 2024-03-01 00:05 (2 such rows); drop duplicates"
+    )
+    assert refusal(frame.iloc[[0, 3, 1, 2, 4]]) == (
+        "column 'date' is out of order after 2024-03-01 00:15 at 2024-03-01 00:05 (1 such row); "
+        "sort the candles"
+    )
+    without = frame.assign(date=frame["date"].where(frame.index != 3))
+    assert refusal(without) == "column 'date' is missing at row 3 (1 such row)"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("open", np.nan, "column 'open' is nan at 2024-03-01 00:10 (2 such rows)"),
+        ("close", np.inf, "column 'close' is inf at 2024-03-01 00:10 (2 such rows)"),
+        ("low", 0.0, "column 'low' is 0.0, not above zero, at 2024-03-01 00:10 (2 such rows)"),
+        (
+            "close",
+            -1.0,
+            "column 'close' is -1.0, not above zero, at 2024-03-01 00:10 (2 such rows)",
+        ),
+        (
+            "low",
+            9e3,
+            "column 'low' (9000.0) is above 'high' (3010.0) at 2024-03-01 00:10 (2 such rows)",
+        ),
+        ("high", 1500.0, "column 'high' is below open or close at 2024-03-01 00:10 (2 such rows)"),
+        ("low", 1500.0, "column 'low' is above open or close at 2024-03-01 00:10 (2 such rows)"),
+        ("volume", -3.0, "column 'volume' is -3.0 at 2024-03-01 00:10 (2 such rows)"),
+        ("volume", np.nan, "column 'volume' is nan at 2024-03-01 00:10 (2 such rows)"),
+    ],
+)
+def test_a_candle_that_cannot_be_is_named_with_its_first_date(
+    column: str, value: float, message: str
+):
+    frame = candles_at([0, 5, 10, 15, 20])
+    frame.loc[[2, 4], column] = value
+    assert refusal(frame) == message
+    with pytest.raises(MarketError, match=r"^candle frame: column"):
+        resample_candles(frame, "15m")
+
+
+def test_gaps_and_flat_candles_without_volume_are_accepted():
+    frame = candles_at([0, 5, 25, 30, 90])
+    for column in ("high", "low", "close"):
+        frame[column] = frame["open"]
+    check_candles(frame.assign(volume=0.0))
+    check_candles(frame.iloc[:0])
+
+
+# freqtrade calls pandas in a way that pandas 3.1 deprecates.
+@pytest.mark.filterwarnings("ignore:The inplace keyword in:pandas.errors.Pandas4Warning")
+@pytest.mark.parametrize("unit", ["ms", "ns"])
+def test_missing_candles_are_filled_as_freqtrade_fills_them(random_candles: Any, unit: str):
+    converter = pytest.importorskip("freqtrade.data.converter")
+    frame = random_candles(300).drop(index=[3, 4, 5, 100, 250]).reset_index(drop=True)
+    frame["date"] = frame["date"].dt.as_unit(unit)
+    filled = fill_missing_candles(frame)
+    expected = converter.ohlcv_fill_up_missing_data(frame.copy(), "5m", "BTC/USDT:USDT")
+    pd.testing.assert_frame_equal(filled, expected)
+    assert len(filled) == 300
+    added = filled.loc[3:5]
+    assert (added[["open", "high", "low", "close"]] == filled["close"][2]).all(axis=None)
+    assert (added["volume"] == 0.0).all()
+    pd.testing.assert_frame_equal(fill_missing_candles(filled), filled)
+    assert len(fill_missing_candles(frame.iloc[:0])) == 0
+
+
+def test_a_candle_beside_the_grid_cannot_be_filled_around(random_candles: Any):
+    frame = random_candles(20)
+    frame.loc[[7, 9], "date"] += pd.Timedelta("1min")
+    with pytest.raises(MarketError) as caught:
+        fill_missing_candles(frame)
+    message = "column 'date' is no multiple of 5m at 2024-03-01 00:36 (2 such rows)"
+    assert str(caught.value) == f"candle frame: {message}"
 
 
 @pytest.mark.parametrize("timeframe", ["15m", "1h"])

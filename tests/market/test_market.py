@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import pickle
 from typing import Any
 
@@ -172,17 +173,17 @@ def test_too_few_candles_are_refused(n_candles) -> None:
 @pytest.mark.parametrize(
     ("value", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (1e300, "inf")]
 )
-def test_a_feature_that_is_not_finite_is_named_with_its_row(value, shown) -> None:
+def test_a_feature_that_is_not_finite_is_named_with_its_date(value, shown) -> None:
     fields = arrays()
     fields["features"] = fields["features"].astype(np.float64)
     fields["features"][4, 1] = fields["features"][5, 1] = value
-    assert refusal(fields) == f"column 'adx' is {shown} at row 4 (2024-03-01T00:20) (2 such rows)"
+    assert refusal(fields) == f"column 'adx' is {shown} at 2024-03-01 00:20 (2 such rows)"
 
 
 @pytest.mark.parametrize(("column", "name"), list(enumerate(("open", "high", "low", "close"))))
-def test_a_missing_price_is_named_with_its_row(column, name) -> None:
+def test_a_missing_price_is_named_with_its_date(column, name) -> None:
     fields = replaced("ohlc", (2, column), np.nan)
-    assert refusal(fields) == f"column {name!r} is nan at row 2 (2024-03-01T00:10) (1 such rows)"
+    assert refusal(fields) == f"column {name!r} is nan at 2024-03-01 00:10 (1 such row)"
 
 
 @pytest.mark.parametrize("name", ["leverage", "funding", "tick_size"])
@@ -190,20 +191,23 @@ def test_a_trading_condition_that_is_not_finite_is_named(name) -> None:
     values = np.ones(N)
     values[3] = np.nan
     message = refusal({**arrays(), name: values})
-    assert message == f"column {name!r} is nan at row 3 (2024-03-01T00:15) (1 such rows)"
+    assert message == f"column {name!r} is nan at 2024-03-01 00:15 (1 such row)"
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_price_that_is_not_positive_is_refused(value) -> None:
-    fields = replaced("ohlc", (1, 2), value)
-    assert refusal(fields) == "column 'low' is not positive at row 1 (2024-03-01T00:05)"
+    fields = replaced("ohlc", ([1, 4], 2), value)
+    message = f"column 'low' is {value}, not above zero, at 2024-03-01 00:05 (2 such rows)"
+    assert refusal(fields) == message
 
 
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        (1, 101.5, "column 'high' is below open or close at row 1 (2024-03-01T00:05)"),
-        (2, 101.5, "column 'low' is above open or close at row 1 (2024-03-01T00:05)"),
+        (1, 101.5, "column 'high' is below open or close at 2024-03-01 00:05 (1 such row)"),
+        (2, 101.5, "column 'low' is above open or close at 2024-03-01 00:05 (1 such row)"),
+        (1, 99.5, "column 'low' (100.0) is above 'high' (99.5) at 2024-03-01 00:05 (1 such row)"),
+        (2, 104.0, "column 'low' (104.0) is above 'high' (103.0) at 2024-03-01 00:05 (1 such row)"),
     ],
 )
 def test_a_candle_that_contradicts_itself_is_refused(column, value, message) -> None:
@@ -223,8 +227,8 @@ def test_flat_candles_at_changing_prices_are_fine() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"leverage": 0.5}, "column 'leverage' is below 1 at row 0 (2024-03-01T00:00)"),
-        ({"tick_size": -0.1}, "column 'tick_size' is negative at row 0 (2024-03-01T00:00)"),
+        ({"leverage": 0.5}, "column 'leverage' is below 1 at 2024-03-01 00:00 (6 such rows)"),
+        ({"tick_size": -0.1}, "column 'tick_size' is negative at 2024-03-01 00:00 (6 such rows)"),
         ({"fee_rate": -0.001}, "fee_rate must lie in [0, 0.1), got -0.001"),
         ({"fee_rate": 0.1}, "fee_rate must lie in [0, 0.1), got 0.1"),
         ({"fee_rate": float("nan")}, "fee_rate must lie in [0, 0.1), got nan"),
@@ -235,18 +239,76 @@ def test_a_bad_trading_condition_is_named(change, message) -> None:
     assert refusal({**arrays(), **change}) == message
 
 
-@pytest.mark.parametrize("row_before", [2, 3])
-def test_dates_that_do_not_rise_are_refused(row_before) -> None:
+def test_a_duplicate_candle_is_refused() -> None:
     fields = arrays()
-    fields["dates"][3] = fields["dates"][row_before] - np.timedelta64(
-        0 if row_before < 3 else 1, "h"
-    )
-    assert "column 'dates' is not after the row before it at row 3" in refusal(fields)
+    fields["dates"][[2, 3]] = fields["dates"][1]
+    message = "column 'dates' has a duplicate candle at 2024-03-01 00:05 (2 such rows)"
+    assert refusal(fields) == f"{message}; drop duplicates"
+
+
+def test_candles_out_of_order_are_refused_with_both_dates() -> None:
+    fields = arrays()
+    fields["dates"][[2, 3]] = fields["dates"][[3, 2]]
+    message = "column 'dates' is out of order after 2024-03-01 00:15 at 2024-03-01 00:10"
+    assert refusal(fields) == f"{message} (1 such row); sort the candles"
+
+
+def test_the_first_of_two_mistakes_in_the_dates_is_told() -> None:
+    fields = arrays()
+    fields["dates"][2] = fields["dates"][1]
+    fields["dates"][5] -= np.timedelta64(1, "h")
+    assert refusal(fields).startswith("column 'dates' has a duplicate candle at 2024-03-01 00:05")
+    fields["dates"][1] -= np.timedelta64(1, "h")
+    assert refusal(fields).startswith("column 'dates' is out of order after 2024-03-01 00:00 at")
 
 
 def test_a_missing_date_is_refused() -> None:
     fields = replaced("dates", 3, np.datetime64("NaT"))
-    assert refusal(fields).startswith("column 'dates' is not after the row before it at row 3")
+    assert refusal(fields) == "column 'dates' is missing at row 3 (1 such row)"
+
+
+def test_dates_between_minutes_are_told_apart() -> None:
+    fields = arrays()
+    fields["dates"] = fields["dates"][0] + np.arange(N) * np.timedelta64(1, "s")
+    fields["dates"][3] = fields["dates"][2]
+    assert "has a duplicate candle at 2024-03-01 00:00:02.000 (1 such row)" in refusal(fields)
+
+
+def dates_without(*rows: int) -> np.ndarray:
+    """Return the dates of N candles with those of the given rows left out before the last."""
+    dates = arrays()["dates"][0] + np.arange(N + len(rows)) * np.timedelta64(5, "m")
+    return np.delete(dates, rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "missing"),
+    [
+        ((2,), "1 candle of 5m missing in 1 gap, at most 1 of them after 2024-03-01 00:05"),
+        (
+            (1, 3, 4, 5),
+            "4 candles of 5m missing in 2 gaps, at most 3 of them after 2024-03-01 00:10",
+        ),
+    ],
+)
+def test_gaps_are_accepted_and_logged_once_per_market(
+    rows: tuple[int, ...], missing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        market = Market(**{**arrays(), "dates": dates_without(*rows)})
+        market.slice(0, 5).slice(0, 4)
+        pickle.loads(pickle.dumps(market))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == f"{PAIR}: {missing}; the rows around a gap count as neighbours"
+
+
+@pytest.mark.parametrize("change", [{}, {"dates": None}])
+def test_without_a_gap_there_is_nothing_to_log(
+    change: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        Market(**{**arrays(), **change})
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("value", [np.nan, 2.0, -1.0])
@@ -259,7 +321,7 @@ def test_an_entry_that_is_neither_true_nor_false_is_refused(value) -> None:
 
 def test_without_dates_the_row_alone_is_named() -> None:
     fields = {**replaced("ohlc", (1, 2), -1.0), "dates": None}
-    assert refusal(fields) == "column 'low' is not positive at row 1"
+    assert refusal(fields) == "column 'low' is -1.0, not above zero, at row 1 (1 such row)"
 
 
 def test_a_slice_is_a_market_of_those_rows() -> None:

@@ -1,21 +1,24 @@
-"""Keeps FreqAI from reusing models and predictions that were made from other candles.
+"""Keeps FreqAI from reusing models and predictions made from other candles or other features.
 
 FreqAI finds them by identifier, pair and date alone. Every training notes a digest of its candles
 beside its model; a backtest that finds such a note compares it with the candles that it has now.
+The names of a model's features stand in FreqAI's metadata beside it, in the network's order.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from pandas import DataFrame, Timestamp
 
-from mtf_scalper.errors import SettingsError
+from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.telemetry import EVENTS_FILE, EventLog, read_events
 
-__all__ = ["check_candles", "note_candles"]
+__all__ = ["check_features", "check_same_candles", "note_candles"]
 
 _EVENT = "candles"
 _PRICES = ["open", "high", "low", "close", "volume"]
@@ -27,7 +30,7 @@ def note_candles(events: EventLog, window: DataFrame) -> None:
     events.write(_EVENT, first=first.isoformat(), last=last.isoformat(), digest=_digest(window))
 
 
-def check_candles(models_folder: Path, pair: str, candles: DataFrame) -> None:
+def check_same_candles(models_folder: Path, pair: str, candles: DataFrame) -> None:
     """Compare the candles that the pair's models were made from with those of this run.
 
     Parameters
@@ -59,6 +62,50 @@ def check_candles(models_folder: Path, pair: str, candles: DataFrame) -> None:
                 f"{last:%Y-%m-%d} that was made from other candles; choose a new identifier or "
                 "delete its folder under user_data/models"
             )
+
+
+def check_features(trained: Sequence[str] | None, given: Sequence[str], pair: str) -> None:
+    """Compare the names and the order of the features with those that a model was trained on.
+
+    Parameters
+    ----------
+    trained, given : sequence of str
+        Features of the training, None where they are not known, and those of this run.
+    pair : str
+
+    Raises
+    ------
+    MarketError
+        One line that names the pair and the first feature that is missing, unknown or moved.
+    """
+    if trained is not None and list(given) == list(trained):
+        return
+    if trained is None:
+        problem = "the features that the model was trained on are not known"
+    else:
+        problem = _difference(trained, given)
+    raise MarketError(
+        f"{pair}: {problem}; restore the strategy's features, or train under a new identifier"
+    )
+
+
+def _difference(trained: Sequence[str], given: Sequence[str]) -> str:
+    """Name the first feature in which two lists that differ do so."""
+    missing = list((Counter(trained) - Counter(given)).elements())
+    unknown = list((Counter(given) - Counter(trained)).elements())
+    parts = []
+    if missing:
+        parts.append(f"{missing[0]!r} of the model's training is missing")
+    if unknown:
+        parts.append(f"{unknown[0]!r} is not known to the model")
+    if parts:
+        return (
+            f"feature {', '.join(parts)} ({len(missing)} missing, {len(unknown)} unknown, "
+            f"{len(trained)} trained)"
+        )
+    now = next(i for i, names in enumerate(zip(given, trained, strict=True)) if len({*names}) > 1)
+    then = list(trained).index(given[now])
+    return f"feature {given[now]!r} is number {now + 1}, in the model's training {then + 1}"
 
 
 def _digest(candles: DataFrame) -> str:

@@ -16,18 +16,24 @@ from numpy.typing import NDArray
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai import columns
-from mtf_scalper.market.market import Market
+from mtf_scalper.market.candles import check_candles
+from mtf_scalper.market.market import PRICES, Market, bad_rows, gap_notice
 from mtf_scalper.settings import EntryMode, Settings
 
-__all__ = ["build_market", "check_window", "fee_rate", "funding_per_unit"]
+__all__ = [
+    "build_market",
+    "check_raw_prices",
+    "check_window",
+    "fee_rate",
+    "funding_per_unit",
+    "log_gaps",
+]
 
 logger = logging.getLogger(__name__)
 
-_PRICES = ["open", "high", "low", "close"]
-
 
 def check_window(frame: pd.DataFrame, features: list[str], pair: str, settings: Settings) -> None:
-    """Check the features and prices of a training window before anything is computed from them.
+    """Check the candles and features of a training window before anything is computed from them.
 
     Missing values in the first rows are an indicator's warm-up and are dropped by FreqAI; later
     ones, and infinite values anywhere, are errors.
@@ -35,17 +41,13 @@ def check_window(frame: pd.DataFrame, features: list[str], pair: str, settings: 
     Raises
     ------
     MarketError
-        Names the pair, the window and the column.
+        Names the pair, the window, the column and the first date.
     """
     if frame.empty:
         raise MarketError(f"{pair}: the training window has no candles; download more data")
+    check_candles(frame, pair)
     where = f"{pair}, window {frame['date'].iloc[0]:%Y-%m-%d} to {frame['date'].iloc[-1]:%Y-%m-%d}"
-    for name in columns.RAW_PRICES:
-        if name not in frame.columns:
-            raise MarketError(
-                f"{where}: column {name!r} is missing; set it from the candle's price in the "
-                "strategy's feature_engineering_standard()"
-            )
+    check_raw_prices(frame, where)
     values = frame[features].to_numpy(dtype=np.float64, na_value=np.nan)
     usable = np.isfinite(values).all(axis=1)
     warm_up = int(np.argmax(usable)) if usable.any() else 0
@@ -54,10 +56,9 @@ def check_window(frame: pd.DataFrame, features: list[str], pair: str, settings: 
     if bad.any():
         column = int(np.argmax(bad.sum(axis=0)))
         row = int(np.argmax(bad[:, column]))
-        raise MarketError(
-            f"{where}: column {features[column]!r} is {values[row, column]} at "
-            f"{frame['date'].iloc[row]:%Y-%m-%d %H:%M} ({int(bad[:, column].sum())} such rows)"
-        )
+        dates = frame["date"].to_numpy(dtype="datetime64[ns]")
+        problem = f"is {values[row, column]}"
+        raise MarketError(f"{where}: {bad_rows(features[column], problem, bad[:, column], dates)}")
     needed = 2 * (settings.window_size + 2)
     if len(frame) - warm_up < needed:
         raise MarketError(
@@ -67,6 +68,28 @@ def check_window(frame: pd.DataFrame, features: list[str], pair: str, settings: 
     closes = frame["close"].to_numpy(dtype=np.float64)
     if closes.min() == closes.max():
         raise MarketError(f"{where}: column 'close' is constant ({closes[0]})")
+
+
+def check_raw_prices(frame: pd.DataFrame, where: str) -> None:
+    """Raise ``MarketError`` unless the strategy has set FreqAI's raw prices."""
+    for name in columns.RAW_PRICES:
+        if name not in frame.columns:
+            raise MarketError(
+                f"{where}: column {name!r} is missing; set it from the candle's price in the "
+                "strategy's feature_engineering_standard()"
+            )
+
+
+def log_gaps(window: pd.DataFrame, pair: str, timeframe: str) -> None:
+    """Log how many candles a training window misses, if any.
+
+    freqtrade has filled what was missing on disk or at the exchange; the strategy may drop rows,
+    and a bot that was stopped for long leaves a gap behind.
+    """
+    dates = window["date"].to_numpy(dtype="datetime64[ns]")
+    notice = gap_notice(dates, timeframe_to_minutes(timeframe))
+    if notice is not None:
+        logger.warning("%s: %s", pair, notice)
 
 
 def build_market(
@@ -86,6 +109,11 @@ def build_market(
         What the network sees; its index selects the rows of ``window``.
     window : DataFrame
         The strategy's frame: candles, entry signals, leverage.
+
+    Raises
+    ------
+    MarketError
+        Where a signal is missing, and whatever ``Market`` refuses.
     """
     rows = window.loc[features.index]
     missing = [c for c in (columns.ENTRY_LONG, columns.ENTRY_SHORT) if c not in rows.columns]
@@ -97,7 +125,7 @@ def build_market(
     dates = rows["date"]
     return Market(
         features=features.to_numpy(dtype=np.float32),
-        ohlc=rows[_PRICES].to_numpy(dtype=np.float64),
+        ohlc=rows[list(PRICES)].to_numpy(dtype=np.float64),
         entry_long=_column(rows, columns.ENTRY_LONG, False).astype(np.bool_),
         entry_short=_column(rows, columns.ENTRY_SHORT, False).astype(np.bool_),
         leverage=_column(rows, columns.LEVERAGE, 1.0).astype(np.float64),
@@ -108,6 +136,7 @@ def build_market(
         timeframe_minutes=timeframe_to_minutes(str(config["timeframe"])),
         pair=pair,
         feature_names=tuple(features.columns),
+        report_gaps=False,
     )
 
 
@@ -164,7 +193,7 @@ def _column(rows: pd.DataFrame, name: str, default: Any) -> NDArray[Any]:
 
 def _tick_sizes(rows: pd.DataFrame) -> NDArray[np.float64]:
     """Return the price step at each row as freqtrade's backtester finds it from the candles."""
-    monthly = get_tick_size_over_time(rows[["date", *_PRICES]].copy())
+    monthly = get_tick_size_over_time(rows[["date", *PRICES]].copy())
     # A month of whole numbers tells nothing; the backtester looks further back.
     steps = monthly.ffill().reindex(rows["date"], method="ffill").fillna(0.0)
     return np.asarray(steps, dtype=np.float64)

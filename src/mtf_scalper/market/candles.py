@@ -2,7 +2,8 @@
 
 A candle frame has the columns ``date`` (``datetime64`` UTC, the time the candle opens),
 ``open``, ``high``, ``low``, ``close`` and ``volume``, one row per candle, oldest first. Everything
-here joins on time and never on row count, so missing candles do not shift later ones.
+here joins on time and never on row count, so missing candles do not shift later ones;
+`fill_missing_candles` makes the flat ones that freqtrade would trade on in their place.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mtf_scalper.errors import MarketError
+from mtf_scalper.market.market import PRICES, bad_rows, date_problem, price_problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,13 +24,14 @@ __all__ = [
     "CANDLE_COLUMNS",
     "align_higher_timeframe",
     "check_candles",
+    "fill_missing_candles",
     "merge_higher_timeframe",
     "resample_candles",
     "timeframe_delta",
 ]
 
 BASE_TIMEFRAME = "5m"
-CANDLE_COLUMNS = ("date", "open", "high", "low", "close", "volume")
+CANDLE_COLUMNS = ("date", *PRICES, "volume")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -53,18 +56,83 @@ def timeframe_delta(timeframe: str) -> pd.Timedelta:
     return pd.Timedelta(f"{int(count)} {_UNITS[unit]}")
 
 
-def check_candles(frame: pd.DataFrame) -> None:
-    """Raise ``MarketError`` unless `frame` has all candle columns and strictly rising UTC dates."""
+def check_candles(frame: pd.DataFrame, pair: str = "candle frame") -> None:
+    """Refuse what is no candle frame, and candles that no exchange can have traded.
+
+    Missing candles, flat candles and candles without volume are normal and accepted.
+
+    Parameters
+    ----------
+    frame
+        Candles, or no rows at all.
+    pair
+        Name that stands first in the message.
+
+    Raises
+    ------
+    MarketError
+        One line that names the pair, the column, the date of the first bad candle and how many
+        there are: columns that are missing; dates that are not in UTC, missing, repeated or out of
+        order; prices that are not finite, not above zero or at odds with each other; volumes that
+        are not finite or negative.
+    """
     missing = [column for column in CANDLE_COLUMNS if column not in frame.columns]
     if missing:
-        raise MarketError(
-            f"candle frame has no column {missing[0]!r}; it has {list(frame.columns)}"
-        )
+        raise MarketError(f"{pair}: column {missing[0]!r} is missing; got {list(frame.columns)}")
     dtype = frame["date"].dtype
     if not isinstance(dtype, pd.DatetimeTZDtype) or str(dtype.tz) != "UTC":
-        raise MarketError(f"candle column 'date' must be datetime64 in UTC, not {dtype}")
-    if frame["date"].isna().any() or not (np.diff(_open_times_ns(frame)) > 0).all():
-        raise MarketError("candle column 'date' must rise strictly: sort it, drop duplicates")
+        raise MarketError(f"{pair}: column 'date' must be datetime64 in UTC, not {dtype}")
+    dates = frame["date"].to_numpy(dtype="datetime64[ns]")
+    volume = _values(frame, "volume")
+    problem = date_problem(dates) or price_problem(
+        frame[list(PRICES)].to_numpy(dtype=np.float64), dates
+    )
+    bad = ~(np.isfinite(volume) & (volume >= 0.0))
+    if problem is None and bad.any():
+        problem = bad_rows("volume", f"is {volume[np.argmax(bad)]}", bad, dates)
+    if problem is not None:
+        raise MarketError(f"{pair}: {problem}")
+
+
+def fill_missing_candles(frame: pd.DataFrame, timeframe: str = BASE_TIMEFRAME) -> pd.DataFrame:
+    """Put a flat candle without volume, at the close before it, wherever a candle is missing.
+
+    freqtrade does this to all candles that it loads from disk or gets from an exchange.
+
+    Parameters
+    ----------
+    frame
+        Candles of `timeframe` that open on its multiples.
+
+    Returns
+    -------
+    DataFrame
+        The candle columns of `frame`, with a fresh index; one row per candle from the first to the
+        last.
+
+    Raises
+    ------
+    MarketError
+        If `frame` is not a candle frame, or a candle does not open on a multiple of `timeframe`.
+    """
+    check_candles(frame)
+    step = timeframe_delta(timeframe)
+    opens_ns = _open_times_ns(frame)
+    off_grid = opens_ns % step.value != 0
+    if off_grid.any():
+        problem = f"is no multiple of {timeframe}"
+        place = bad_rows("date", problem, off_grid, opens_ns.astype("datetime64[ns]"))
+        raise MarketError(f"candle frame: {place}")
+    if frame.empty:
+        return frame[list(CANDLE_COLUMNS)].reset_index(drop=True)
+    dates = frame["date"]
+    grid = pd.date_range(dates.iloc[0], dates.iloc[-1], freq=step, unit=dates.dt.unit, name="date")
+    filled = frame[list(CANDLE_COLUMNS)].set_index("date").reindex(grid)
+    filled["volume"] = filled["volume"].fillna(0.0)
+    filled["close"] = filled["close"].ffill()
+    for column in ("open", "high", "low"):
+        filled[column] = filled[column].fillna(filled["close"])
+    return filled.reset_index()
 
 
 def resample_candles(
