@@ -73,7 +73,6 @@ def tiny_settings() -> MakeSettings:
     def make(**values: Any) -> Settings:
         defaults: dict[str, Any] = {
             "n_envs": 2,
-            "vec_env": "dummy",
             "n_steps": 64,
             "batch_size": 32,
             "n_epochs": 2,

@@ -73,11 +73,13 @@ def test_the_api_is_pinned() -> None:
     assert mtf_scalper.__all__ == [
         "Market",
         "Policy",
+        "RewardState",
         "Settings",
         "Simulation",
         "TradeRules",
         "TrainResult",
         "__version__",
+        "reward",
         "simulate",
         "train",
     ]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import pickle
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,9 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from mtf_scalper.compute import ComputeSetup
 from mtf_scalper.errors import MtfScalperError, SettingsError
+from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.settings import (
+    Algorithm,
     Device,
     EntryMode,
     RewardName,
@@ -44,7 +48,7 @@ def test_defaults_are_the_reference_recipe() -> None:
     assert settings.n_envs == 8
     assert settings.cpu_count == 8
     assert settings.interop_threads == 2
-    assert settings.vec_env is VecEnvKind.SUBPROC
+    assert settings.vec_env is VecEnvKind.BATCHED
     assert settings.n_steps == 4096
     assert settings.batch_size == 256
     assert settings.net_arch == (512, 512, 256)
@@ -61,7 +65,7 @@ def test_defaults_hold_where_the_configuration_is_silent() -> None:
 
 def test_ppo_defaults_are_those_of_stable_baselines3(make_market, tiny_settings) -> None:
     settings = Settings()
-    stock = PPO("MlpPolicy", ReferenceEnv(make_market(), tiny_settings()), device="cpu")
+    stock = PPO(MaskedPolicy, ReferenceEnv(make_market(), tiny_settings()), device="cpu")
     names = ("n_epochs", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
     for name in names:
         assert getattr(settings, name) == getattr(stock, name), name
@@ -185,13 +189,50 @@ def test_a_batch_size_larger_than_the_rollout_is_refused() -> None:
         ({"train_cycles": "many"}, "train_cycles: "),
         ({"start_method": "forked"}, "start_method: "),
         ({"device": "tpu"}, "device: "),
-        ({"reward": "sharpe"}, "reward: "),
     ],
 )
 def test_a_bad_value_is_named_in_one_line(values, named) -> None:
     message = error_of(lambda: Settings(**values))
     assert message.startswith(named)
     assert "got" in message
+
+
+@pytest.mark.parametrize("name", ["my_rewards.py:mine", "C:\\rewards.py:mine", "my.rewards:mine"])
+def test_a_reward_of_the_users_own_is_named_by_file_or_module(name) -> None:
+    settings = from_freqai({"reward": name})
+    assert settings.reward == name
+    assert Settings(**json.loads(settings.model_dump_json())) == settings
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+OWN = "A function of yours is named 'file.py:function' or 'package.module:function'"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("log_retrun", f"reward: 'log_retrun' is not known; did you mean 'log_return'? {OWN}"),
+        (
+            "sharpe",
+            "reward: 'sharpe' is not known; known are log_return, exit_quality, "
+            f"freqtrade_example. {OWN}",
+        ),
+        ("rewards.txt:mine:", f"freqtrade_example. {OWN}"),
+        ("rewards.py:my reward", OWN),
+        (7, "reward: 7 is not known; "),
+        ("rewards.py", "reward: 'rewards.py' names no function; write 'rewards.py:function'"),
+        (abs, "reward: 'abs' is not decorated; write @reward (from mtf_scalper import reward)"),
+    ],
+)
+def test_a_reward_that_is_none_is_refused_with_what_is(name, message) -> None:
+    refused = error_of(lambda: Settings(reward=name))
+    assert refused.startswith("reward: ")
+    assert message in refused
+
+
+def test_freqtrades_environment_has_no_reward_of_the_users_own() -> None:
+    message = error_of(lambda: Settings(fills="freqtrade_env", reward="my_rewards.py:mine"))
+    assert message == "fills 'freqtrade_env' needs reward 'freqtrade_example', its own"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +263,6 @@ def test_an_unknown_vec_env_is_refused_with_the_valid_ones() -> None:
     [
         ("model_type", "A2C"),
         ("policy_type", "MlpLstmPolicy"),
-        ("add_state_info", True),
         ("drop_ohlc_from_features", False),
     ],
 )
@@ -272,7 +312,9 @@ PPO_EFFECTS = {
     "target_kl": (0.03, lambda ppo: ppo.target_kl),
     "random_state": (7, lambda ppo: ppo.seed),
     "n_envs": (4, lambda ppo: ppo.n_envs),
-    "window_size": (6, lambda ppo: ppo.observation_space.shape[0]),
+    "window_size": (6, lambda ppo: (ppo.observation_space.shape[0] - 5) // 3),
+    "add_state_info": (True, lambda ppo: ppo.observation_space.shape[0] == 4 * 3 + 5 + 5),
+    "algorithm": (Algorithm.PPO, lambda ppo: Algorithm.PPO if type(ppo) is PPO else None),
 }
 
 
@@ -300,16 +342,18 @@ def test_train_cycles_are_passes_over_the_data(make_market, tiny_settings) -> No
 def rollout(env: ReferenceEnv) -> tuple[int, float]:
     """Enter, hold to the end: the first row and the sum of the rewards."""
     env.reset(seed=3)
-    first, total, terminated = env.row, 0.0, False
-    while not terminated:
-        _, reward, terminated, _, _ = env.step(1)
+    first, total, ended = env.row, 0.0, False
+    while not ended:
+        _, reward, terminated, truncated, _ = env.step(1)
         total += reward
+        ended = terminated or truncated
     return first, total
 
 
 ENV_EFFECTS = {
     "reward": "freqtrade_example",
     "randomize_starting_position": True,
+    "max_episode_steps": 20,
     "rules": {"entry": "any", "max_trade_duration_candles": 2},
 }
 
@@ -383,7 +427,10 @@ def test_every_setting_has_its_effect_tested() -> None:
         "net_arch": "above",
         "train_cycles": "above",
         "reward_parameters": "above",
+        "allow_uncompiled_reward": "simulator/test_user_rewards.py",
         "vec_env": "simulator/test_process_env.py",
+        "fills": "simulator/test_freqtrade_env.py",
+        "n_actions": "simulator/test_freqtrade_env.py",
         "start_method": "simulator/test_process_env.py",
         "cpu_count": "test_compute.py",
         "interop_threads": "test_compute.py",

@@ -15,16 +15,20 @@ if TYPE_CHECKING:
     from mtf_scalper.inference import Policy, Simulation, simulate
     from mtf_scalper.market.market import Market
     from mtf_scalper.settings import Settings, TradeRules
+    from mtf_scalper.simulator.rewards import RewardState
+    from mtf_scalper.simulator.user_rewards import reward
     from mtf_scalper.training import TrainResult, train
 
 __all__ = [
     "Market",
     "Policy",
+    "RewardState",
     "Settings",
     "Simulation",
     "TradeRules",
     "TrainResult",
     "__version__",
+    "reward",
     "simulate",
     "train",
 ]
@@ -32,10 +36,12 @@ __all__ = [
 _HOMES = {
     "Market": "mtf_scalper.market.market",
     "Policy": "mtf_scalper.inference",
+    "RewardState": "mtf_scalper.simulator.rewards",
     "Settings": "mtf_scalper.settings",
     "Simulation": "mtf_scalper.inference",
     "TradeRules": "mtf_scalper.settings",
     "TrainResult": "mtf_scalper.training",
+    "reward": "mtf_scalper.simulator.user_rewards",
     "simulate": "mtf_scalper.inference",
     "train": "mtf_scalper.training",
 }

@@ -12,13 +12,22 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mtf_scalper.errors import SettingsError
 
 __all__ = [
+    "Algorithm",
     "Device",
     "EntryMode",
+    "Fills",
     "RewardName",
     "RewardParameters",
     "Settings",
@@ -29,6 +38,9 @@ __all__ = [
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+
+N_ACTIONS = 5
+"""Actions of the simulator; freqtrade's."""
 
 
 class EntryMode(StrEnum):
@@ -53,6 +65,28 @@ class VecEnvKind(StrEnum):
     SUBPROC = "subproc"
     DUMMY = "dummy"
     BATCHED = "batched"
+
+
+class Algorithm(StrEnum):
+    """What learns: this package's ``FastPPO``, or stable-baselines3's ``PPO`` with the same result.
+
+    ``fast_ppo`` works on batched environments on a CPU; elsewhere ``ppo`` takes its place.
+    """
+
+    FAST_PPO = "fast_ppo"
+    PPO = "ppo"
+
+
+class Fills(StrEnum):
+    """When and at which price orders fill in training.
+
+    ``backtest``: as in freqtrade's backtester. ``freqtrade_env``: as in freqtrade's own training
+    environment (``Base5ActionRLEnv`` and its 4- and 3-action variants), reward and end of
+    episodes included.
+    """
+
+    BACKTEST = "backtest"
+    FREQTRADE_ENV = "freqtrade_env"
 
 
 class Device(StrEnum):
@@ -159,6 +193,8 @@ class Settings(_Frozen):
     ----------
     train_cycles : int
         Passes over the training candles; total steps are ``train_cycles * len(market)``.
+    algorithm : Algorithm
+        What learns.
     n_envs, vec_env, start_method
         Number and kind of the environments, and how their processes start (``"forkserver"``,
         ``"spawn"`` or ``None`` for the safest that the platform has).
@@ -174,17 +210,29 @@ class Settings(_Frozen):
         Seed of everything; environment ``rank`` is seeded with ``random_state + rank``.
     randomize_starting_position : bool
         Start every episode at a random candle of the first quarter of the data.
-    reward, reward_parameters, rules
-        Step reward, its parameters, and the rules of a trade.
+    max_episode_steps : int or None
+        An episode is truncated after so many steps; by default it lasts as long as the data.
+    add_state_info : bool
+        The network also sees the state of its own position, see ``mtf_scalper.simulator.position``.
+    fills, n_actions
+        When orders fill in training; 4 and 3 actions exist with ``fills="freqtrade_env"`` only.
+    reward : RewardName or str
+        Step reward: a name, or a function of yours as ``"file.py:function"`` or
+        ``"package.module:function"``; a function under ``@reward`` becomes such a string.
+    allow_uncompiled_reward : bool
+        Run the slow reference environments where a function of yours cannot be compiled.
+    reward_parameters, rules
+        Parameters of the step reward, and the rules of a trade.
     learning_rate ... normalize_advantage
         PPO's own settings, named as in stable-baselines3.
     """
 
     train_cycles: Count = 30
+    algorithm: Algorithm = Algorithm.FAST_PPO
     cpu_count: Count = 8
     interop_threads: Count = 2
     n_envs: Count = 8
-    vec_env: VecEnvKind = VecEnvKind.SUBPROC
+    vec_env: VecEnvKind = VecEnvKind.BATCHED
     start_method: Annotated[str, Field(pattern="^(forkserver|spawn|fork)$")] | None = None
     n_steps: Annotated[int, Field(ge=2)] = 4096
     batch_size: Annotated[int, Field(ge=2)] = 256
@@ -194,8 +242,13 @@ class Settings(_Frozen):
     inference_batch_size: Count = 256
     random_state: Annotated[int, Field(ge=0, lt=2**31)] = 42
     randomize_starting_position: bool = False
+    max_episode_steps: Count | None = None
+    add_state_info: bool = False
+    fills: Fills = Fills.BACKTEST
+    n_actions: Annotated[int, Field(ge=3, le=5)] = 5
     progress_bar: bool = False
-    reward: RewardName = RewardName.LOG_RETURN
+    reward: RewardName | str = RewardName.LOG_RETURN
+    allow_uncompiled_reward: bool = False
     reward_parameters: RewardParameters = RewardParameters()
     rules: TradeRules = TradeRules()
 
@@ -211,6 +264,11 @@ class Settings(_Frozen):
     max_grad_norm: Positive = 0.5
     target_kl: Positive | None = None
 
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _reward_by_name(cls, value: Any) -> RewardName | str:
+        return _reward_name(value)
+
     @model_validator(mode="after")
     def _minibatches_divide_the_rollout(self) -> Self:
         rollout = self.n_envs * self.n_steps
@@ -222,6 +280,23 @@ class Settings(_Frozen):
                 f"the nearest batch_size that divides it is "
                 f"{_nearest_divisor(rollout, self.batch_size)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fills_and_environment_agree(self) -> Self:
+        if self.fills is Fills.BACKTEST:
+            if self.n_actions != N_ACTIONS:
+                raise ValueError(
+                    f"n_actions {self.n_actions} exists with fills 'freqtrade_env' only; "
+                    f"fills 'backtest' has {N_ACTIONS}"
+                )
+            return self
+        if self.vec_env is not VecEnvKind.BATCHED:
+            raise ValueError("fills 'freqtrade_env' needs vec_env 'batched'")
+        if self.reward != RewardName.FREQTRADE_EXAMPLE:
+            raise ValueError("fills 'freqtrade_env' needs reward 'freqtrade_example', its own")
+        if self.add_state_info:
+            raise ValueError("fills 'freqtrade_env' does not go with add_state_info")
         return self
 
     @property
@@ -288,7 +363,6 @@ _IGNORED = {
             "model_type",
             "policy_type",
             "drop_ohlc_from_features",
-            "add_state_info",
             "max_trade_duration_candles",
             "entry",
         }
@@ -325,7 +399,6 @@ def _refuse_unsupported(rl_config: Mapping[str, Any]) -> None:
     required = {
         "model_type": ("PPO", "PPO"),
         "policy_type": ("MlpPolicy", "MlpPolicy"),
-        "add_state_info": (False, "false"),
         "drop_ohlc_from_features": (True, "true"),
     }
     for key, (value, shown) in required.items():
@@ -343,6 +416,32 @@ def _unknown_key(where: str, key: str, section: str) -> str:
 def _nearest(key: str, known: frozenset[str] | set[str] | list[str]) -> str:
     close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(known))}"
+
+
+def _reward_name(value: Any) -> RewardName | str:
+    """Return the name of a reward: a known one, or the place and name of a user's function."""
+    if callable(value):
+        # Set by ``mtf_scalper.reward``; a name can cross to other processes, a function cannot.
+        if not hasattr(value, "reward_name"):
+            raise ValueError(
+                f"reward: {getattr(value, '__name__', value)!r} is not decorated; write @reward "
+                "(from mtf_scalper import reward) above it"
+            )
+        value = value.reward_name()
+    if value in list(RewardName):
+        return RewardName(value)
+    place, _, function = str(value).rpartition(":")
+    is_module = all(part.isidentifier() for part in place.split("."))
+    if function.isidentifier() and (is_module or place.endswith(".py")):
+        return str(value)
+    if function.endswith(".py"):
+        raise ValueError(f"reward: {value!r} names no function; write '{value}:function'")
+    close = difflib.get_close_matches(str(value), [*map(str, RewardName)], n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(RewardName)}."
+    raise ValueError(
+        f"reward: {value!r} is not known; {hint} "
+        "A function of yours is named 'file.py:function' or 'package.module:function'"
+    )
 
 
 def _nearest_divisor(number: int, near: int) -> int:

@@ -51,28 +51,31 @@ def test_first_rows_are_spread_evenly(n_candles, window, n_envs, expected) -> No
 
 
 def test_environments_see_different_stretches(market, tiny_settings) -> None:
-    with open_vec_env(market, tiny_settings(n_envs=4)) as env:
+    with open_vec_env(market, tiny_settings(vec_env="dummy", n_envs=4)) as env:
         observations = env.reset()
     rows = first_rows(200, 4, 4)
     assert len(set(rows)) == 4
     for observation, row in zip(observations, rows, strict=True):
-        np.testing.assert_array_equal(observation, market.features[row - 3 : row + 1])
+        window = market.features[row - 3 : row + 1]
+        np.testing.assert_array_equal(observation[:-5], window.ravel())
 
 
 def test_unstaggered_environments_start_on_the_first_row(market, tiny_settings) -> None:
-    env = make_vec_env(market, tiny_settings(), n_envs=3, staggered=False)
+    env = make_vec_env(market, tiny_settings(vec_env="dummy"), n_envs=3, staggered=False)
     observations = env.reset()
     env.close()
     assert len(observations) == 3
     for observation in observations:
-        np.testing.assert_array_equal(observation, market.features[:4])
+        np.testing.assert_array_equal(observation[:-5], market.features[:4].ravel())
 
 
 def test_random_starts_are_seeded_by_rank(market, tiny_settings) -> None:
     """First episodes are staggered; later ones start at random, each environment its own way."""
 
     def starts(seed: int) -> list[list[int]]:
-        settings = tiny_settings(n_envs=2, random_state=seed, randomize_starting_position=True)
+        settings = tiny_settings(
+            vec_env="dummy", n_envs=2, random_state=seed, randomize_starting_position=True
+        )
         env = make_vec_env(market, settings)
         assert isinstance(env, DummyVecEnv)
         env.reset()
@@ -133,6 +136,7 @@ def play(env: Any, n_steps: int) -> list[Any]:
 def test_processes_give_what_one_process_gives(start_method, market, tiny_settings) -> None:
     """Step by step over the ends of episodes, later ones starting at random."""
     settings = tiny_settings(
+        vec_env="dummy",
         randomize_starting_position=True,
         rules={"entry": "any", "stoploss": -0.05, "minimal_roi": {0: 0.02}},
     )
@@ -196,7 +200,7 @@ def test_environments_can_be_closed_in_any_order(market, in_processes) -> None:
     first = make_vec_env(market, in_processes)
     second = make_vec_env(market, in_processes)
     first.close()
-    assert second.reset().shape == (2, 4, 3)
+    assert second.reset().shape == (2, 4 * 3 + 5)
     second.step(np.zeros(2, dtype=int))
     second.close()
 

@@ -73,14 +73,14 @@ def test_stable_baselines3s_check_passes(make_market, tiny_settings) -> None:
 
 def test_spaces(make_market, tiny_settings) -> None:
     env = ReferenceEnv(make_market(n_features=5), tiny_settings(window_size=7))
-    assert env.observation_space.shape == (7, 5)
+    assert env.observation_space.shape == (7 * 5 + 5,)
     assert env.observation_space.dtype == np.float32
     assert env.action_space.n == 5
 
 
 def test_a_market_too_short_for_the_window_is_refused(make_market, tiny_settings) -> None:
     market = make_market(n_candles=9, pair="SOL/USDT:USDT")
-    assert ReferenceEnv(market, tiny_settings(window_size=7)).reset()[0].shape == (7, 3)
+    assert ReferenceEnv(market, tiny_settings(window_size=7)).reset()[0].shape == (7 * 3 + 5,)
     with pytest.raises(MarketError) as caught:
         ReferenceEnv(market, tiny_settings(window_size=8))
     assert str(caught.value) == (
@@ -95,11 +95,11 @@ def test_the_observation_is_the_window_that_ends_at_the_decision_row(
     env = ReferenceEnv(market, tiny_settings(window_size=4))
     observation, info = env.reset()
     assert info["row"] == 3
-    np.testing.assert_array_equal(observation, market.features[:4])
+    np.testing.assert_array_equal(observation[:-5], market.features[:4].ravel())
     for row in range(4, len(market)):
         observation, _, terminated, _, info = env.step(0)
         assert info["row"] == row
-        np.testing.assert_array_equal(observation, market.features[row - 3 : row + 1])
+        np.testing.assert_array_equal(observation[:-5], market.features[row - 3 : row + 1].ravel())
         assert terminated == (row == len(market) - 1)
 
 

@@ -6,20 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtf_scalper.settings import RewardName, RewardParameters
+from mtf_scalper.settings import RewardName, RewardParameters, Settings
 from mtf_scalper.simulator.rewards import (
     REWARDS,
+    Parameters,
     RewardState,
     drawdown_control,
     exit_quality,
     exit_timing,
     freqtrade_example,
     log_return,
+    parameters_of,
     risk_reward,
     weighted_profit,
 )
 
-AIM = RewardParameters(rr=1.0, profit_aim=0.02)
+AIM = Parameters(rr=1.0, profit_aim=0.02, win_reward_factor=2.0)
 IN_A_LONG = RewardState(
     action=0,
     is_valid=True,
@@ -57,7 +59,7 @@ def states(draw: st.DrawFn) -> RewardState:
 
 
 parameters = st.builds(
-    RewardParameters,
+    Parameters,
     rr=st.floats(1e-3, 100.0),
     profit_aim=st.floats(1e-4, 1.0),
     win_reward_factor=st.floats(-10.0, 10.0),
@@ -66,6 +68,12 @@ parameters = st.builds(
 
 def test_every_name_has_a_reward() -> None:
     assert set(REWARDS) == set(RewardName)
+
+
+def test_parameters_are_those_of_the_settings() -> None:
+    settings = Settings(reward_parameters=RewardParameters(rr=3.0, win_reward_factor=-1.0))
+    assert parameters_of(settings) == (3.0, 0.025, -1.0)
+    assert set(Parameters._fields) == set(RewardParameters.model_fields)
 
 
 @pytest.mark.parametrize("name", list(RewardName))
@@ -113,7 +121,7 @@ def test_terms_by_hand(term, change, expected) -> None:
 
 def test_risk_reward_is_relative_to_the_ratio_aimed_at() -> None:
     state = CLOSED._replace(profit=0.01, worst_profit=-0.02)
-    assert risk_reward(state, RewardParameters(rr=2.0)) == pytest.approx(0.25)
+    assert risk_reward(state, AIM._replace(rr=2.0)) == pytest.approx(0.25)
 
 
 def test_exit_quality_weighs_its_terms() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings
+from mtf_scalper.simulator.observation import age_limit
 
 __all__ = [
     "EXIT_CODES",
@@ -23,6 +24,7 @@ __all__ = [
     "STATE",
     "candles_of",
     "gather_windows",
+    "observe",
     "roi_ladder_of",
     "rules_of",
     "start_episodes",
@@ -30,11 +32,14 @@ __all__ = [
 ]
 
 EQUITY_FLOOR = 1e-6
-LONG_TRADE_CANDLES = 300
+PROFIT_UNIT = 0.02
+STATE_LIMIT = 10.0
+N_STATE = 5
+N_ACTIONS = 5
 
 NEUTRAL, LONG_ENTER, LONG_EXIT, SHORT_ENTER, SHORT_EXIT = range(5)
 ALWAYS, CLASSIC, ANY = range(3)
-LOG_RETURN, EXIT_QUALITY, FREQTRADE_EXAMPLE = range(3)
+LOG_RETURN, EXIT_QUALITY, FREQTRADE_EXAMPLE, USER_REWARD = range(4)
 (
     STAY,
     AGENT,
@@ -70,7 +75,7 @@ CANDLE = np.dtype(
 
 STATE = np.dtype(
     [
-        *((name, np.int64) for name in ("row", "side", "open_row")),
+        *((name, np.int64) for name in ("row", "first_row", "side", "open_row")),
         *((name, np.float64) for name in ("open_rate", "leverage", "best_rate", "worst_rate")),
         *((name, np.float64) for name in ("funding_paid", "equity", "closed_equity")),
     ]
@@ -81,17 +86,22 @@ OUTCOME = np.dtype(
     [
         *((name, np.float64) for name in ("reward", "log_return", "equity")),
         *((name, np.int64) for name in ("row", "side", "executed")),
-        ("terminated", np.bool_),
+        *((name, np.bool_) for name in ("terminated", "truncated")),
         *((name, np.int64) for name in ("exit_code", "trade_side", "open_row")),
         *((name, np.float64) for name in ("open_rate", "close_rate", "leverage", "profit_ratio")),
+        ("is_valid", np.bool_),
+        *((name, np.int64) for name in ("side_before", "age_candles")),
+        *((name, np.float64) for name in ("profit", "best_profit", "worst_profit")),
     ]
 )
 """What one step did to one environment; ``row``, ``equity`` and ``side`` before a restart. The
-fields after ``exit_code`` describe the trade that closed, where ``exit_code`` is not 0."""
+fields from ``exit_code`` to ``profit_ratio`` describe the trade that closed, where ``exit_code`` is
+not 0; those from ``is_valid`` on are what a user's reward needs besides, written only for it."""
 
 RULES = np.dtype(
     [
         *((name, np.int64) for name in ("entry", "max_duration", "timeframe_minutes", "reward")),
+        *((name, np.int64) for name in ("age_limit", "max_episode_steps")),
         ("can_short", np.bool_),
         *((name, np.float64) for name in ("fee_rate", "stoploss", "emergency_loss")),
         *((name, np.float64) for name in ("break_even_trigger", "break_even_floor")),
@@ -120,7 +130,9 @@ def rules_of(market: Market, settings: Settings) -> NDArray[np.void]:
         "entry": list(EntryMode).index(rules.entry),
         "max_duration": rules.max_trade_duration_candles or 0,
         "timeframe_minutes": market.timeframe_minutes,
-        "reward": list(RewardName).index(settings.reward),
+        "reward": _reward_code(settings),
+        "age_limit": age_limit(settings),
+        "max_episode_steps": settings.max_episode_steps or len(market),
         "can_short": rules.can_short,
         "fee_rate": market.fee_rate,
         "stoploss": math.nan if rules.stoploss is None else abs(rules.stoploss),
@@ -140,33 +152,67 @@ def rules_of(market: Market, settings: Settings) -> NDArray[np.void]:
     return numbers
 
 
+def _reward_code(settings: Settings) -> int:
+    known = list(RewardName)
+    return known.index(RewardName(settings.reward)) if settings.reward in known else USER_REWARD
+
+
 def roi_ladder_of(settings: Settings) -> NDArray[np.float64]:
     """Return the ROI ladder: rows of minutes and ratio, minutes increasing; shape (R, 2)."""
     ladder = sorted(settings.rules.minimal_roi.items())
     return np.array(ladder, dtype=np.float64).reshape(len(ladder), 2)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def start_episodes(states: NDArray[np.void], rows: NDArray[np.int64]) -> None:
     """Start an episode at ``rows[e]`` in every environment ``e``."""
     for env in range(len(rows)):
         _start(states[env], rows[env])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def gather_windows(
-    features: NDArray[np.float32], rows: NDArray[np.int64], out: NDArray[np.float32]
+    features: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    extras: NDArray[np.float32],
+    out: NDArray[np.float32],
 ) -> None:
-    """Copy the windows that end at ``rows`` to ``out``, float32 of shape (N, window, F)."""
-    window = out.shape[1]
+    """Copy the windows that end at ``rows``, and ``extras`` behind them, to ``out``.
+
+    Parameters
+    ----------
+    features : ndarray of float32, shape (T, F)
+    rows : ndarray of int64, shape (N,)
+    extras : ndarray of float32, shape (N, E)
+    out : ndarray of float32, shape (N, window * F + E)
+    """
+    n_features = features.shape[1]
+    length = out.shape[1] - extras.shape[1]
+    flat = features.reshape(-1)
     for env in range(len(rows)):
-        first = rows[env] - window + 1
-        for candle in range(window):
-            for column in range(features.shape[1]):
-                out[env, candle, column] = features[first + candle, column]
+        end = (rows[env] + 1) * n_features
+        for column in range(length):
+            out[env, column] = flat[end - length + column]
+        for column in range(extras.shape[1]):
+            out[env, length + column] = extras[env, column]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def observe(
+    candles: NDArray[np.void],
+    rules: NDArray[np.void],
+    states: NDArray[np.void],
+    extras: NDArray[np.float32],
+) -> None:
+    """Write what every agent sees besides the window to ``extras``, float32 of shape (N, E).
+
+    E is 5, the action mask, or 10, the position's state before it.
+    """
+    for env in range(len(states)):
+        _observe(candles, rules[0], states[env], extras, env)
+
+
+@njit(cache=True, error_model="numpy")
 def step(
     candles: NDArray[np.void],
     roi: NDArray[np.float64],
@@ -175,7 +221,9 @@ def step(
     actions: NDArray[np.int64],
     restart_rows: NDArray[np.int64],
     outcomes: NDArray[np.void],
-) -> None:
+    extras: NDArray[np.float32],
+    last_extras: NDArray[np.float32],
+) -> int:
     """Advance every environment by one candle; restart those whose episode ended.
 
     Parameters
@@ -189,22 +237,81 @@ def step(
         Decision row at which an environment starts again after its episode.
     outcomes : ndarray of OUTCOME, shape (N,)
         Overwritten.
+    extras : ndarray of float32, shape (N, E)
+        Overwritten with what the agents see now, see ``observe``.
+    last_extras : ndarray of float32, shape (N, E)
+        Overwritten, where an episode ended, with what was seen at its end.
+
+    Returns
+    -------
+    int
+        Environments whose episode ended or in which a trade closed.
     """
+    events = 0
     for env in range(len(actions)):
-        _step_one(candles, roi, rules[0], states[env], actions[env], outcomes[env])
-        if outcomes[env].terminated:
-            _start(states[env], restart_rows[env])
+        state, outcome = states[env], outcomes[env]
+        _step_one(candles, roi, rules[0], state, actions[env], outcome)
+        _observe(candles, rules[0], state, extras, env)
+        ended = outcome.terminated or outcome.truncated
+        if ended:
+            last_extras[env] = extras[env]
+            _start(state, restart_rows[env])
+            _observe(candles, rules[0], state, extras, env)
+        if ended or outcome.exit_code != STAY:
+            events += 1
+    return events
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _start(state: Any, row: int) -> None:
     state.row = row
+    state.first_row = row
     state.side = 0
     state.equity = 1.0
     state.closed_equity = 1.0
 
 
-@njit(cache=True)
+# Rows of ``extras`` are written by index: a view of a row would be counted as a reference.
+@njit(cache=True, error_model="numpy")
+def _observe(candles: Any, rules: Any, state: Any, extras: NDArray[np.float32], env: int) -> None:
+    mask = extras.shape[1] - N_ACTIONS
+    if mask > 0:
+        _position_state(candles, rules, state, extras, env)
+    side = state.side
+    neutral, long, short = True, False, False
+    if side == 0:
+        neutral, long, short = _entries(candles, rules, state.row)
+    extras[env, mask + NEUTRAL] = neutral
+    extras[env, mask + LONG_ENTER] = long
+    extras[env, mask + LONG_EXIT] = side > 0
+    extras[env, mask + SHORT_ENTER] = short
+    extras[env, mask + SHORT_EXIT] = side < 0
+
+
+@njit(cache=True, error_model="numpy")
+def _position_state(
+    candles: Any, rules: Any, state: Any, extras: NDArray[np.float32], env: int
+) -> None:
+    side, row = state.side, state.row
+    profit, age, best, worst = 0.0, 0.0, 0.0, 0.0
+    if side != 0:
+        profit = _in_units(_profit(rules, state, side, candles[row].close, False))
+        age = min((row + 1 - state.open_row) / rules.age_limit, STATE_LIMIT)
+        best = _in_units(_profit(rules, state, side, state.best_rate, False))
+        worst = _in_units(_profit(rules, state, side, state.worst_rate, False))
+    extras[env, 0] = side
+    extras[env, 1] = profit
+    extras[env, 2] = age
+    extras[env, 3] = best
+    extras[env, 4] = worst
+
+
+@njit(cache=True, error_model="numpy")
+def _in_units(profit: float) -> float:
+    return max(-STATE_LIMIT, min(STATE_LIMIT, profit / PROFIT_UNIT))
+
+
+@njit(cache=True, error_model="numpy")
 def _step_one(candles: Any, roi: Any, rules: Any, state: Any, action: int, outcome: Any) -> None:
     last_row = len(candles) - 1
     side_before = state.side
@@ -215,7 +322,7 @@ def _step_one(candles: Any, roi: Any, rules: Any, state: Any, action: int, outco
         _enter(candles, state, 1 if executed == LONG_ENTER else -1)
     held = state.side
     outcome.exit_code = STAY
-    profit, best, worst, age = 0.0, 0.0, 0.0, 0
+    profit, age = 0.0, 0
     if held != 0:
         agent_exits = executed in (LONG_EXIT, SHORT_EXIT)
         _live_through(candles, roi, rules, state, agent_exits, outcome)
@@ -224,12 +331,10 @@ def _step_one(candles: Any, roi: Any, rules: Any, state: Any, action: int, outco
             profit = outcome.profit_ratio
         else:
             profit = _profit(rules, state, held, candles[row + 1].open, True)
-        best = max(_profit(rules, state, held, state.best_rate, False), profit)
-        worst = min(_profit(rules, state, held, state.worst_rate, False), profit)
     equity = state.closed_equity
     if state.side != 0:
         equity *= max(1.0 + profit, EQUITY_FLOOR)
-    log_return = math.log(equity / state.equity)
+    log_return = math.log(equity / state.equity) if equity != state.equity else 0.0
     state.equity = equity
     outcome.executed = executed
     outcome.log_return = log_return
@@ -238,13 +343,28 @@ def _step_one(candles: Any, roi: Any, rules: Any, state: Any, action: int, outco
     outcome.side = state.side
     ruined = state.side == 0 and equity <= EQUITY_FLOOR
     outcome.terminated = row == last_row or equity <= rules.min_equity or ruined
+    lived = row - state.first_row
+    outcome.truncated = not outcome.terminated and lived >= rules.max_episode_steps
+    if rules.reward == LOG_RETURN:
+        outcome.reward = log_return
+        return
+    best, worst = 0.0, 0.0
+    if held != 0:
+        best = max(_profit(rules, state, held, state.best_rate, False), profit)
+        worst = min(_profit(rules, state, held, state.worst_rate, False), profit)
     closed = outcome.exit_code != STAY
-    outcome.reward = _reward(
-        rules, action, is_valid, side_before, log_return, closed, profit, best, worst, age
-    )
+    if rules.reward == USER_REWARD:
+        outcome.is_valid = is_valid
+        outcome.side_before = side_before
+        outcome.age_candles = age
+        outcome.profit = profit
+        outcome.best_profit = best
+        outcome.worst_profit = worst
+        return
+    outcome.reward = _reward(rules, action, is_valid, side_before, closed, profit, best, worst, age)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _executed(candles: Any, rules: Any, side: int, row: int, action: int) -> tuple[int, bool]:
     """Return the action itself if it is valid, else the first valid one; and whether it was."""
     if side > 0:
@@ -253,11 +373,7 @@ def _executed(candles: Any, rules: Any, side: int, row: int, action: int) -> tup
     if side < 0:
         is_valid = action in (NEUTRAL, SHORT_EXIT)
         return (action if is_valid else NEUTRAL), is_valid
-    can_enter = row + 2 < len(candles)
-    anywhere = rules.entry == ANY
-    long = can_enter and (anywhere or candles[row].entry_long)
-    short = can_enter and rules.can_short and (anywhere or candles[row].entry_short)
-    neutral = not (rules.entry == ALWAYS and (long or short))
+    neutral, long, short = _entries(candles, rules, row)
     is_valid = (
         (action == NEUTRAL and neutral)
         or (action == LONG_ENTER and long)
@@ -270,7 +386,17 @@ def _executed(candles: Any, rules: Any, side: int, row: int, action: int) -> tup
     return (LONG_ENTER if long else SHORT_ENTER), False
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def _entries(candles: Any, rules: Any, row: int) -> tuple[bool, bool, bool]:
+    """Return whether staying flat, a long and a short entry are valid without a position."""
+    can_enter = row + 2 < len(candles)
+    anywhere = rules.entry == ANY
+    long = can_enter and (anywhere or candles[row].entry_long)
+    short = can_enter and rules.can_short and (anywhere or candles[row].entry_short)
+    return not (rules.entry == ALWAYS and (long or short)), long, short
+
+
+@njit(cache=True, error_model="numpy")
 def _enter(candles: Any, state: Any, side: int) -> None:
     row = state.row
     rate = candles[row].open
@@ -283,7 +409,7 @@ def _enter(candles: Any, state: Any, side: int) -> None:
     state.funding_paid = 0.0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _live_through(
     candles: Any, roi: Any, rules: Any, state: Any, agent_exits: bool, outcome: Any
 ) -> None:
@@ -313,7 +439,7 @@ def _live_through(
     state.side = 0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _find_exit(
     candles: Any, roi: Any, rules: Any, state: Any, agent_exits: bool
 ) -> tuple[float, int]:
@@ -333,7 +459,7 @@ def _find_exit(
     return opened, (END_OF_DATA if row == len(candles) - 1 else STAY)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _safety_exit(rules: Any, state: Any, opened: float) -> int:
     side = state.side
     age = state.row - state.open_row
@@ -348,7 +474,7 @@ def _safety_exit(rules: Any, state: Any, opened: float) -> int:
     return STAY
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _stop(candles: Any, rules: Any, state: Any) -> tuple[float, int]:
     row, side = state.row, state.side
     open_rate, leverage = state.open_rate, state.leverage
@@ -365,13 +491,13 @@ def _stop(candles: Any, rules: Any, state: Any) -> tuple[float, int]:
     return 0.0, STAY
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _stop_fill(candles: Any, row: int, side: int, price: float) -> float:
     beyond = price > candles[row].high if side > 0 else price < candles[row].low
     return candles[row].open if beyond else price
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _take_profit(candles: Any, roi: Any, rules: Any, state: Any) -> tuple[float, int]:
     row, side = state.row, state.side
     age_minutes = (row - state.open_row) * rules.timeframe_minutes
@@ -398,7 +524,7 @@ def _take_profit(candles: Any, roi: Any, rules: Any, state: Any) -> tuple[float,
     return min(max(rate, low), high), ROI
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _profit(rules: Any, state: Any, side: int, rate: float, with_funding: bool) -> float:
     open_value = state.open_rate * (1.0 + side * rules.fee_rate)
     funding = state.funding_paid if with_funding else 0.0
@@ -406,12 +532,12 @@ def _profit(rules: Any, state: Any, side: int, rate: float, with_funding: bool) 
     return _round_8(side * (close_value / open_value - 1.0) * state.leverage)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _round_8(value: float) -> float:
     return math.floor(value * 1e8 + 0.5) / 1e8
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _round_to_tick(price: float, tick_size: float, direction: int) -> float:
     if tick_size <= 0.0:
         return price
@@ -426,27 +552,24 @@ def _round_to_tick(price: float, tick_size: float, direction: int) -> float:
     return steps / per_unit if per_unit > 0.0 else steps * tick_size
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _reward(
     rules: Any,
     action: int,
     is_valid: bool,
     side_before: int,
-    log_return: float,
     closed: bool,
     profit: float,
     best: float,
     worst: float,
     age: int,
 ) -> float:
-    if rules.reward == LOG_RETURN:
-        return log_return
     if rules.reward == EXIT_QUALITY:
         return _exit_quality(rules, profit, best, worst) if closed else 0.0
     return _freqtrade_example(rules, action, is_valid, side_before, profit, age)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _exit_quality(rules: Any, profit: float, best: float, worst: float) -> float:
     aim = rules.profit_aim
     sunk = max(0.0, -worst) / aim
@@ -462,7 +585,7 @@ def _exit_quality(rules: Any, profit: float, best: float, worst: float) -> float
     return quality
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _freqtrade_example(
     rules: Any, action: int, is_valid: bool, side_before: int, profit: float, age: int
 ) -> float:
@@ -470,15 +593,14 @@ def _freqtrade_example(
         return -2.0
     if side_before == 0:
         return 25.0 if action in (LONG_ENTER, SHORT_ENTER) else -1.0
-    limit = rules.max_duration if rules.max_duration > 0 else LONG_TRADE_CANDLES
     if action == NEUTRAL:
-        return -age / limit
-    factor = 100.0 * (1.5 if age <= limit else 0.5)
+        return -age / float(rules.age_limit)
+    factor = 100.0 * (1.5 if age <= rules.age_limit else 0.5)
     if profit > rules.profit_aim * rules.rr:
         factor *= rules.win_reward_factor
     return profit * factor
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _clip(value: float) -> float:
     return max(-1.0, min(1.0, value))

@@ -29,14 +29,15 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator import exits
 from mtf_scalper.simulator.masks import action_mask
-from mtf_scalper.simulator.rewards import REWARDS, RewardState
+from mtf_scalper.simulator.observation import age_limit, flat_state, n_extras, position_state
+from mtf_scalper.simulator.rewards import RewardState, parameters_of
 from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
+from mtf_scalper.simulator.user_rewards import reward_of
 
 __all__ = ["EQUITY_FLOOR", "ReferenceEnv"]
 
 EQUITY_FLOOR = 1e-6
 """Share of equity that is left after a trade that lost its whole stake: logs stay finite."""
-_LONG_TRADE_CANDLES = 300
 
 
 @dataclass
@@ -60,18 +61,19 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
     market : Market
         With at least ``settings.window_size + 2`` candles.
     settings : Settings
-        Uses ``window_size``, ``reward``, ``reward_parameters``, ``rules`` and
-        ``randomize_starting_position``.
+        Uses ``window_size``, ``add_state_info``, ``reward``, ``reward_parameters``, ``rules``,
+        ``max_episode_steps`` and ``randomize_starting_position``.
     first_row : int, optional
         Decision row of the first episode; later ones start at the first row that has a window.
         Several environments start on their own stretches of the data by this.
 
     Notes
     -----
-    Observation: ``market.features[t - window + 1 : t + 1]``, float32 of shape (window, F).
+    Observation: ``market.features[t - window + 1 : t + 1]`` as one float32 vector, followed by the
+    position's state and the action mask, see ``observation``.
     Actions: freqtrade's five. An invalid action is executed as the first valid one.
     An episode terminates with the data, or once equity has fallen by the maximum drawdown; it is
-    never truncated.
+    truncated after ``max_episode_steps``.
     """
 
     def __init__(self, market: Market, settings: Settings, *, first_row: int | None = None) -> None:
@@ -84,10 +86,12 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         self.market = market
         self.settings = settings
         self.rules = settings.rules
-        self.observation_space = spaces.Box(-np.inf, np.inf, (window, market.n_features))
+        length = window * market.n_features + n_extras(settings)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (length,))
         self.action_space = spaces.Discrete(N_ACTIONS)
         self.trades: list[Trade] = []
-        self._reward = REWARDS[settings.reward]
+        self._reward = reward_of(settings.reward)
+        self._reward_parameters = parameters_of(settings)
         self._last_row = len(market) - 1
         self._first_row = first_row
         self.equity = 1.0
@@ -126,6 +130,23 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
             can_enter=self.row + 1 < self._last_row,
         )
 
+    def position_state(self) -> NDArray[np.float32]:
+        """Return the state of the position at this row's close: float32, shape (5,)."""
+        position = self._position
+        if position is None:
+            return flat_state()
+        return position_state(
+            position.side,
+            position.open_rate,
+            float(self.market.ohlc[self.row, 3]),
+            position.best_rate,
+            position.worst_rate,
+            age_candles=self.row + 1 - position.open_row,
+            age_limit=age_limit(self.settings),
+            fee_rate=self.market.fee_rate,
+            leverage=position.leverage,
+        )
+
     @property
     def side(self) -> Side:
         """Position held now."""
@@ -152,13 +173,17 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
             log_return=math.log(self.equity / equity_before),
             **self._trade_state(position, trade),
         )
-        reward = self._reward(state, self.settings.reward_parameters)
+        reward = self._reward(state, self._reward_parameters)
         info = self._info(executed=executed, log_return=state.log_return, trade=trade)
         terminated = self.row == self._last_row or self._is_ruined()
-        return self._observation(), reward, terminated, False, info
+        longest = self.settings.max_episode_steps
+        truncated = (
+            not terminated and longest is not None and self.row - self._started_row >= longest
+        )
+        return self._observation(), reward, terminated, truncated, info
 
     def _start(self, row: int) -> None:
-        self.row = row
+        self.row = self._started_row = row
         self.trades = []
         self.equity = 1.0
         self._closed_equity = 1.0
@@ -285,7 +310,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         return self._closed_equity * max(1.0 + profit, EQUITY_FLOOR)
 
     def _trade_state(self, position: _Position | None, trade: Trade | None) -> dict[str, Any]:
-        limit = self.rules.max_trade_duration_candles or _LONG_TRADE_CANDLES
+        limit = age_limit(self.settings)
         flat: dict[str, Any] = {"profit": 0.0, "best_profit": 0.0, "worst_profit": 0.0}
         common = {"closed": trade is not None, "max_age_candles": limit, "age_candles": 0}
         if position is None:
@@ -313,7 +338,9 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
 
     def _observation(self) -> NDArray[np.float32]:
         start = self.row - self.settings.window_size + 1
-        return self.market.features[start : self.row + 1].copy()
+        window = self.market.features[start : self.row + 1].ravel()
+        state = self.position_state() if self.settings.add_state_info else window[:0]
+        return np.concatenate([window, state, self.action_masks().astype(np.float32)])
 
     def _info(
         self,

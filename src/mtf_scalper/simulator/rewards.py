@@ -1,7 +1,8 @@
 """Step rewards, chosen by name: small functions of one documented state.
 
-A reward is ``reward(state: RewardState, parameters: RewardParameters) -> float``. Every reward
-here is finite for every reachable state.
+A reward is ``reward(state: RewardState, parameters: Parameters) -> float``. Every reward here is
+finite for every reachable state. Rewards of the user's own have the same form, see
+``user_rewards``.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mtf_scalper.settings import RewardName, RewardParameters
+from mtf_scalper.settings import RewardName, Settings
 from mtf_scalper.simulator.types import Action
 
 __all__ = [
     "REWARDS",
+    "Parameters",
+    "Reward",
     "RewardState",
     "drawdown_control",
     "exit_quality",
     "exit_timing",
     "freqtrade_example",
     "log_return",
+    "parameters_of",
     "risk_reward",
     "weighted_profit",
 ]
@@ -64,22 +68,43 @@ class RewardState(NamedTuple):
     max_age_candles: int
 
 
-def log_return(state: RewardState, parameters: RewardParameters) -> float:
+class Parameters(NamedTuple):
+    """The settings' ``reward_parameters`` as compiled code can read them.
+
+    Attributes
+    ----------
+    rr, profit_aim, win_reward_factor : float
+        See ``RewardParameters`` in ``mtf_scalper.settings``.
+    """
+
+    rr: float
+    profit_aim: float
+    win_reward_factor: float
+
+
+Reward = Callable[[RewardState, Parameters], float]
+
+
+def parameters_of(settings: Settings) -> Parameters:
+    """Return the parameters that a reward is called with."""
+    return Parameters(**dict(settings.reward_parameters))
+
+
+def log_return(state: RewardState, parameters: Parameters) -> float:
     """Return the change of log equity; its sum over an episode is log(final equity).
 
     Maximising it maximises the growth rate of the account (Kelly 1956, "A new interpretation of
     information rate").
     """
-    del parameters
     return state.log_return
 
 
-def weighted_profit(state: RewardState, parameters: RewardParameters) -> float:
+def weighted_profit(state: RewardState, parameters: Parameters) -> float:
     """Return ``tanh(profit / profit_aim)``, in [-1, 1]."""
     return math.tanh(state.profit / parameters.profit_aim)
 
 
-def drawdown_control(state: RewardState, parameters: RewardParameters) -> float:
+def drawdown_control(state: RewardState, parameters: Parameters) -> float:
     """Return 1 for a trade that was never under water, -1 for one that sank by ``profit_aim``.
 
     ``1 - 2 min(1, -worst_profit / profit_aim)``, in [-1, 1].
@@ -88,7 +113,7 @@ def drawdown_control(state: RewardState, parameters: RewardParameters) -> float:
     return 1.0 - 2.0 * min(1.0, sunk)
 
 
-def exit_timing(state: RewardState, parameters: RewardParameters) -> float:
+def exit_timing(state: RewardState, parameters: Parameters) -> float:
     """Return the share of the best profit that the exit kept, in [-1, 1].
 
     ``profit / max(best_profit, 0.1 profit_aim)``, clipped; the floor keeps trades that never had
@@ -98,7 +123,7 @@ def exit_timing(state: RewardState, parameters: RewardParameters) -> float:
     return _clip(state.profit / best)
 
 
-def risk_reward(state: RewardState, parameters: RewardParameters) -> float:
+def risk_reward(state: RewardState, parameters: Parameters) -> float:
     """Return the profit over the risk taken, relative to the ratio aimed at, in [-1, 1].
 
     ``profit / max(-worst_profit, 0.1 profit_aim) / rr``, clipped.
@@ -107,7 +132,7 @@ def risk_reward(state: RewardState, parameters: RewardParameters) -> float:
     return _clip(state.profit / risk / parameters.rr)
 
 
-def exit_quality(state: RewardState, parameters: RewardParameters) -> float:
+def exit_quality(state: RewardState, parameters: Parameters) -> float:
     """Return how well a trade was closed, 0 while none closes; bounded by [-1, 1].
 
     ``0.35 weighted_profit + 0.25 drawdown_control + 0.20 exit_timing + 0.20 risk_reward``.
@@ -122,7 +147,7 @@ def exit_quality(state: RewardState, parameters: RewardParameters) -> float:
     )
 
 
-def freqtrade_example(state: RewardState, parameters: RewardParameters) -> float:
+def freqtrade_example(state: RewardState, parameters: Parameters) -> float:
     """Return the example reward of freqtrade's ``ReinforcementLearner``, on this environment.
 
     -2 for an invalid action, 25 for an entry, -1 for staying flat, minus the age share for
@@ -145,7 +170,7 @@ def _clip(value: float) -> float:
     return max(-1.0, min(1.0, value))
 
 
-REWARDS: dict[RewardName, Callable[[RewardState, RewardParameters], float]] = {
+REWARDS: dict[RewardName, Reward] = {
     RewardName.LOG_RETURN: log_return,
     RewardName.EXIT_QUALITY: exit_quality,
     RewardName.FREQTRADE_EXAMPLE: freqtrade_example,
