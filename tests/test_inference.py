@@ -12,6 +12,7 @@ from stable_baselines3 import PPO
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.inference import Policy, Simulation, observed_batch_sizes, simulate
+from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import masked_action
 from mtf_scalper.simulator.reference import ReferenceEnv
@@ -25,7 +26,7 @@ def policy(make_market, tiny_settings) -> Policy:
     """An untrained network whose head is enlarged, so that it has opinions."""
     settings = tiny_settings()
     ppo = PPO(
-        "MlpPolicy",
+        MaskedPolicy,
         ReferenceEnv(make_market(), settings),
         policy_kwargs={"net_arch": [16], "activation_fn": torch.nn.ReLU},
         seed=1,
@@ -40,11 +41,16 @@ def features(n_rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n_rows, N_FEATURES)).astype(np.float32)
 
 
+def observation(rows: np.ndarray, row: int) -> np.ndarray:
+    """What stock ``PPO`` takes: the window and a mask, here with every action valid."""
+    return np.append(rows[row - WINDOW + 1 : row + 1].ravel(), np.ones(5, dtype=np.float32))
+
+
 def test_batched_actions_are_those_of_the_loop_over_all_rows(policy) -> None:
     rows = features(700)
     batched = policy.probabilities(rows).argmax(axis=1)
     loop = [
-        int(policy.model.predict(rows[row - WINDOW + 1 : row + 1], deterministic=True)[0])
+        int(policy.model.predict(observation(rows, row), deterministic=True)[0])
         for row in range(WINDOW - 1, 700)
     ]
     assert batched[WINDOW - 1 :].tolist() == loop
@@ -57,7 +63,7 @@ def test_probabilities_are_the_policys_own(policy) -> None:
     assert probabilities.shape == (300, 5)
     assert probabilities.dtype == np.float64
     for row in (3, 50, 299):
-        window = torch.from_numpy(rows[row - WINDOW + 1 : row + 1])[None]
+        window = torch.from_numpy(observation(rows, row))[None]
         expected = policy.model.policy.get_distribution(window).distribution.probs
         np.testing.assert_allclose(probabilities[row], expected[0].detach().numpy(), atol=1e-6)
     np.testing.assert_allclose(probabilities[3:].sum(axis=1), 1.0, atol=1e-6)
@@ -123,7 +129,7 @@ def test_observed_batch_sizes_tells_what_the_network_saw(policy) -> None:
 def test_a_read_only_window_of_one_candle_is_fine(make_market, tiny_settings) -> None:
     settings = tiny_settings(window_size=1)
     market = make_market()
-    ppo = PPO("MlpPolicy", ReferenceEnv(market, settings), device="cpu")
+    ppo = PPO(MaskedPolicy, ReferenceEnv(market, settings), device="cpu")
     assert np.isfinite(Policy(ppo, settings).probabilities(market.features)).all()
 
 
@@ -156,8 +162,8 @@ def test_a_checkpoint_loads_as_stock_ppo_and_acts_the_same(policy, tmp_path: Pat
     assert type(stock) is PPO
     rows = features(200)
     expected = policy.probabilities(rows).argmax(axis=1)[WINDOW - 1 :]
-    windows = np.stack([rows[row - WINDOW + 1 : row + 1] for row in range(WINDOW - 1, 200)])
-    actions, _ = stock.predict(windows, deterministic=True)
+    observations = np.stack([observation(rows, row) for row in range(WINDOW - 1, 200)])
+    actions, _ = stock.predict(observations, deterministic=True)
     np.testing.assert_array_equal(actions, expected)
 
 

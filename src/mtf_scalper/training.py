@@ -21,7 +21,10 @@ from mtf_scalper.compute import ComputeSetup, configure_torch
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import Settings
+from mtf_scalper.ppo.fast_ppo import FastPPO
+from mtf_scalper.ppo.masked_policy import MaskedPolicy
+from mtf_scalper.settings import Algorithm, Settings
+from mtf_scalper.simulator.candle_vec_env import CandleVecEnv
 from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import Action
@@ -167,14 +170,15 @@ def train(
 
 
 def _make_model(
-    env: VecEnv,
+    env: VecMonitor,
     settings: Settings,
     compute: ComputeSetup,
     initial: PPO | None,
     tensorboard_log: Path | None,
 ) -> PPO:
-    model = PPO(
-        "MlpPolicy",
+    algorithm = _algorithm(env, settings, compute)
+    model = algorithm(
+        MaskedPolicy,
         env,
         n_steps=settings.n_steps,
         batch_size=settings.batch_size,
@@ -197,6 +201,20 @@ def _make_model(
     if initial is not None:
         _take_over(model, initial)
     return model
+
+
+def _algorithm(env: VecMonitor, settings: Settings, compute: ComputeSetup) -> type[PPO]:
+    """Return the class that learns: ``FastPPO`` where it is wanted and can run."""
+    if settings.algorithm is Algorithm.PPO:
+        return PPO
+    if isinstance(env.venv, CandleVecEnv) and compute.device == "cpu":
+        return FastPPO
+    logger.info(
+        "stable-baselines3's PPO learns: fast_ppo needs vec_env 'batched' on the CPU, not %s on %s",
+        settings.vec_env,
+        compute.device,
+    )
+    return PPO
 
 
 def _take_over(model: PPO, initial: PPO) -> None:
@@ -246,6 +264,7 @@ def _facts_in_force(
     """Return what the training really uses, read from the objects that do the work."""
     return {
         "total_steps": total_steps,
+        "algorithm": type(model).__name__,
         "n_envs": model.n_envs,
         "vec_env": str(settings.vec_env),
         "torch_threads": compute.threads,

@@ -1,0 +1,87 @@
+"""A stable-baselines3 policy that takes only valid actions.
+
+The observation ends with the action mask, so that every part of stable-baselines3 honours it
+without knowing: sampling, log-probabilities, entropy, ``predict``, and checkpoints that stock
+``PPO`` loads. The network itself never sees the mask.
+
+Masking by setting logits of invalid actions to a large negative number is Huang and Ontañón
+(2022), "A closer look at invalid action masking in policy gradient algorithms".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+__all__ = ["INVALID_LOGIT", "MaskedPolicy", "WithoutMask"]
+
+INVALID_LOGIT = -1e8
+"""Logit of an action that cannot be taken: its probability is exactly zero in single precision."""
+
+
+class WithoutMask(BaseFeaturesExtractor):
+    """Hands on an observation without its last ``n_actions`` numbers."""
+
+    def __init__(self, observation_space: spaces.Box, n_actions: int) -> None:
+        super().__init__(observation_space, int(observation_space.shape[0]) - n_actions)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return float32 of shape (N, length - n_actions)."""
+        return observations[:, : self.features_dim]
+
+
+class MaskedPolicy(ActorCriticPolicy):
+    """``MlpPolicy`` for observations that end with the action mask as zeros and ones.
+
+    Takes the arguments of ``ActorCriticPolicy`` but for the features extractor, which is its own.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Discrete,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.update(
+            features_extractor_class=WithoutMask,
+            features_extractor_kwargs={"n_actions": int(action_space.n)},
+        )
+        super().__init__(observation_space, action_space, *args, **kwargs)
+
+    def forward(
+        self, obs: torch.Tensor, deterministic: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return valid actions (N,), values (N, 1) and log-probabilities (N,)."""
+        distribution = self.get_distribution(obs)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, self.predict_values(obs), distribution.log_prob(actions)
+
+    def evaluate_actions(  # type: ignore[override]
+        self, obs: torch.Tensor, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return values (N, 1), log-probabilities (N,) and entropies (N,)."""
+        distribution = self.get_distribution(obs)
+        return self.predict_values(obs), distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: torch.Tensor) -> Distribution:  # type: ignore[override]
+        """Return the distribution over the valid actions."""
+        logits = self.logits(obs[:, : self.features_dim])
+        is_valid = obs[:, self.features_dim :] > 0.5
+        masked = torch.where(is_valid, logits, INVALID_LOGIT)
+        return self.action_dist.proba_distribution(action_logits=masked)
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the network's logits of all actions, shape (N, n_actions), before any mask.
+
+        Parameters
+        ----------
+        inputs : float32, shape (N, length - n_actions)
+        """
+        logits: torch.Tensor = self.action_net(self.mlp_extractor.forward_actor(inputs))
+        return logits
