@@ -5,7 +5,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from mtf_scalper import __version__
 from mtf_scalper.cli import app
 from mtf_scalper.exchange.config import DEFAULT_PORT
 
-COMMANDS = ("demo", "validate", "synth", "exchange", "doctor")
+COMMANDS = ("demo", "validate", "parity", "synth", "exchange", "doctor")
 CLI = (sys.executable, "-c", "from mtf_scalper.cli import main; main()")
 
 Invoke = Callable[..., Result]
@@ -94,6 +95,9 @@ def test_version(invoke: Invoke) -> None:
         (("no-such-command",), "no-such-command"),
         (("demo", "--no-such-option"), "--no-such-option"),
         (("demo", "--datadir", "no/such/folder"), "no/such/folder"),
+        (("parity",), "--timerange"),
+        (("parity", "--timerange", "20241001-20241008", "--policy", "clever"), "clever"),
+        (("parity", "--timerange", "20241001-20241008", "--train-cycles", "0"), "--train-cycles"),
         (("synth", "--start", "yesterday"), "yesterday"),
         (("synth", "--seed", "-1"), "--seed"),
         (("synth", "--signal-strength", "2"), "--signal-strength"),
@@ -127,6 +131,42 @@ def test_validate_passes_its_options_and_the_exit_code_on(
         (False, Path("user_data/analysis_data"), None),
         (True, tmp_path / "out", tmp_path),
     ]
+
+
+def test_parity_passes_its_options_and_the_exit_code_on(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prepared, compared = [], []
+
+    @contextmanager
+    def offline_arguments(*arguments: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        prepared.append((*arguments, options))
+        yield {"timerange": arguments[1]}
+
+    def run_parity(arguments: dict[str, Any], policy: str, _console: Any) -> int:
+        compared.append((arguments, policy))
+        return 3
+
+    for name, function in (
+        ("runs.parity", offline_arguments),
+        ("freqai.parity_report", run_parity),
+    ):
+        module = ModuleType(f"mtf_scalper.{name}")
+        setattr(module, function.__name__, function)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    days, config = "20241001-20241008", tmp_path / "mine.json"
+    config.write_text("{}", encoding="utf-8")
+    assert invoke("parity", "--timerange", days).exit_code == 3
+    given = ("--config", config, "--datadir", tmp_path, "--policy", "always-enter")
+    more = ("--pairs", "BTC/USDT:USDT", "--pairs", "SOL/USDT:USDT", "--train-cycles", "5")
+    assert invoke("parity", "--timerange", days, *given, *more).exit_code == 3
+    default = {"datadir": None, "pairs": (), "train_cycles": 2}
+    chosen = {"datadir": tmp_path, "pairs": ["BTC/USDT:USDT", "SOL/USDT:USDT"], "train_cycles": 5}
+    assert prepared == [
+        ([Path("configs/config_rl_hybrid.json")], days, default),
+        ([config], days, chosen),
+    ]
+    assert compared == [({"timerange": days}, "learned"), ({"timerange": days}, "always-enter")]
 
 
 def test_an_interrupted_command_exits_with_130(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -36,9 +37,20 @@ RealDatadir = Annotated[
     ),
 ]
 
+DEFAULT_CONFIG = Path("configs", "config_rl_hybrid.json")
+
+
+class ParityPolicy(StrEnum):
+    """Whose predictions both sides of the comparison trade on."""
+
+    LEARNED = "learned"
+    RANDOM = "random"
+    ALWAYS_ENTER = "always-enter"
+
+
 app = typer.Typer(
     name="mtf-scalper",
-    help="Reinforcement learning for freqtrade: demo, validation, offline market and exchange.",
+    help="Reinforcement learning for freqtrade: demo, validation, parity, offline exchange.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -106,6 +118,52 @@ def validate(
     from mtf_scalper.runs.validation import run_validation
 
     raise typer.Exit(run_validation(full, output, datadir))
+
+
+@app.command(
+    epilog=f"{_EXIT_CODES} Trades that differ, and no trades at all, are a failure; the last line "
+    "of the output says which."
+)
+def parity(
+    timerange: Annotated[str, typer.Option(metavar="YYYYMMDD-YYYYMMDD", help="Days to backtest.")],
+    config: Annotated[
+        list[Path],
+        typer.Option(
+            dir_okay=False,
+            exists=True,
+            metavar="FILE",
+            help="freqtrade configuration; repeat it to lay others over the first.",
+        ),
+    ] = [DEFAULT_CONFIG],  # noqa: B006 - typer copies it
+    datadir: RealDatadir = None,
+    policy: Annotated[
+        ParityPolicy,
+        typer.Option(
+            help="learned: FreqAI trains and predicts. random: seeded random probabilities. "
+            "always-enter: enters wherever it is allowed and never leaves by itself."
+        ),
+    ] = ParityPolicy.LEARNED,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PAIR",
+            help="Instead of the configuration's; repeat it for several pairs.",
+        ),
+    ] = None,
+    train_cycles: Annotated[
+        int, typer.Option(min=1, help="Passes over the candles of each window, if learned.")
+    ] = 2,
+) -> None:
+    """Check that the simulator trades as freqtrade's own backtester does, trade by trade."""
+    from rich.console import Console
+
+    from mtf_scalper.freqai.parity_report import run_parity
+    from mtf_scalper.runs.parity import offline_arguments
+
+    with offline_arguments(
+        config, timerange, datadir=datadir, pairs=pairs or (), train_cycles=train_cycles
+    ) as arguments:
+        raise typer.Exit(run_parity(arguments, policy.value, Console()))
 
 
 @app.command(epilog=_EXIT_CODES)

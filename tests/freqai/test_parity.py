@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from ccxt import TICK_SIZE
-from freqtrade.data.converter import trim_dataframe
-from freqtrade.data.dataprovider import DataProvider
 from freqtrade.exchange import Exchange
-from freqtrade.optimize.backtesting import Backtesting
 from freqtrade.persistence import LocalTrade
 from freqtrade.strategy import IStrategy
+from rich.console import Console
 
-from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.config import read_settings, trade_rules
-from mtf_scalper.freqai.model import MtfScalperRLModel
-from mtf_scalper.freqai.windows import build_market
-from mtf_scalper.inference import Policy, Simulation, simulate
-from mtf_scalper.market.market import Market
-from mtf_scalper.settings import Settings
+from mtf_scalper.freqai.given_predictions import (
+    GIVEN,
+    Given,
+    ParityError,
+    always_enter,
+    random_policy,
+)
+from mtf_scalper.freqai.parity import (
+    LEAST_WALLET,
+    Backtested,
+    PairBacktest,
+    backtest,
+    compare,
+    load_config,
+)
+from mtf_scalper.freqai.parity_report import first_difference, print_report
 from mtf_scalper.simulator.exits import stop_price
-from mtf_scalper.simulator.types import Side
+from mtf_scalper.simulator.reference import EQUITY_FLOOR
+from mtf_scalper.simulator.types import Action, Side
 
 Config = dict[str, Any]
 
+DAYS = "20240130-20240203"
 CANDLES = 4 * 288 + 1  # to midnight, where funding is due on the last candle
-SHARED = ["is_short", "open_rate", "close_rate", "leverage", "exit_reason"]
+PAIRS = {"BTC/USDT:USDT", "ETH/USDT:USDT"}
+ONE_PAIR = {"exchange": {"pair_whitelist": ["BTC/USDT:USDT"]}}
+WITHOUT_PREDICTION = 3  # candles at the start of each day's window: conv_width is 4
 
 
 @dataclass(frozen=True)
@@ -67,125 +79,309 @@ CASES = {
 }
 
 
-class KnownPolicy(Policy):
-    """A policy whose probabilities are given row by row."""
+@pytest.fixture(scope="module")
+def run(
+    make_config: Callable[..., Config], rl_config: Callable[..., Config], exchange: Exchange
+) -> Callable[..., Backtested]:
+    """Return a function that runs freqtrade's backtester on given or learned predictions."""
 
-    def __init__(self, probabilities: np.ndarray, settings: Settings) -> None:
-        self.settings = settings
-        self._probabilities = probabilities
+    def backtested(
+        given: Given | None,
+        overrides: Config | None = None,
+        *,
+        entry: str = "any",
+        days: str = DAYS,
+        **attributes: Any,
+    ) -> Backtested:
+        def prepare(strategy: IStrategy) -> None:
+            for name, value in attributes.items():
+                setattr(strategy, name, value)
 
-    def probabilities(self, features: np.ndarray) -> np.ndarray:
-        assert len(features) == len(self._probabilities)
-        return self._probabilities
+        config = make_config({**rl_config(entry=entry), **(overrides or {})}, timerange=days)
+        return backtest(config, given, exchange=exchange, prepare=prepare)
 
-
-@dataclass(frozen=True)
-class Backtested:
-    """Trades of the backtester and, by pair, the market it traded and the predictions it had."""
-
-    trades: pd.DataFrame
-    settings: Settings
-    markets: dict[str, Market]
-    predictions: dict[str, np.ndarray]
-
-    def simulated(self, pair: str) -> Simulation:
-        """Let the same predictions trade the same candles in the simulator."""
-        policy = KnownPolicy(self.predictions[pair], self.settings)
-        return simulate(policy, self.markets[pair])
+    return backtested
 
 
-@pytest.fixture
-def backtested(
-    make_config: Callable[..., Config],
-    rl_config: Callable[..., Config],
-    exchange: Exchange,
-    with_predictions: Callable[..., pd.DataFrame],
-    random_probabilities: Callable[[int, int], np.ndarray],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Callable[[Case], Backtested]:
-    """Return a function that runs freqtrade's backtester with random predictions."""
-    frames: dict[str, pd.DataFrame] = {}
+@pytest.fixture(scope="module")
+def sometimes_silent(random_probabilities: Callable[[int, int], np.ndarray]) -> Given:
+    """Return random predictions, with none at a tenth of the candles."""
 
-    def predict(
-        model: MtfScalperRLModel, frame: pd.DataFrame, metadata: dict[str, str], maker: IStrategy
-    ) -> pd.DataFrame:
-        probabilities = random_probabilities(len(frame), len(frames))
-        # With entry=always the simulator enters without a prediction, the strategy does not.
-        if model.settings.rules.entry != "always":
-            probabilities[np.random.default_rng(7).random(len(frame)) < 0.1] = 0.0
-        frame = maker.feature_engineering_standard(frame.copy(), metadata)
-        frames[metadata["pair"]] = with_predictions(frame, probabilities)
-        return frames[metadata["pair"]]
+    def given(pair: str, n_candles: int) -> np.ndarray:
+        probabilities = random_probabilities(n_candles, sorted(PAIRS).index(pair))
+        probabilities[np.random.default_rng(7).random(n_candles) < 0.1] = 0.0
+        return probabilities
 
-    def run(case: Case) -> Backtested:
-        config = make_config(rl_config(entry=case.entry), timerange="20240130-20240203")
-        monkeypatch.setattr(MtfScalperRLModel, "start", predict)
-        if case.leverage is not None:
-            constant = case.leverage
-            monkeypatch.setattr(
-                "mtf_scalper.freqai.strategy.leverage_for",
-                lambda indicators, most: np.full(len(indicators), constant),
-            )
-        backtesting = Backtesting(config, exchange=exchange)
-        strategy = backtesting.strategylist[0]
-        for name, value in case.attributes.items():
-            setattr(strategy, name, value)
-        try:
-            data, timerange = backtesting.load_bt_data()
-            backtesting.backtest_one_strategy(strategy, data, timerange)
-            trades = backtesting.all_bt_content[strategy.get_strategy_name()]["results"]
-        finally:
-            Backtesting.cleanup()
-        settings = read_settings(config, trade_rules(config, strategy)).changed(window_size=1)
-        provider = DataProvider(config, exchange)  # the backtester's ends before the last candle
-        markets, predictions = {}, {}
-        for pair, frame in frames.items():
-            rows = trim_dataframe(frame, timerange, startup_candles=backtesting.required_startup)
-            markets[pair] = build_market(
-                rows[["%-body"]], frame, pair, settings, config=config, provider=provider
-            )
-            predictions[pair] = rows[list(columns.PROBABILITIES)].to_numpy()
-        return Backtested(trades, settings, markets, predictions)
+    return given
 
-    return run
+
+@pytest.fixture(scope="module")
+def shipped(run: Callable[..., Backtested], sometimes_silent: Given) -> Backtested:
+    return run(sometimes_silent)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_simulator_and_backtester_make_the_same_trades(
-    case: Case, backtested: Callable[[Case], Backtested]
+    case: Case,
+    run: Callable[..., Backtested],
+    sometimes_silent: Given,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    backtest = backtested(case)
-    assert set(backtest.markets) == {"BTC/USDT:USDT", "ETH/USDT:USDT"}
-    for pair, market in backtest.markets.items():
+    if case.leverage is not None:
+        constant = case.leverage
+        monkeypatch.setattr(
+            "mtf_scalper.freqai.strategy.leverage_for",
+            lambda indicators, most: np.full(len(indicators), constant),
+        )
+    backtested = run(sometimes_silent, entry=case.entry, **case.attributes)
+    assert set(backtested.pairs) == PAIRS
+    compared = compare(backtested)
+    for pair, each in compared.items():
+        market = backtested.pairs[pair].market
         assert len(market) == CANDLES
-        run = backtest.simulated(pair)
-        theirs = backtest.trades[backtest.trades["pair"] == pair].sort_values("open_date")
-        if case.leverage is not None:  # the simulator stakes all it has and may be ruined
-            theirs = theirs.iloc[: len(run.trades)]
-        assert market.dates is not None
-        np.testing.assert_array_equal(
-            [(market.dates[trade.open_row], market.dates[trade.close_row]) for trade in run.trades],
-            theirs[["open_date", "close_date"]].apply(lambda dates: dates.dt.tz_localize(None)),
-        )
-        ours = [
-            (
-                trade.side is Side.SHORT,
-                trade.open_rate,
-                trade.close_rate,
-                trade.leverage,
-                str(trade.exit_reason),
-            )
-            for trade in run.trades
-        ]
-        assert ours == list(theirs[SHARED].itertuples(index=False, name=None))
-        assert len(ours) >= 5
-        np.testing.assert_allclose(
-            [trade.profit_ratio for trade in run.trades], theirs["profit_ratio"], rtol=0, atol=1e-8
-        )
-    assert case.reasons <= set(backtest.trades["exit_reason"])
-    assert backtest.trades["funding_fees"].abs().max() > 0.0
-    sides = {False} if case.attributes.get("can_short") is False else {False, True}
-    assert set(backtest.trades["is_short"]) == sides
+        assert each.is_equal.all()
+        assert len(each.is_equal) == len(backtested.pairs[pair].trades) >= 5
+        assert each.largest_profit_difference <= 1e-8
+    trades = [each.trades for each in backtested.pairs.values()]
+    assert case.reasons <= {reason for each in trades for reason in each["exit_reason"]}
+    sides = {"long"} if case.attributes.get("can_short") is False else {"long", "short"}
+    assert {side for each in trades for side in each["side"]} == sides
+    assert any(crosses_funding(each) for each in backtested.pairs.values())
+    assert backtested.refused_stakes == 0
+
+
+def crosses_funding(run: PairBacktest) -> bool:
+    """Say whether any trade is open at a candle at which funding is due."""
+    assert run.market.dates is not None
+    due = run.market.dates[run.market.funding != 0.0]
+    opens, closes = (run.trades[name].to_numpy()[:, None] for name in ("open_date", "close_date"))
+    return bool(((opens <= due) & (due <= closes)).any())
+
+
+def test_trades_go_on_where_the_simulator_is_ruined(
+    run: Callable[..., Backtested], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mtf_scalper.freqai.strategy.leverage_for",
+        lambda indicators, most: np.full(len(indicators), 20.0),
+    )
+    restless = np.array([0.1, 0.3, 0.2, 0.2, 0.2])  # leaves as soon as it can, for the fees
+    backtested = run(lambda pair, n_candles: np.tile(restless, (n_candles, 1)), ONE_PAIR)
+    for each in compare(backtested).values():
+        assert each.is_equal.all()
+        equity = np.cumprod(1.0 + each.theirs["profit_ratio"].to_numpy())
+        assert equity[-10] < EQUITY_FLOOR
+
+
+def test_a_trained_model_trades_the_same_and_predicts_where_given_predictions_do(
+    run: Callable[..., Backtested],
+) -> None:
+    policies = (None, random_policy)
+    learned, given = (run(policy, days="20240130-20240201") for policy in policies)
+    expected = np.arange(2 * 288 + 1) % 288 >= WITHOUT_PREDICTION
+    expected[-1] = False  # FreqAI predicts up to the end of the period, the backtest includes it
+    for pair, each in compare(learned).items():
+        assert each.is_equal.all()
+        assert len(each.is_equal) > 0
+        assert np.ptp(learned.pairs[pair].probabilities[expected], axis=0).min() > 0.0
+        for one in (learned, given):
+            np.testing.assert_array_equal(one.pairs[pair].is_predicted, expected)
+
+
+def test_nothing_enters_without_a_prediction_whatever_the_signal(
+    run: Callable[..., Backtested], sometimes_silent: Given
+) -> None:
+    given = {"entry": "always", "days": "20240130-20240201"}
+    backtested, loud = (run(policy, **given) for policy in (sometimes_silent, random_policy))
+    silenced = 0
+    for pair, each in backtested.pairs.items():
+        market = each.market
+        assert not (market.entry_long | market.entry_short)[~each.is_predicted].any()
+        assert market.entry_long[each.is_predicted].any()
+        other = loud.pairs[pair].market
+        silenced += int((other.entry_long & ~market.entry_long).sum())
+    assert silenced > 0
+
+
+def test_always_enter_never_leaves_by_itself(run: Callable[..., Backtested]) -> None:
+    backtested = run(always_enter, {"max_open_trades": 1})
+    assert "max_open_trades 2" in backtested.conditions  # every pair can have a trade open
+    for pair, each in compare(backtested).items():
+        assert each.is_equal.all()
+        reasons = set(each.theirs["exit_reason"])
+        assert "agent_exit" not in reasons
+        assert set(each.theirs["side"]) == {"long", "short"}
+        # As soon as a trade is closed and there is a prediction, the next one opens.
+        trades, run_ = each.theirs, backtested.pairs[pair]
+        assert run_.market.dates is not None
+        opened = np.searchsorted(run_.market.dates, trades["open_date"].to_numpy()[1:])
+        closed = np.searchsorted(run_.market.dates, trades["close_date"].to_numpy()[:-1])
+        for close_row, open_row in zip(closed, opened, strict=True):
+            assert not run_.is_predicted[close_row : open_row - 1].any()
+            assert open_row > close_row
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_given_probabilities_are_seeded_by_the_pair(name: str) -> None:
+    first, again = GIVEN[name]("BTC/USDT:USDT", 500), GIVEN[name]("BTC/USDT:USDT", 500)
+    np.testing.assert_array_equal(first, again)
+    assert (first != GIVEN[name]("ETH/USDT:USDT", 500)).any()
+    np.testing.assert_allclose(first.sum(axis=1), 1.0)
+    assert (first >= 0.0).all()
+    asks = first[:, Action.LONG_EXIT] > first[:, Action.NEUTRAL]
+    assert asks.any() == (name == "random")
+
+
+# What is spoiled, and what the report has to name as the first difference.
+SPOILED: dict[str, tuple[Callable[[PairBacktest], PairBacktest], str]] = {
+    "another fee": (
+        lambda run: replace(run, market=replace(run.market, fee_rate=0.001)),
+        "profit_ratio|close_rate|close_date",
+    ),
+    "predictions one candle late": (
+        lambda run: replace(run, probabilities=np.roll(run.probabilities, 1, axis=0)),
+        "the simulator has no trade|freqtrade has no trade|side|close_date",
+    ),
+    "no funding": (
+        lambda run: replace(run, market=replace(run.market, funding=np.zeros(CANDLES))),
+        "profit_ratio",
+    ),
+    "another leverage": (
+        lambda run: replace(run, market=replace(run.market, leverage=np.ones(CANDLES))),
+        "leverage",
+    ),
+    "coarse price steps": (
+        lambda run: replace(run, market=replace(run.market, tick_size=np.full(CANDLES, 50.0))),
+        "close_rate",
+    ),
+    "candles one step up": (
+        lambda run: replace(run, market=replace(run.market, ohlc=run.market.ohlc + 0.1)),
+        "open_rate",
+    ),
+    "no predictions": (
+        lambda run: replace(run, probabilities=np.tile([1.0, 0, 0, 0, 0], (CANDLES, 1))),
+        "the simulator has no trade",
+    ),
+}
+
+
+def report(backtested: Backtested) -> tuple[int, str]:
+    """Return exit code and text of the report."""
+    text = io.StringIO()
+    code = print_report(Console(file=text, width=80), backtested, compare(backtested))
+    return code, text.getvalue()
+
+
+def test_the_report_says_that_all_trades_are_the_same(shipped: Backtested) -> None:
+    code, text = report(shipped)
+    total = sum(len(each.trades) for each in shipped.pairs.values())
+    assert code == 0
+    assert text.splitlines()[-1] == f"all {total} trades are the same"
+    for pair, each in shipped.pairs.items():
+        count = str(len(each.trades))
+        row = next(line for line in text.splitlines() if pair in line)
+        assert re.findall(r"\d+", row.split(pair)[1])[:3] == [count] * 3
+    assert "First difference" not in text
+
+
+@pytest.mark.parametrize(("spoil", "named"), SPOILED.values(), ids=SPOILED)
+def test_a_spoiled_simulator_is_found_and_its_first_difference_printed(
+    shipped: Backtested, spoil: Callable[[PairBacktest], PairBacktest], named: str
+) -> None:
+    pair = "ETH/USDT:USDT"
+    spoiled = replace(shipped, pairs={**shipped.pairs, pair: spoil(shipped.pairs[pair])})
+    compared = compare(spoiled)
+    assert compared["BTC/USDT:USDT"].is_equal.all()
+    difference = first_difference(compared)
+    assert difference is not None
+    assert difference.pair == pair
+
+    code, text = report(spoiled)
+    assert code == 1
+    assert f"First difference: {pair}" in text
+    last = text.splitlines()[-1]
+    assert re.search(rf"trades differ; the first: {pair} at .*: .*({named})", last)
+    assert f"Candles around {difference.date:%Y-%m-%d %H:%M} UTC" in text
+    # The candle where they part, those before and after it, and what was decided on.
+    market = spoiled.pairs[pair].market
+    assert market.dates is not None
+    row = int(np.searchsorted(market.dates, difference.date.to_datetime64()))
+    for name, column in (("open", 0), ("high", 1), ("low", 2), ("close", 3)):
+        line = next(line for line in text.splitlines() if line.startswith(f"│ {name} "))
+        values = [float(value) for value in re.findall(r"[\d.]+", line)]
+        np.testing.assert_allclose(values, market.ohlc[row - 2 : row + 3, column], rtol=1e-9)
+    for name in ("entry signal", "P long_enter", "P short_exit", "funding", "leverage"):
+        assert name in text
+    assert max(map(len, text.splitlines()[:-1])) <= 80
+
+
+def test_a_difference_within_the_tolerance_of_profit_only_is_none(shipped: Backtested) -> None:
+    pair = "BTC/USDT:USDT"
+    trades = shipped.pairs[pair].trades
+    for shift, expected in ((5e-7, 0), (5e-6, len(trades))):
+        moved = trades.assign(profit_ratio=trades["profit_ratio"] + shift)
+        each = replace(shipped.pairs[pair], trades=moved)
+        compared = compare(replace(shipped, pairs={pair: each}))
+        assert (~compared[pair].is_equal).sum() == expected
+
+
+def test_the_first_difference_is_that_of_the_earliest_trade(shipped: Backtested) -> None:
+    pairs = {
+        pair: replace(each, trades=each.trades.drop(index=row))
+        for (pair, each), row in zip(shipped.pairs.items(), (9, 2), strict=True)
+    }
+    difference = first_difference(compare(replace(shipped, pairs=pairs)))
+    assert difference is not None
+    dropped = [
+        (each.trades["open_date"].iloc[row], pair)
+        for (pair, each), row in zip(shipped.pairs.items(), (9, 2), strict=True)
+    ]
+    assert (difference.date, difference.pair) == min(dropped)
+    assert difference.theirs is None
+    assert difference.ours is not None
+
+
+def test_no_trades_are_a_failure(run: Callable[..., Backtested]) -> None:
+    neutral = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
+    backtested = run(
+        lambda pair, n_candles: np.tile(neutral, (n_candles, 1)), days="20240130-20240131"
+    )
+    code, text = report(backtested)
+    assert code == 1
+    assert text.splitlines()[-1] == "no trades on either side: nothing was compared"
+
+
+def test_entries_without_a_stake_are_told(run: Callable[..., Backtested]) -> None:
+    backtested = run(random_policy, {**ONE_PAIR, "dry_run_wallet": 200}, days="20240130-20240131")
+    assert backtested.refused_stakes > 0
+    code, text = report(backtested)
+    assert code == 1
+    assert f"left out {backtested.refused_stakes} entries whose stake would be below" in text
+
+
+def test_the_configuration_of_a_comparison(arguments_for: Callable[..., Config]) -> None:
+    overrides = {"enable_protections": True, "dry_run_wallet": 300}
+    config = load_config(arguments_for(overrides))
+    assert config["enable_protections"] is False
+    assert config["dry_run_wallet"] == LEAST_WALLET
+    assert load_config(arguments_for({"dry_run_wallet": 30_000}))["dry_run_wallet"] == 30_000
+    for timerange, problem in (("20240130-", "needs a start and an end"), ("soon", "freqtrade: ")):
+        with pytest.raises(ParityError, match=problem):
+            load_config({**arguments_for(), "timerange": timerange})
+
+
+def test_what_cannot_be_compared_is_one_line(
+    make_config: Callable[..., Config], rl_config: Callable[..., Config], exchange: Exchange
+) -> None:
+    stated = make_config(rl_config(add_state_info=True), timerange=DAYS)
+    with pytest.raises(ParityError, match=r"^freqai\.rl_config\.add_state_info: [^\n]*$"):
+        backtest(stated, exchange=exchange)
+    before = make_config(timerange="20230101-20230105")
+    with pytest.raises(ParityError, match=r"^freqtrade: [^\n]*$"):
+        backtest(before, random_policy, exchange=exchange)
+    absent = make_config({"exchange": {"pair_whitelist": ["BTC/USDT:USDT", "XYZ/USDT:USDT"]}})
+    with pytest.raises(ParityError, match="XYZ/USDT:USDT: no candles in "):
+        backtest(absent, random_policy, exchange=exchange)
 
 
 def test_stops_stand_where_freqtrade_puts_them() -> None:

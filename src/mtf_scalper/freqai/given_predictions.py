@@ -1,0 +1,122 @@
+"""Predictions that are given instead of learned, served to a strategy as FreqAI serves its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from freqtrade.configuration import TimeRange
+from freqtrade.exchange import timeframe_to_minutes
+from freqtrade.strategy import IStrategy
+from numpy.typing import NDArray
+
+from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.freqai import columns
+from mtf_scalper.market.synthetic import random_generator
+from mtf_scalper.simulator.types import N_ACTIONS, Action
+
+__all__ = [
+    "GIVEN",
+    "Given",
+    "GivenPredictions",
+    "ParityError",
+    "always_enter",
+    "bounded_timerange",
+    "random_policy",
+]
+
+Given = Callable[[str, int], NDArray[np.float64]]
+"""From a pair and the number T of its candles to probabilities of the actions, shape (T, 5)."""
+
+
+class ParityError(MtfScalperError):
+    """The two sides cannot be compared: says why."""
+
+
+def random_policy(pair: str, n_candles: int) -> NDArray[np.float64]:
+    """Return probabilities that enter at random and ask for an exit at 3% of the candles.
+
+    Returns
+    -------
+    ndarray of float64, shape (T, 5)
+        The same for the same pair in every run.
+    """
+    rng = random_generator(f"parity|{pair}")
+    leave = np.where(rng.random(n_candles) < 0.03, 0.3, 0.05)
+    long = rng.random(n_candles)
+    result = np.stack([np.full(n_candles, 0.2), long, leave, 1.0 - long, leave], axis=1)
+    return np.asarray(result / result.sum(axis=1, keepdims=True))
+
+
+def always_enter(pair: str, n_candles: int) -> NDArray[np.float64]:
+    """Return probabilities that enter wherever it is allowed, on a random side, and never leave.
+
+    Returns
+    -------
+    ndarray of float64, shape (T, 5)
+        The same for the same pair in every run.
+    """
+    is_long = random_generator(f"parity|{pair}").random(n_candles) < 0.5
+    result = np.zeros((n_candles, N_ACTIONS))
+    result[:, Action.NEUTRAL] = 0.1
+    result[:, Action.LONG_ENTER] = np.where(is_long, 0.6, 0.3)
+    result[:, Action.SHORT_ENTER] = np.where(is_long, 0.3, 0.6)
+    return result
+
+
+GIVEN: Mapping[str, Given] = {"random": random_policy, "always-enter": always_enter}
+"""Policies that need no training, by their name on the command line."""
+
+
+class GivenPredictions:
+    """Stands where the strategy expects FreqAI's model and predicts given probabilities.
+
+    It predicts where FreqAI would: inside the backtest's period, and in every window of
+    ``backtest_period_days`` from the first candle with ``conv_width`` candles before it in the
+    window.
+    """
+
+    def __init__(self, config: Mapping[str, Any], given: Given) -> None:
+        self._config = config
+        self._given = given
+
+    def start(
+        self, dataframe: pd.DataFrame, metadata: Mapping[str, Any], strategy: IStrategy
+    ) -> pd.DataFrame:
+        """Return the frame with predictions, as FreqAI's method of this name does."""
+        values = self._given(metadata["pair"], len(dataframe))
+        predicted = pd.DataFrame(values, columns=list(columns.PROBABILITIES), index=dataframe.index)
+        predicted[columns.ACTION] = values.argmax(axis=1)
+        predicted[columns.CONFIDENCE] = values.max(axis=1)
+        predicted["do_predict"] = 1
+        predicted = predicted.where(self._is_predicted(dataframe["date"]), 0.0)
+        return pd.concat([dataframe, predicted], axis=1)
+
+    def _is_predicted(self, dates: pd.Series) -> pd.Series:
+        freqai = self._config["freqai"]
+        period = bounded_timerange(self._config)
+        candle = pd.Timedelta(minutes=timeframe_to_minutes(str(self._config["timeframe"])))
+        window = round(pd.Timedelta(days=freqai["backtest_period_days"]) / candle)
+        row_in_window = ((dates - period.startdt) // candle) % window
+        inside = (dates >= period.startdt) & (dates < period.stopdt)
+        result: pd.Series = inside & (row_in_window >= freqai.get("conv_width", 1) - 1)
+        return result
+
+
+def bounded_timerange(config: Mapping[str, Any]) -> TimeRange:
+    """Return the backtest's period.
+
+    Raises
+    ------
+    ParityError
+        If it has no start or no end.
+    """
+    period = TimeRange.parse_timerange(config.get("timerange"))
+    if period.starttype != "date" or period.stoptype != "date":
+        raise ParityError(
+            f"timerange {config.get('timerange')!r} needs a start and an end, "
+            "as in 20241001-20241015"
+        )
+    return period

@@ -1,0 +1,428 @@
+"""The simulator's trades beside those of freqtrade's own backtester, on the same predictions.
+
+The unmodified ``Backtesting`` runs the real strategy in this process. The predictions that the
+strategy had at every candle then trade the same candles, funding, price steps and leverage in the
+simulator, and the two lists of trades are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from freqtrade.configuration import setup_utils_configuration
+from freqtrade.data.converter import trim_dataframe
+from freqtrade.data.dataprovider import DataProvider
+from freqtrade.enums import RunMode
+from freqtrade.exceptions import FreqtradeException
+from freqtrade.exchange import Exchange
+from freqtrade.loggers import error_console
+from freqtrade.optimize.backtesting import Backtesting
+from freqtrade.plugins.pairlist.pairlist_helpers import expand_pairlist
+from freqtrade.strategy import IStrategy
+from numpy.typing import NDArray
+
+from mtf_scalper.freqai import columns
+from mtf_scalper.freqai.config import rl_section, trade_rules
+from mtf_scalper.freqai.given_predictions import (
+    Given,
+    GivenPredictions,
+    ParityError,
+    bounded_timerange,
+)
+from mtf_scalper.freqai.windows import build_market
+from mtf_scalper.inference import Policy, simulate
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.reference import EQUITY_FLOOR
+from mtf_scalper.simulator.types import N_ACTIONS, Action, Side, Trade
+
+__all__ = [
+    "FIELDS",
+    "LEAST_WALLET",
+    "PROFIT_TOLERANCE",
+    "Backtested",
+    "PairBacktest",
+    "PairComparison",
+    "backtest",
+    "compare",
+    "load_config",
+]
+
+FIELDS = ("side", "close_date", "exit_reason", "open_rate", "close_rate", "leverage")
+"""What has to be equal between two trades of a pair that open at the same time."""
+PROFIT_TOLERANCE = 1e-6
+"""Largest difference of profit ratio between equal trades."""
+LEAST_WALLET = 10_000.0
+"""Smallest dry-run wallet, in stake currency, with which no stake is too small for the exchange."""
+
+_NEUTRAL = np.eye(N_ACTIONS)[Action.NEUTRAL]
+
+
+@dataclass(frozen=True)
+class PairBacktest:
+    """What the backtester did on one pair, and what it had to decide on.
+
+    Attributes
+    ----------
+    market : Market
+        The candles of the backtest. Entry signals are off where there is no prediction: the
+        strategy does not enter there, whatever the entry mode.
+    probabilities : ndarray of float64, shape (T, 5)
+        The strategy's predictions; certainly neutral where there is none.
+    is_predicted : ndarray of bool, shape (T,)
+    trades : DataFrame
+        ``FIELDS``, ``open_date`` and ``profit_ratio`` of freqtrade's trades, in time's order.
+    """
+
+    market: Market
+    probabilities: NDArray[np.float64]
+    is_predicted: NDArray[np.bool_]
+    trades: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Backtested:
+    """A finished backtest.
+
+    Attributes
+    ----------
+    settings : Settings
+        With the trade rules that were in force.
+    exit_threshold : float
+        Probability from which the strategy takes the agent's exit.
+    pairs : dict of str to PairBacktest
+    conditions : tuple of str
+        Under which conditions it ran, as words.
+    refused_stakes : int
+        Entries that did not happen because the strategy put no stake on them.
+    """
+
+    settings: Settings
+    exit_threshold: float
+    pairs: dict[str, PairBacktest]
+    conditions: tuple[str, ...]
+    refused_stakes: int
+
+
+def load_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return freqtrade's configuration for these arguments of its command line.
+
+    Protections are switched off, and the wallet is at least ``LEAST_WALLET``.
+
+    Raises
+    ------
+    ParityError
+        If freqtrade refuses it, or the timerange is open.
+    """
+    try:
+        config: dict[str, Any] = setup_utils_configuration(dict(arguments), RunMode.BACKTEST)
+        bounded_timerange(config)
+    except FreqtradeException as error:
+        raise _one_line(error) from None
+    config["enable_protections"] = False
+    wallet = config.get("dry_run_wallet", 0.0)
+    if not isinstance(wallet, Mapping):
+        config["dry_run_wallet"] = max(float(wallet), LEAST_WALLET)
+    return config
+
+
+def backtest(
+    config: dict[str, Any],
+    given: Given | None = None,
+    *,
+    exchange: Exchange | None = None,
+    prepare: Callable[[IStrategy], None] | None = None,
+) -> Backtested:
+    """Run freqtrade's backtester and keep what its strategy decided on.
+
+    Parameters
+    ----------
+    config : dict
+        As freqtrade loads it.
+    given : callable, optional
+        Probabilities to trade on; by default FreqAI trains and predicts.
+    exchange : Exchange, optional
+        An exchange that is connected already, and stays so.
+    prepare : callable, optional
+        Gets the strategy before it starts.
+
+    Raises
+    ------
+    ParityError
+        If freqtrade fails, or a pair has no candles.
+    """
+    if given is None and rl_section(config).get("add_state_info"):
+        raise ParityError(
+            "freqai.rl_config.add_state_info: what the agent predicts depends on its position, so "
+            "that one prediction per candle cannot be compared; use a policy that is not learned"
+        )
+    backtesting = None
+    try:
+        backtesting = Backtesting(config, exchange=exchange)
+        strategy = backtesting.strategylist[0]
+        if prepare is not None:
+            prepare(strategy)
+        return _run(backtesting, strategy, given)
+    except ModuleNotFoundError:
+        raise
+    except (FreqtradeException, ImportError) as error:  # it refuses strategies as an ImportError
+        raise _one_line(error) from None
+    finally:
+        if backtesting is not None and exchange is None:
+            backtesting.exchange.close()
+        Backtesting.cleanup()
+
+
+def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> Backtested:
+    config = backtesting.config
+    whitelist = backtesting.pairlists.whitelist
+    strategy.max_open_trades = max(strategy.max_open_trades, len(whitelist))
+    if given is not None:
+        _predict_given(strategy, GivenPredictions(config, given))
+    predictions, refused = _watched(strategy)
+    with backtesting.progress if error_console.is_terminal else nullcontext():
+        data, timerange = backtesting.load_bt_data()
+        _check_pairs(config, data)
+        backtesting.backtest_one_strategy(strategy, data, timerange)
+    results = backtesting.all_bt_content[strategy.get_strategy_name()]["results"]
+    settings = Settings(window_size=1, rules=trade_rules(config, strategy))
+    # The backtester's own provider knows nothing after the last candle any more, funding included.
+    provider = DataProvider(config, backtesting.exchange)
+    pairs = {}
+    for pair, candles in data.items():
+        frame = strategy.feature_engineering_standard(candles.copy(), {"pair": pair})
+        rows = trim_dataframe(frame, timerange, startup_candles=backtesting.required_startup)
+        if rows.empty:
+            raise ParityError(f"{pair}: no candles in {config['timerange']} after the warm-up")
+        traded = slice(int(rows.index[0]), int(rows.index[-1]) + 1)
+        predicted = predictions[pair].set_index("date").reindex(frame["date"])
+        trades = _their_trades(results[results["pair"] == pair])
+        pairs[pair] = _pair_backtest(
+            pair, frame, traded, predicted, trades, settings, config=config, provider=provider
+        )
+    return Backtested(
+        settings=settings,
+        exit_threshold=float(strategy.exit_confidence.value),
+        pairs=pairs,
+        conditions=_conditions(backtesting, strategy),
+        refused_stakes=len(refused),
+    )
+
+
+def _check_pairs(config: Mapping[str, Any], data: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse to leave a configured pair out, as freqtrade does with a warning."""
+    configured = config["exchange"]["pair_whitelist"]
+    for pair in expand_pairlist(configured, list(data), keep_invalid=True):
+        if pair not in data:
+            raise ParityError(
+                f"{pair}: no candles in {config['datadir']}, or the configuration excludes it"
+            )
+
+
+def _predict_given(strategy: IStrategy, predictions: GivenPredictions) -> None:
+    def load() -> None:
+        strategy.freqai = predictions
+        strategy.freqai_info = strategy.config["freqai"]
+
+    strategy.load_freqAI_model = load
+
+
+def _watched(strategy: IStrategy) -> tuple[dict[str, pd.DataFrame], list[Any]]:
+    """Note the strategy's predictions by pair, and the entries that it puts no stake on."""
+    predictions: dict[str, pd.DataFrame] = {}
+    refused: list[Any] = []
+    advise, stake = strategy.advise_all_indicators, strategy.custom_stake_amount
+    wanted = ["date", "do_predict", *columns.PROBABILITIES]
+
+    def note_predictions(data: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+        frames: dict[str, pd.DataFrame] = advise(data)
+        predictions.update({pair: frame[wanted].copy() for pair, frame in frames.items()})
+        return frames
+
+    def note_refused(**arguments: Any) -> float:
+        amount = float(stake(**arguments))
+        if amount <= 0.0:
+            refused.append((arguments["pair"], arguments["current_time"]))
+        return amount
+
+    strategy.advise_all_indicators = note_predictions
+    strategy.custom_stake_amount = note_refused
+    return predictions, refused
+
+
+def _pair_backtest(
+    pair: str,
+    frame: pd.DataFrame,
+    traded: slice,
+    predicted: pd.DataFrame,
+    trades: pd.DataFrame,
+    settings: Settings,
+    *,
+    config: Mapping[str, Any],
+    provider: DataProvider,
+) -> PairBacktest:
+    probabilities = predicted[list(columns.PROBABILITIES)].to_numpy(dtype=np.float64, na_value=0.0)
+    is_predicted = (predicted["do_predict"].to_numpy() == 1) & (probabilities.sum(axis=1) > 0.0)
+    for name in {columns.ENTRY_LONG, columns.ENTRY_SHORT} & set(frame.columns):
+        frame[name] = frame[name].to_numpy(dtype=np.bool_) & is_predicted
+    # Of the whole frame: the backtester finds price steps from the warm-up's candles too. Features
+    # there have to be, but nothing looks at them.
+    features = frame[["close"]]
+    market = build_market(features, frame, pair, settings, config=config, provider=provider)
+    return PairBacktest(
+        market=market.slice(traded.start, traded.stop),
+        probabilities=np.where(is_predicted[:, None], probabilities, _NEUTRAL)[traded],
+        is_predicted=is_predicted[traded],
+        trades=trades,
+    )
+
+
+def _conditions(backtesting: Backtesting, strategy: IStrategy) -> tuple[str, ...]:
+    config = backtesting.config
+    return (
+        "protections off",
+        f"max_open_trades {strategy.max_open_trades:g}",
+        f"wallet {_wallet(config)} {config['stake_currency']}",
+        f"entry {trade_rules(config, strategy).entry}",
+        f"fee {backtesting.fee:.3%}",
+    )
+
+
+def _wallet(config: Mapping[str, Any]) -> str:
+    wallet = config["dry_run_wallet"]
+    return str(wallet) if isinstance(wallet, Mapping) else f"{wallet:,.0f}"
+
+
+def _their_trades(results: pd.DataFrame) -> pd.DataFrame:
+    trades = results.sort_values("open_date")
+    dates = {
+        name: pd.to_datetime(trades[name], utc=True).dt.tz_localize(None)
+        for name in ("open_date", "close_date")
+    }
+    side = np.where(trades["is_short"].to_numpy(dtype=np.bool_), "short", "long")
+    return _table(trades.assign(**dates, side=side))
+
+
+def _our_trades(run: PairBacktest, settings: Settings, exit_threshold: float) -> pd.DataFrame:
+    dates = run.market.dates
+    assert dates is not None
+    rows = [
+        {
+            "open_date": dates[first_row + trade.open_row],
+            "close_date": dates[first_row + trade.close_row],
+            "side": "short" if trade.side is Side.SHORT else "long",
+            "exit_reason": str(trade.exit_reason),
+            "open_rate": trade.open_rate,
+            "close_rate": trade.close_rate,
+            "leverage": trade.leverage,
+            "profit_ratio": trade.profit_ratio,
+        }
+        for first_row, trade in _simulated(run, settings, exit_threshold)
+    ]
+    return _table(pd.DataFrame(rows, columns=["open_date", *FIELDS, "profit_ratio"]))
+
+
+def _table(trades: pd.DataFrame) -> pd.DataFrame:
+    kinds: dict[Any, Any] = dict.fromkeys(("open_date", "close_date"), "datetime64[ns]")
+    kinds |= dict.fromkeys(("open_rate", "close_rate", "leverage", "profit_ratio"), np.float64)
+    kinds |= dict.fromkeys(("side", "exit_reason"), object)
+    return trades[["open_date", *FIELDS, "profit_ratio"]].astype(kinds).reset_index(drop=True)
+
+
+class _KnownPolicy(Policy):
+    """A policy whose probabilities are given row by row."""
+
+    def __init__(self, probabilities: NDArray[np.float64], settings: Settings) -> None:
+        self.settings = settings
+        self._known = probabilities
+
+    def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the given probabilities, shape (T, 5)."""
+        assert len(features) == len(self._known)
+        return self._known
+
+
+def _simulated(
+    run: PairBacktest, settings: Settings, exit_threshold: float
+) -> list[tuple[int, Trade]]:
+    """Return the simulator's trades, each after the row of the market that its rows count from."""
+    trades: list[tuple[int, Trade]] = []
+    first_row = 0
+    while len(run.market) - first_row >= settings.window_size + 2:
+        policy = _KnownPolicy(run.probabilities[first_row:], settings)
+        market = run.market.slice(first_row, len(run.market))
+        simulation = simulate(policy, market, exit_threshold=exit_threshold)
+        trades.extend((first_row, trade) for trade in simulation.trades)
+        # The simulator stakes all it has and may be ruined; the backtester then trades on.
+        if not simulation.trades or simulation.equity[-1] > EQUITY_FLOOR:
+            break
+        first_row += simulation.trades[-1].close_row
+    return trades
+
+
+@dataclass(frozen=True)
+class PairComparison:
+    """The trades of one pair from both sides, matched by the time at which they open.
+
+    Attributes
+    ----------
+    run : PairBacktest
+    theirs, ours : DataFrame
+        Trades of freqtrade and of the simulator. Row ``i`` of both opens at the same time; where
+        one side has no such trade its values are missing.
+    is_equal : ndarray of bool
+        Whether all ``FIELDS`` are the same and the profit ratio is within ``PROFIT_TOLERANCE``.
+    """
+
+    run: PairBacktest
+    theirs: pd.DataFrame
+    ours: pd.DataFrame
+    is_equal: NDArray[np.bool_]
+
+    @property
+    def largest_profit_difference(self) -> float:
+        """Largest difference of profit ratio between trades that both have; 0 without any."""
+        difference = (self.theirs["profit_ratio"] - self.ours["profit_ratio"]).abs().max()
+        return 0.0 if np.isnan(difference) else float(difference)
+
+
+def compare(backtested: Backtested) -> dict[str, PairComparison]:
+    """Let the simulator trade what the backtester traded, and match their trades.
+
+    Returns
+    -------
+    dict of str to PairComparison
+        By pair.
+    """
+    return {
+        pair: _compared(run, _our_trades(run, backtested.settings, backtested.exit_threshold))
+        for pair, run in backtested.pairs.items()
+    }
+
+
+def _compared(run: PairBacktest, ours: pd.DataFrame) -> PairComparison:
+    theirs, ours = _by_open_date(run.trades), _by_open_date(ours)
+    together = theirs.index.union(ours.index)
+    theirs, ours = theirs.reindex(together), ours.reindex(together)
+    is_equal = (theirs["profit_ratio"] - ours["profit_ratio"]).abs() <= PROFIT_TOLERANCE
+    for name in FIELDS:
+        is_equal &= theirs[name] == ours[name]
+    theirs, ours = (side.droplevel(1).reset_index() for side in (theirs, ours))
+    return PairComparison(run, theirs, ours, is_equal.to_numpy(dtype=np.bool_))
+
+
+def _by_open_date(trades: pd.DataFrame) -> pd.DataFrame:
+    # A strategy of another's making may open two trades within one candle.
+    number = trades.groupby("open_date").cumcount()
+    return trades.set_index(pd.MultiIndex.from_arrays([trades["open_date"], number])).drop(
+        columns="open_date"
+    )
+
+
+def _one_line(error: Exception) -> ParityError:
+    return ParityError(f"freqtrade: {' '.join(str(error).split()) or type(error).__name__}")
