@@ -6,18 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
 from mtf_scalper.cli import app
 from mtf_scalper.settings import RewardName, Settings
+from mtf_scalper.simulator.environments import open_vec_env
+from mtf_scalper.simulator.rewards import Parameters, RewardState
+from mtf_scalper.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
 README = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+REWARDS_PAGE = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def section(title: str) -> str:
@@ -27,7 +34,7 @@ def section(title: str) -> str:
 
 
 def test_the_python_program_runs_as_it_is(tmp_path: Path) -> None:
-    (program,) = blocks("python")
+    program = blocks("python")[0]
     assert len(program.splitlines()) <= 15
     script = tmp_path / "readme.py"
     script.write_text(program, encoding="utf-8")
@@ -78,6 +85,31 @@ def test_every_setting_and_its_default_is_in_the_table() -> None:
         f"| `random_state` | {defaults.random_state} |",
     ):
         assert row in table
+
+
+@pytest.mark.parametrize("page", [README, REWARDS_PAGE], ids=["README", "docs/rewards.md"])
+def test_the_reward_of_your_own_runs_as_it_is_shown(
+    page, tmp_path, monkeypatch, make_market, tiny_settings
+) -> None:
+    example = blocks("python", page)[-1]
+    assert len(example.splitlines()) <= 10
+    assert '"reward": "my_rewards.py:patient"' in page
+    monkeypatch.chdir(tmp_path)
+    Path("my_rewards.py").write_text(example, encoding="utf-8")
+    settings = tiny_settings(reward="my_rewards.py:patient")
+    result = train(make_market(n_candles=128), settings)
+    assert result.steps == 128
+    with open_vec_env(make_market(n_candles=128), settings) as env:
+        env.reset()
+        _, rewards, _, _ = env.step(np.array([1, 0]))
+        outcome = env.outcome
+    assert rewards[0] < outcome["log_return"][0] < 0.0  # the entry's fee is under water
+    assert rewards[1] == outcome["log_return"][1] == 0.0
+
+
+def test_every_field_that_a_reward_may_look_at_is_in_its_table() -> None:
+    for name in (*RewardState._fields, *Parameters._fields):
+        assert f"`{name}`" in REWARDS_PAGE, name
 
 
 @pytest.mark.parametrize("reward", RewardName)

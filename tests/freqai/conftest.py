@@ -47,7 +47,6 @@ SMALL: dict[str, Any] = {
             "n_steps": 64,
             "batch_size": 32,
             "net_arch": [16],
-            "vec_env": "dummy",
             "progress_bar": False,
         },
     }

@@ -69,7 +69,7 @@ def test_the_shipped_config_holds_the_reference_recipe(shipped: Config) -> None:
     assert {key: rl_config[key] for key in REFERENCE} == REFERENCE
     settings = read_settings(shipped)
     assert settings.net_arch == (512, 512, 256)
-    assert settings.vec_env == "subproc"
+    assert settings.vec_env == "batched"
     assert settings.window_size == 10
     assert settings.random_state == 42
     assert settings.rules.entry is EntryMode.ALWAYS
@@ -261,3 +261,17 @@ def test_an_identifier_refuses_models_of_unknown_settings(tmp_path: Path) -> Non
     (tmp_path / "old" / "sub-train-BTC_1").mkdir(parents=True)
     with pytest.raises(SettingsError, match="'old' holds models of unknown settings"):
         check_identifier(tmp_path / "old", Settings())
+
+
+def test_an_edited_reward_of_the_users_own_is_another_setting(tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    text = (
+        "from mtf_scalper import reward\n\n@reward\ndef mine(state, parameters):\n    return {}\n"
+    )
+    source.write_text(text.format("state.profit"), encoding="utf-8")
+    settings = Settings(reward=f"{source}:mine")
+    check_identifier(tmp_path / "models", settings)
+    check_identifier(tmp_path / "models", settings)
+    source.write_text(text.format("-state.profit"), encoding="utf-8")
+    with pytest.raises(SettingsError, match="made with other settings \\(reward_digest; "):
+        check_identifier(tmp_path / "models", settings)

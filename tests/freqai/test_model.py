@@ -24,14 +24,17 @@ from freqtrade.freqai.RL.BaseReinforcementLearningModel import BaseReinforcement
 from freqtrade.strategy import IStrategy
 from rich.console import Console
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 from mtf_scalper.compute import available_cpus
 from mtf_scalper.errors import MarketError, WorkerDiedError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.model import MtfScalperRLModel
+from mtf_scalper.ppo.fast_ppo import FastPPO
 from mtf_scalper.simulator.environments import first_rows
 from mtf_scalper.simulator.process_env import ProcessVecEnv
+from mtf_scalper.simulator.types import Action
+from mtf_scalper.simulator.vec_env import BatchedVecEnv
 from mtf_scalper.telemetry import EVENTS_FILE, Progress, read_events
 
 PAIR = "BTC/USDT:USDT"
@@ -56,12 +59,16 @@ def trained(open_workshop: OpenWorkshop) -> tuple[Any, PPO, pd.DataFrame, np.nda
 # Prediction
 
 
-def test_a_training_gives_a_stock_ppo(trained: tuple[Any, PPO, pd.DataFrame, np.ndarray]) -> None:
+def test_a_training_gives_a_model_that_loads_as_stock_ppo(
+    trained: tuple[Any, PPO, pd.DataFrame, np.ndarray], tmp_path: Path
+) -> None:
     workshop, ppo, _, _ = trained
-    assert type(ppo) is PPO
+    assert type(ppo) is FastPPO
+    ppo.save(tmp_path / "model")
+    assert type(PPO.load(tmp_path / "model", device="cpu")) is PPO
     kitchen = workshop.kitchen
     seen = kitchen.data_dictionary["train_features"]
-    assert ppo.observation_space.shape == (WINDOW, seen.shape[1])
+    assert ppo.observation_space.shape == (WINDOW * seen.shape[1] + len(Action),)
     assert seen.shape[1] >= 40
     assert set(columns.RAW_PRICES).isdisjoint(seen.columns)
     assert set(columns.RAW_PRICES).isdisjoint(kitchen.training_features_list)
@@ -98,9 +105,17 @@ def test_batches_give_the_actions_of_freqtrades_own_loop(
     torch.nn.init.normal_(decided.policy.action_net.weight)  # so that several actions occur
     features = workshop.kitchen.data_dictionary["prediction_features"]
     monkeypatch.setattr(workshop.kitchen, "label_list", [columns.ACTION])
-    arguments = (features, workshop.kitchen, decided)
-    loop = BaseReinforcementLearningModel.rl_model_predict(workshop.model, *arguments)
-    batched = workshop.model.rl_model_predict(*arguments)
+
+    def predict(window: pd.DataFrame, deterministic: bool) -> Any:
+        """Take freqtrade's window where the model takes a vector and a mask."""
+        mask = np.ones(len(Action), dtype=np.float32)
+        observation = np.append(window.to_numpy(dtype=np.float32).ravel(), mask)
+        return decided.predict(observation, deterministic=deterministic)
+
+    loop = BaseReinforcementLearningModel.rl_model_predict(
+        workshop.model, features, workshop.kitchen, SimpleNamespace(predict=predict)
+    )
+    batched = workshop.model.rl_model_predict(features, workshop.kitchen, decided)
     assert loop[columns.ACTION].isna().sum() == WINDOW - 1
     assert loop[columns.ACTION].nunique() >= 3
     np.testing.assert_array_equal(loop[columns.ACTION].fillna(0.0), batched[columns.ACTION])
@@ -121,8 +136,29 @@ def test_features_of_another_model_are_refused(
 ) -> None:
     workshop, ppo, _, _ = trained
     features = workshop.kitchen.data_dictionary["prediction_features"].iloc[:, 1:]
-    with pytest.raises(OperationalException, match=f"{PAIR}: the policy was trained on"):
+    with pytest.raises(OperationalException) as caught:
         workshop.model.rl_model_predict(features, workshop.kitchen, ppo)
+    folder, name = workshop.kitchen.data_path.name, workshop.kitchen.model_filename
+    message = str(caught.value)
+    assert message.startswith(
+        f"{PAIR}, checkpoint {folder}/{name}_model.zip: the policy was trained"
+    )
+    assert "\n" not in message
+
+
+def test_a_checkpoint_of_another_window_is_refused_with_pair_and_file(
+    trained: tuple[Any, PPO, pd.DataFrame, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop, ppo, _, _ = trained
+    features = workshop.kitchen.data_dictionary["prediction_features"]
+    other = workshop.model.settings.changed(window_size=WINDOW + 3)
+    monkeypatch.setattr(workshop.model, "settings", other)
+    with pytest.raises(OperationalException) as caught:
+        workshop.model.rl_model_predict(features, workshop.kitchen, ppo)
+    message = str(caught.value)
+    assert message.startswith(f"{PAIR}, checkpoint {workshop.kitchen.data_path.name}/")
+    assert "_model.zip: the " in message
+    assert "\n" not in message
 
 
 def test_a_saved_checkpoint_is_stock_ppo_and_acts_the_same(
@@ -241,13 +277,13 @@ def test_environments_are_eight_staggered_seeded_processes(
         assert type(env) is ProcessVecEnv
         assert env.num_envs == len({process.pid for process in env.processes}) == 8
         observations = env.reset()
-        assert observations.shape == (8, WINDOW, frame.shape[1])
+        assert observations.shape == (8, WINDOW * frame.shape[1] + len(Action))
         assert env.get_attr("np_random_seed") == [42 + rank for rank in range(8)]
         rows = env.get_attr("row")
         assert rows == first_rows(288, WINDOW, 8)
         for row, observation in zip(rows, observations, strict=True):
             seen = frame.iloc[row - WINDOW + 1 : row + 1].to_numpy(np.float32)
-            np.testing.assert_array_equal(observation, seen)
+            np.testing.assert_array_equal(observation[: -len(Action)], seen.ravel())
     finally:
         env.close()
 
@@ -259,10 +295,10 @@ def test_environments_for_evaluation_start_on_the_first_row(
     frame = workshop.window[["%-body", "%-mfi"]]
     monkeypatch.setattr(workshop.model, "_window", workshop.window)
     env = workshop.model._create_vec_env(frame, PAIR, n_envs=3, is_train=False)
-    assert type(env) is DummyVecEnv
+    assert type(env) is BatchedVecEnv
     for _ in range(3):
         env.reset()
-        assert env.get_attr("row") == [WINDOW - 1] * 3
+        assert env.rows.tolist() == [WINDOW - 1] * 3
     env.close()
 
 
@@ -405,7 +441,7 @@ def test_a_failed_window_ends_the_backtest_with_its_reason(
         model.start(candles.copy(), {"pair": PAIR}, strategy)
     assert str(caught.value) == (
         f"{PAIR}, window 2024-01-29 to 2024-01-29: column '%-body' is nan at 2024-01-29 12:00 "
-        "(1 such rows)"
+        "(1 such row)"
     )
 
 
@@ -414,12 +450,159 @@ def test_a_bad_window_fails_before_any_environment_is_made(
 ) -> None:
     workshop = open_workshop()
     monkeypatch.setattr(workshop.model, "_create_vec_env", None)
-    workshop.window["close"] = 5.0
+    workshop.window[["open", "high", "low", "close"]] = 5.0
     with pytest.raises(MarketError, match="column 'close' is constant"):
         workshop.train()
     assert not (workshop.kitchen.data_path / EVENTS_FILE).exists()
     with pytest.raises(OperationalException, match="column 'close' is constant"):
         workshop.model._append_null_backtesting_predictions(workshop.kitchen, workshop.later)
+
+
+def test_prices_that_cannot_be_fail_before_the_training(open_workshop: OpenWorkshop) -> None:
+    workshop = open_workshop()
+    workshop.window.loc[workshop.window.index[7], "low"] = 0.0
+    message = "column 'low' is 0.0, not above zero, at 2024-01-29 00:35 (1 such row)"
+    with pytest.raises(MarketError) as caught:
+        workshop.train()
+    assert str(caught.value) == f"{PAIR}: {message}"
+
+
+def test_rows_that_the_strategy_dropped_are_logged_once(
+    open_workshop: OpenWorkshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    workshop = open_workshop()
+    workshop.window = workshop.window.drop(index=workshop.window.index[100:103])
+    workshop.train()
+    (line,) = [line for line in caplog.messages if "missing in" in line]
+    assert line.startswith(f"{PAIR}: 3 candles of 5m missing in 1 gap, at most 3 of them after")
+
+
+# Features of another strategy
+
+
+def renamed(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.rename(columns={"%-body": "%-torso"})
+
+
+def without(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.drop(columns=["%-body", "%-mfi"])
+
+
+def with_one_more(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(**{"%-more": 0.5})
+
+
+def moved(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[[name for name in frame if name != "%-body"] + ["%-body"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            renamed,
+            "feature '%-body' of the model's training is missing, '%-torso' is not known to the "
+            "model (1 missing, 1 unknown, {n} trained); ",
+        ),
+        (without, "(2 missing, 0 unknown, {n} trained); "),
+        (with_one_more, "feature '%-more' is not known to the model (0 missing, 1 unknown, {n} t"),
+        (moved, "is number {body}, in the model's training {after}; "),
+    ],
+)
+@pytest.mark.parametrize("live", [False, True])
+def test_features_that_differ_from_the_trainings_are_named(
+    live: bool,
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+    problem: str,
+    trained: tuple[Any, PPO, pd.DataFrame, np.ndarray],
+) -> None:
+    workshop, ppo, predictions, _ = trained
+    workshop.save(ppo)
+    names = workshop.kitchen.data["training_features_list"]
+    body = names.index("%-body") + 1
+    expected = problem.format(n=len(names), body=body, after=body + 1)
+    model = workshop.model
+    kitchen = FreqaiDataKitchen(workshop.config, live, PAIR)
+    kitchen.data_path = workshop.kitchen.data_path
+    kitchen.model_filename = workshop.kitchen.model_filename
+    model.model = model.dd.load_data(PAIR, kitchen)
+    with pytest.raises(OperationalException) as caught:
+        model.predict(change(workshop.later), kitchen)
+    message = str(caught.value)
+    assert message.startswith(f"{PAIR}: feature '%-")
+    assert expected in message
+    assert message.endswith("restore the strategy's features, or train under a new identifier")
+    assert "\n" not in message
+    same, _ = model.predict(workshop.later, kitchen)
+    pd.testing.assert_frame_equal(same, predictions)
+
+
+def test_features_of_a_training_that_are_not_known_are_refused(
+    trained: tuple[Any, PPO, pd.DataFrame, np.ndarray],
+) -> None:
+    workshop = trained[0]
+    kitchen = FreqaiDataKitchen(workshop.config, False, PAIR)
+    with pytest.raises(OperationalException, match=f"^{PAIR}: the features .* are not known; "):
+        workshop.model.predict(workshop.later, kitchen)
+
+
+def test_a_raw_price_missing_at_prediction_is_named(
+    trained: tuple[Any, PPO, pd.DataFrame, np.ndarray],
+) -> None:
+    workshop = trained[0]
+    with pytest.raises(OperationalException, match=f"^{PAIR}: column '%-raw_low' is missing"):
+        workshop.model.predict(workshop.later.drop(columns="%-raw_low"), workshop.kitchen)
+
+
+# Bad input loses nothing
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return what models and predictions of an identifier hold."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_bad_input_leaves_models_and_predictions_as_they_were(
+    make_config: MakeConfig, strategy: IStrategy, candles: pd.DataFrame
+) -> None:
+    config = make_config()
+    model = MtfScalperRLModel(config=config)
+    frame = model.start(candles.copy(), {"pair": PAIR}, strategy)
+    before = files_of(model.full_path)
+    assert any(name.endswith("_model.zip") for name in before)
+    assert any("backtesting_predictions" in name for name in before)
+
+    double = candles.loc[[*range(2000), *range(1999, len(candles))]]
+    crossed = candles.copy()
+    crossed.loc[2000, "low"] = 2.0 * crossed.loc[2000, "high"]
+    for bad, problem in (
+        (double, "column 'date' has a duplicate candle at 2024-01-30 22:35 (1 such row)"),
+        (crossed, "is above 'high'"),
+    ):
+        with pytest.raises(OperationalException) as caught:
+            MtfScalperRLModel(config=config).start(bad.copy(), {"pair": PAIR}, strategy)
+        assert str(caught.value).startswith(f"{PAIR}: column '")
+        assert problem in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    standard = strategy.feature_engineering_standard
+    strategy.feature_engineering_standard = (  # type: ignore[method-assign]
+        lambda dataframe, metadata, **kwargs: renamed(standard(dataframe, metadata, **kwargs))
+    )
+    with pytest.raises(
+        OperationalException, match=f"^{PAIR}: feature '%-body' .* '%-torso' is not"
+    ):
+        MtfScalperRLModel(config=config).start(candles.copy(), {"pair": PAIR}, strategy)
+    strategy.feature_engineering_standard = standard  # type: ignore[method-assign]
+
+    assert files_of(model.full_path) == before
+    again = MtfScalperRLModel(config=config)
+    again.train = None  # type: ignore[assignment, method-assign]
+    reused = again.start(candles.copy(), {"pair": PAIR}, strategy)
+    pd.testing.assert_frame_equal(
+        reused[list(columns.PREDICTIONS)], frame[list(columns.PREDICTIONS)]
+    )
 
 
 def test_live_predicts_the_last_candle_from_its_window(
@@ -487,7 +670,7 @@ def test_a_provider_without_exchange_needs_a_configured_fee(open_workshop: OpenW
         workshop.train()
     workshop.config["fee"] = 0.0005
     workshop.kitchen.find_features(workshop.window)
-    assert type(workshop.train()) is PPO
+    assert isinstance(workshop.train(), PPO)
 
 
 # Progress

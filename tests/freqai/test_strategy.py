@@ -21,6 +21,7 @@ from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.strategy import DecisionTable
 from mtf_scalper.market.candles import resample_candles
 from mtf_scalper.market.features import WARMUP_CANDLES_5M
+from mtf_scalper.market.market import Market
 from mtf_scalper.market.signals import (
     EntryThresholds,
     atr_stake_fraction,
@@ -30,6 +31,7 @@ from mtf_scalper.market.signals import (
 from mtf_scalper.settings import EntryMode
 from mtf_scalper.simulator.exits import profit_ratio, safety_exit
 from mtf_scalper.simulator.masks import action_mask, masked_action
+from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import Side
 
 PAIR = "BTC/USDT:USDT"
@@ -256,8 +258,10 @@ def decision_table(n: int = 60, **changes: np.ndarray) -> DecisionTable:
     arrays: dict[str, Any] = {
         "dates": np.datetime64(FIRST.replace(tzinfo=None), "ns")
         + np.arange(n) * np.timedelta64(5, "m"),
+        "close": np.full(n, 100.0),
         "high": np.full(n, 100.0),
         "low": np.full(n, 100.0),
+        "predicted": np.ones(n, dtype=np.bool_),
         "atr_pct": np.full(n, 0.004),
         "leverage": np.full(n, 1.5),
         "exit_long": np.zeros(n),
@@ -311,6 +315,52 @@ def test_the_agent_leaves_by_the_last_closed_candle(
     assert set(answers.values()) == {None}
     strategy._tables[PAIR] = decision_table(**{other: leave})
     assert asked(strategy, trade, 21, seconds=seconds) is None
+
+
+@pytest.mark.parametrize("is_short", [False, True])
+def test_an_agent_that_sees_its_position_is_asked_at_the_state_of_the_actual_trade(
+    strategy: IStrategy,
+    is_short: bool,
+    make_market: Callable[..., Market],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The state of every candle is that of the environment in the same trade."""
+    rng = np.random.default_rng(3)
+    market = make_market(n_candles=60, volatility=0.003, leverage=2.0, seed=8)
+    settings = strategy._settings.changed(add_state_info=True, window_size=1)
+    env = ReferenceEnv(market, settings.changed(rules=settings.rules.changed(entry="any")))
+    env.reset(options={"row": 9})
+    states = {}
+    env.step(3 if is_short else 1)
+    while env.side:
+        states[env.row] = env.position_state()
+        env.step(0)
+    trade = open_trade(10, is_short=is_short)
+    trade.open_rate = market.ohlc[10, 0]
+    assert len(states) > 5
+
+    leave_at = int(rng.choice(list(states)))
+    asked_at: dict[int, np.ndarray] = {}
+
+    def probabilities(pair: str, date: np.datetime64, state: np.ndarray) -> np.ndarray:
+        row = int(np.flatnonzero(strategy._tables[PAIR].dates == date)[0])
+        asked_at[row] = state
+        stays = [0.3, 0.1, 0.2, 0.2, 0.2]
+        return np.array([0.1, 0.0, 0.5, 0.0, 0.5] if row == leave_at else stays)
+
+    decisions = SimpleNamespace(probabilities=probabilities)
+    monkeypatch.setattr(strategy, "_settings", settings)
+    monkeypatch.setattr(strategy, "freqai", SimpleNamespace(decisions=decisions), raising=False)
+    _, high, low, close = market.ohlc.T
+    strategy._tables[PAIR] = decision_table(high=high, low=low, close=close)
+    answers = {row: asked(strategy, trade, row + 1) for row in states}
+    for row, state in states.items():
+        np.testing.assert_array_equal(asked_at[row], state)
+    assert answers[leave_at] == "agent_exit"
+    assert "agent_exit" not in [answer for row, answer in answers.items() if row != leave_at]
+
+    strategy._tables[PAIR] = decision_table(predicted=np.zeros(60, dtype=np.bool_))
+    assert asked(strategy, trade, leave_at + 1) != "agent_exit"
 
 
 def test_the_agent_does_not_leave_on_the_candle_of_the_entry(strategy: IStrategy) -> None:

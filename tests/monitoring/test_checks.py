@@ -15,7 +15,7 @@ from mtf_scalper.monitoring.facts import ACTION, CONFIDENCE, CheckpointFacts, Ru
 from mtf_scalper.monitoring.sampler import Sample
 from mtf_scalper.monitoring.speed import SpeedComparison
 
-RECIPE = Recipe(train_cycles=4)
+RECIPE = Recipe(train_cycles=4, vec_env="subproc")
 WINDOW = 10
 PROBABILITIES = [
     "&-prob_neutral",
@@ -346,9 +346,10 @@ def test_a_moment_with_another_number_of_processes_is_forgiven() -> None:
 
 
 def test_environments_in_one_process_need_no_workers() -> None:
-    recipe = replace(RECIPE, vec_env="dummy")
-    assert named(judge(with_samples(always, workers=0), recipe), "environment processes").has_passed
-    assert not named(judge(good(), recipe), "environment processes").has_passed
+    recipe = replace(RECIPE, vec_env="batched")
+    for name in ("environment processes", "memory per environment"):
+        assert named(judge(with_samples(always, workers=0), recipe), name).has_passed
+        assert not named(judge(good(), recipe), name).has_passed
 
 
 def test_threads_are_limited_by_the_cpus_of_the_machine() -> None:

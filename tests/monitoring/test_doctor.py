@@ -194,7 +194,7 @@ def test_nothing_is_found_on_a_fast_machine() -> None:
     ],
 )
 def test_each_cause_of_slowness_is_found_alone(machine: Machine, named: str) -> None:
-    findings = list(machine_findings(machine, Settings()))
+    findings = list(machine_findings(machine, Settings(vec_env=VecEnvKind.SUBPROC)))
     assert len(findings) == 1
     assert findings[0].level is Level.SLOW
     assert named in findings[0].what

@@ -11,6 +11,7 @@ from typing import Any
 from mtf_scalper._version import __version__
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
+from mtf_scalper.simulator.user_rewards import reward_digest
 from mtf_scalper.telemetry import SETTINGS_FILE
 
 __all__ = ["check_identifier", "read_settings", "rl_section", "trade_rules"]
@@ -121,6 +122,9 @@ def check_identifier(models_folder: Path, settings: Settings) -> None:
     SettingsError
     """
     now = {"version": __version__, **settings.model_dump(mode="json", exclude={"progress_bar"})}
+    digest = reward_digest(settings)
+    if digest is not None:
+        now["reward_digest"] = digest
     path = models_folder / SETTINGS_FILE
     if path.is_file():
         then = json.loads(path.read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.freqai.RL.BaseReinforcementLearningModel import BaseReinforcementLearningModel
 from freqtrade.loggers import error_console
 from freqtrade.strategy import IStrategy
+from numpy.typing import NDArray
 from pandas import DataFrame, Index
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
@@ -23,9 +24,11 @@ from mtf_scalper.compute import configure_torch
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.config import check_identifier, read_settings, trade_rules
-from mtf_scalper.freqai.reuse import check_candles, note_candles
-from mtf_scalper.freqai.windows import build_market, check_window
+from mtf_scalper.freqai.decisions import Decisions
+from mtf_scalper.freqai.reuse import check_features, check_same_candles, note_candles
+from mtf_scalper.freqai.windows import build_market, check_raw_prices, check_window, log_gaps
 from mtf_scalper.inference import Policy, observed_batch_sizes
+from mtf_scalper.market.candles import check_candles
 from mtf_scalper.market.market import Market
 from mtf_scalper.progress import LoggedProgress, WindowBar
 from mtf_scalper.settings import Settings
@@ -60,6 +63,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         super().__init__(**kwargs)
         # FreqAI's constructor has just set torch's threads from its own estimate.
         configure_torch(self.settings)
+        self.decisions = Decisions()
         self._has_rules = False
         self._failure: str | None = None
         self._window = DataFrame()
@@ -74,8 +78,9 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
                 self.settings = read_settings(self.config, trade_rules(self.config, strategy))
                 check_identifier(Path(self.full_path), self.settings)
                 self._has_rules = True
+            check_candles(dataframe, metadata["pair"])
             if strategy.dp.runmode not in TRADE_MODES:
-                check_candles(Path(self.full_path), metadata["pair"], dataframe)
+                check_same_candles(Path(self.full_path), metadata["pair"], dataframe)
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
         result: DataFrame = super().start(dataframe, metadata, strategy)
@@ -89,8 +94,11 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self._window = unfiltered_df
         try:
             check_window(unfiltered_df, dk.training_features_list, pair, self.settings)
+            log_gaps(unfiltered_df, pair, str(self.config["timeframe"]))
             note_candles(self._events(dk), unfiltered_df)
             model: PPO = super().train(unfiltered_df, pair, dk, **kwargs)
+            # What FreqAI notes beside a saved model; predictions are compared with it.
+            dk.data["training_features_list"] = dk.training_features_list
         except Exception as error:
             expected = isinstance(error, MtfScalperError)
             self._failure = str(error) if expected else f"{pair}: {error!r}".splitlines()[0][:300]
@@ -185,6 +193,32 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             settings = settings.changed(randomize_starting_position=False)
         return make_vec_env(self._market(df, pair), settings, n_envs=n_envs, staggered=is_train)
 
+    def predict(
+        self, unfiltered_df: DataFrame, dk: FreqaiDataKitchen, **kwargs: Any
+    ) -> tuple[DataFrame, NDArray[np.int_]]:
+        """Compare the features with those of the training, then predict as FreqAI does."""
+        try:
+            check_raw_prices(unfiltered_df, dk.pair)
+        except MtfScalperError as error:
+            raise OperationalException(str(error)) from None
+        dk.find_features(unfiltered_df)
+        self.check_if_feature_list_matches_strategy(dk)
+        self._dates = unfiltered_df["date"].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
+        predicted: tuple[DataFrame, NDArray[np.int_]] = super().predict(unfiltered_df, dk, **kwargs)
+        return predicted
+
+    def start_backtesting(
+        self,
+        dataframe: DataFrame,
+        metadata: dict[str, Any],
+        dk: FreqaiDataKitchen,
+        strategy: IStrategy,
+    ) -> FreqaiDataKitchen:
+        """Predict anew where exits need the network; saved predictions know of no position."""
+        if self.settings.add_state_info:
+            dk.check_if_backtest_prediction_is_valid = lambda _length: False
+        return super().start_backtesting(dataframe, metadata, dk, strategy)
+
     def rl_model_predict(
         self, dataframe: DataFrame, dk: FreqaiDataKitchen, model: PPO
     ) -> DataFrame:
@@ -196,13 +230,17 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             ``columns.PREDICTIONS``; 0 in the rows before the first full window.
         """
         started = time.perf_counter()
-        policy = Policy(model, self.settings)
         try:
+            policy = Policy(model, self.settings)
             with observed_batch_sizes(model) as batch_sizes:
                 probabilities = policy.probabilities(dataframe.to_numpy(dtype=np.float32))
         except MtfScalperError as error:
-            raise OperationalException(f"{dk.pair}: {error}") from None
+            checkpoint = f"checkpoint {Path(dk.data_path).name}/{dk.model_filename}_model.zip"
+            raise OperationalException(f"{dk.pair}, {checkpoint}: {error}") from None
         seconds = time.perf_counter() - started
+        if self.settings.add_state_info:
+            features = dataframe.to_numpy(dtype=np.float32)
+            self.decisions.note(dk.pair, self._dates, features, policy, only_latest=self.live)
         probabilities = np.nan_to_num(probabilities, nan=0.0)
         output = DataFrame(probabilities, columns=list(columns.PROBABILITIES))
         output.insert(0, columns.ACTION, probabilities.argmax(axis=1).astype(np.float64))
@@ -213,10 +251,12 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         return output
 
     def check_if_feature_list_matches_strategy(self, dk: FreqaiDataKitchen) -> None:
-        """Compare what the network sees: saved models know nothing of the raw prices."""
+        """Compare what the network sees, by name and order: models know nothing of raw prices."""
         seen = [name for name in dk.training_features_list if name not in columns.RAW_PRICES]
-        dk.training_features_list = seen
-        super().check_if_feature_list_matches_strategy(dk)
+        try:
+            check_features(dk.data.get("training_features_list"), seen, dk.pair)
+        except MtfScalperError as error:
+            raise OperationalException(str(error)) from None
 
     def _append_null_backtesting_predictions(
         self, dk: FreqaiDataKitchen, dataframe_backtest: DataFrame

@@ -24,7 +24,7 @@ from pandas import DataFrame
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.config import trade_rules
+from mtf_scalper.freqai.config import read_settings, trade_rules
 from mtf_scalper.market import features
 from mtf_scalper.market.signals import (
     EntryThresholds,
@@ -35,6 +35,7 @@ from mtf_scalper.market.signals import (
 )
 from mtf_scalper.simulator.exits import profit_ratio, safety_exit
 from mtf_scalper.simulator.masks import action_mask, masked_probabilities
+from mtf_scalper.simulator.observation import age_limit, position_state
 from mtf_scalper.simulator.types import Action, ExitReason, Side
 
 __all__ = ["DecisionTable", "HybridStrategy"]
@@ -53,17 +54,21 @@ class DecisionTable:
     ----------
     dates : ndarray of datetime64[ns], shape (T,)
         Open times of the candles, increasing.
-    high, low, atr_pct, leverage : ndarray of float64, shape (T,)
+    close, high, low, atr_pct, leverage : ndarray of float64, shape (T,)
+    predicted : ndarray of bool, shape (T,)
+        Whether the model made a prediction.
     exit_long, exit_short : ndarray of float64, shape (T,)
         Probability of leaving, given that the agent can only leave or stay; 0 where the model
         made no prediction.
     """
 
     dates: NDArray[np.datetime64]
+    close: NDArray[np.float64]
     high: NDArray[np.float64]
     low: NDArray[np.float64]
     atr_pct: NDArray[np.float64]
     leverage: NDArray[np.float64]
+    predicted: NDArray[np.bool_]
     exit_long: NDArray[np.float64]
     exit_short: NDArray[np.float64]
 
@@ -71,13 +76,14 @@ class DecisionTable:
         """Return the row of the last candle that opened before ``candle``, -1 if there is none."""
         return int(np.searchsorted(self.dates, _utc(candle), side="left")) - 1
 
-    def best_rate(self, opened: datetime, candle: datetime, side: Side) -> float | None:
-        """Return the best price inside the candles from ``opened`` up to before ``candle``."""
+    def extremes(
+        self, opened: datetime, candle: datetime, side: Side, open_rate: float
+    ) -> tuple[float, float]:
+        """Return best and worst price of a trade, entry and candles before ``candle`` included."""
         rows = slice(int(np.searchsorted(self.dates, _utc(opened))), self.last_closed(candle) + 1)
-        prices = self.high[rows] if side is Side.LONG else self.low[rows]
-        if not len(prices):
-            return None
-        return float(prices.max() if side is Side.LONG else prices.min())
+        highest = float(self.high[rows].max(initial=open_rate))
+        lowest = float(self.low[rows].min(initial=open_rate))
+        return (highest, lowest) if side is Side.LONG else (lowest, highest)
 
 
 class HybridStrategy(IStrategy):
@@ -146,6 +152,7 @@ class HybridStrategy(IStrategy):
         """Read the rules of a trade once."""
         try:
             self._rules = trade_rules(self.config, self)
+            self._settings = read_settings(self.config, self._rules)
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
 
@@ -243,10 +250,12 @@ class HybridStrategy(IStrategy):
         dataframe["exit_short"] = 0
         self._tables[metadata["pair"]] = DecisionTable(
             dates=dataframe["date"].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]"),
+            close=dataframe["close"].to_numpy(dtype=np.float64),
             high=dataframe["high"].to_numpy(dtype=np.float64),
             low=dataframe["low"].to_numpy(dtype=np.float64),
             atr_pct=dataframe["atr_pct_5m"].to_numpy(dtype=np.float64),
             leverage=dataframe[columns.LEVERAGE].to_numpy(dtype=np.float64),
+            predicted=predicted,
             exit_long=dataframe["agent_exit_long"].to_numpy(dtype=np.float64),
             exit_short=dataframe["agent_exit_short"].to_numpy(dtype=np.float64),
         )
@@ -270,11 +279,21 @@ class HybridStrategy(IStrategy):
             (candle - opened) / timedelta(minutes=timeframe_to_minutes(self.timeframe))
         )
         row = table.last_closed(candle)
+        best_rate, worst_rate = table.extremes(opened, candle, side, trade.open_rate)
         if age_candles > 0 and row >= 0:
-            leave = (table.exit_short if trade.is_short else table.exit_long)[row]
-            if leave > float(self.exit_confidence.value):
+            state = position_state(
+                side,
+                trade.open_rate,
+                table.close[row],
+                best_rate,
+                worst_rate,
+                age_candles=age_candles,
+                age_limit=age_limit(self._settings),
+                fee_rate=trade.fee_open,
+                leverage=trade.leverage,
+            )
+            if self._leave(pair, row, side, state) > float(self.exit_confidence.value):
                 return str(ExitReason.AGENT)
-        best_rate = table.best_rate(opened, candle, side) or trade.open_rate
         reason = safety_exit(
             self._rules,
             age_candles=age_candles,
@@ -288,6 +307,24 @@ class HybridStrategy(IStrategy):
             ),
         )
         return None if reason is None else str(reason)
+
+    def _leave(self, pair: str, row: int, side: Side, state: NDArray[np.float32]) -> float:
+        """Return the agent's probability of leaving at the close of a row."""
+        table = self._tables[pair]
+        if not self._settings.add_state_info:
+            return float((table.exit_short if side is Side.SHORT else table.exit_long)[row])
+        if not table.predicted[row]:
+            return 0.0
+        try:
+            chances = self.freqai.decisions.probabilities(pair, table.dates[row], state)
+        except MtfScalperError as error:
+            raise OperationalException(str(error)) from None
+        mask, action = (
+            (_SHORT_MASK, Action.SHORT_EXIT)
+            if side is Side.SHORT
+            else (_LONG_MASK, Action.LONG_EXIT)
+        )
+        return float(masked_probabilities(chances, mask)[action])
 
     def confirm_trade_entry(
         self,

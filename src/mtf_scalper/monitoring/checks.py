@@ -227,7 +227,11 @@ def check_cpu(facts: RunFacts, recipe: Recipe) -> Check:
 
 
 def check_memory(facts: RunFacts, recipe: Recipe) -> Check:
-    """Check the unique memory of an environment process."""
+    """Check the unique memory of an environment process, where environments have processes."""
+    if not recipe.n_workers:
+        return make_check(
+            "memory per environment", "no process of its own", lambda: _memory_in_all(facts)
+        )
     method = _start_method(facts.freqai_config)
     limit_mb = _SPAWNED_ENV_MB if method == "spawn" else _FORKED_ENV_MB
 
@@ -242,6 +246,14 @@ def check_memory(facts: RunFacts, recipe: Recipe) -> Check:
         return measured, _unless(0.0 < largest_mb <= limit_mb, "not as expected")
 
     return make_check("memory per environment", f"at most {limit_mb} MB ({method})", made)
+
+
+def _memory_in_all(facts: RunFacts) -> Judgement:
+    samples = _training_samples(facts)
+    tree_mb = max(sample.unique_bytes for sample in samples) / _BYTES_PER_MB
+    workers = max(sample.workers for sample in samples)
+    problem = _unless(workers == 0, f"{workers} environment processes were seen")
+    return f"{tree_mb:,.0f} MB in all", problem
 
 
 def check_left_processes(facts: RunFacts, recipe: Recipe) -> Check:

@@ -128,6 +128,7 @@ def read_settings_in_force(models: Path) -> Settings:
         raise MtfScalperError(f"{path} is missing: the run did not come as far as its first window")
     values = json.loads(path.read_text(encoding="utf-8"))
     values.pop("version")
+    values.pop("reward_digest", None)
     return Settings(**values)
 
 
