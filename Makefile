@@ -12,7 +12,7 @@ help:
 	@echo "make test     install, then run all tests"
 	@echo "make check    lint, types and layers, then make test"
 	@echo "make lint     ruff (lint and format), mypy and import-linter"
-	@echo "make bench    install, then measure batched inference against freqtrade's own loop"
+	@echo "make bench    install, then run all benchmarks (about 15 minutes) into docs/performance.md"
 	@echo "make clean    remove caches and build products; .venv and user_data stay"
 	@echo "Options: PYTHON=python3.12 for another interpreter, TORCH_FLAGS for pip options of torch"
 
@@ -33,8 +33,16 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A requirement that is not met is printed and recorded; only a failed measurement stops the rest.
 bench: install
+	$(BIN)/python -m pip install -c constraints.txt -e ".[bench]"
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/environment.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/update.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/scaling.py
 
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,131 +1,150 @@
-"""The reference recipe's *before* and *after* settings, on the same market, in one run.
+"""Whole trainings of all opponents: the same market, the same number of steps, in one run.
 
-Every recipe trains the same number of environment steps with 10 epochs per rollout. Run:
-``python benchmarks/training.py``; it exits with 0 whatever comes out, for it only measures.
+Run: ``python benchmarks/training.py``. The main table has the shipped entry mode, ``always``; the
+second one has ``any``, in which every sample has a choice and FastPPO can leave nothing out.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import threading
-import time
 from typing import Any
 
-import psutil
-from report import WINDOW, benchmark_market, spread, write_results
+import update
+from opponents import OPPONENTS, Training
+from report import (
+    QUICK,
+    Measured,
+    Requirement,
+    Workload,
+    number,
+    run,
+    spread,
+    table,
+    with_spread,
+)
 
-from mtf_scalper.compute import available_cpus
-from mtf_scalper.market.market import Market
-from mtf_scalper.monitoring.speed import BEFORE
-from mtf_scalper.settings import Settings, VecEnvKind
-from mtf_scalper.training import train
+from mtf_scalper.settings import EntryMode
 
-STEPS = 32768
-AFTER: dict[str, Any] = {
-    "n_envs": 8,
-    "vec_env": VecEnvKind.SUBPROC,
-    "n_steps": 4096,
-    "batch_size": 256,
-    "net_arch": (512, 512, 256),
-}
-RECIPES = {
-    "before": BEFORE,
-    "after": AFTER,
-    "after, dummy": {**AFTER, "vec_env": VecEnvKind.DUMMY},
-    "after, batched": {**AFTER, "vec_env": VecEnvKind.BATCHED},
-    "before, one torch thread": {**BEFORE, "cpu_count": 1},
-}
+OPPONENTS_IN = {EntryMode.ALWAYS: tuple("abcdef"), EntryMode.ANY: tuple("bdf")}
+OURS = "f"
+_Runs = dict[str, list[dict[str, float]]]
 
 
-class TreeMeter:
-    """CPU time of this process and its children while a block runs."""
-
-    def __enter__(self) -> TreeMeter:
-        """Start sampling."""
-        self._cpu: dict[int, float] = {}
-        self._stop = threading.Event()
-        self._sample()
-        self._cpu_before = sum(self._cpu.values())
-        self._started = time.perf_counter()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop sampling."""
-        self.seconds = time.perf_counter() - self._started
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def cpu_share(self) -> float:
-        """Share of the machine's CPUs that the tree kept busy."""
-        used = sum(self._cpu.values()) - self._cpu_before
-        return used / self.seconds / available_cpus()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(0.5):
-            self._sample()
-
-    def _sample(self) -> None:
-        me = psutil.Process()
-        for process in [me, *me.children(recursive=True)]:
-            try:
-                times = process.cpu_times()
-            except psutil.Error:
-                continue
-            self._cpu[process.pid] = times.user + times.system
-
-
-def measure(market: Market, recipe: dict[str, Any]) -> dict[str, float]:
-    """Train once and return what it took."""
-    cycles = max(1, round(STEPS / len(market)))
-    settings = Settings(**recipe, train_cycles=cycles, window_size=WINDOW)
-    # Exactly STEPS steps for every recipe: whole rollouts of all of them divide it.
-    fitting = market.slice(0, STEPS // cycles)
-    with TreeMeter() as meter:
-        result = train(fitting, settings)
-    return {
-        "steps": result.steps,
-        "steps_per_second": result.steps_per_second,
-        "cpu_share": meter.cpu_share,
-        "torch_threads": result.compute.threads,
+def measure(
+    workload: Workload,
+    repeats: int,
+    opponents: dict[EntryMode, tuple[str, ...]] = OPPONENTS_IN,
+) -> Measured:
+    """Train every opponent in turn, several times."""
+    market = workload.market()
+    parity = {}
+    for entry, keys in opponents.items():
+        parity[str(entry)] = update.check_same_update(*update.pair_of_models(workload, entry))
+        for key in _installed(keys):
+            OPPONENTS[key].measure(QUICK.market(), QUICK, entry)
+    runs: dict[EntryMode, _Runs] = {
+        entry: {key: [] for key in _installed(keys)} for entry, keys in opponents.items()
     }
+    for repeat in range(repeats):
+        for entry, entry_runs in runs.items():
+            for key, opponent_runs in entry_runs.items():
+                training = OPPONENTS[key].measure(market, workload, entry)
+                opponent_runs.append(training.figures())
+                _show(repeat, entry, key, training)
+    return Measured(
+        results={
+            "steps": workload.steps,
+            "parity": parity,
+            "entry_modes": {str(entry): _summary(runs[entry], opponents[entry]) for entry in runs},
+        },
+        tables=[_table(entry, runs[entry], opponents[entry]) for entry in runs],
+        requirements=[each for entry in runs for each in _requirements(entry, runs[entry])],
+    )
 
 
-def main() -> int:
-    """Measure every recipe in turn, several times, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    market = benchmark_market(n_candles=8192)
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in RECIPES}
-    for _ in range(repeats):
-        for name, recipe in RECIPES.items():
-            runs[name].append(measure(market, recipe))
-            print(f"{name}: {runs[name][-1]['steps_per_second']:,.0f} steps/s", flush=True)
-    table = {}
-    for name, recipe_runs in runs.items():
-        table[name] = {key: spread([run[key] for run in recipe_runs]) for key in recipe_runs[0]} | {
-            "ratio_to_before": spread(
-                [
-                    run["steps_per_second"] / before["steps_per_second"]
-                    for run, before in zip(recipe_runs, runs["before"], strict=True)
-                ]
-            )
-        }
-    path = write_results("training", {"steps": STEPS, "repeats": repeats, "recipes": table})
-    print(f"\n{'recipe':<26}{'steps/s':>9}{'ratio':>7}{'CPU':>6}")
-    for name, row in table.items():
-        speed, ratio = row["steps_per_second"]["median"], row["ratio_to_before"]["median"]
-        share = row["cpu_share"]["median"]
-        print(f"{name:<26}{speed:>9,.0f}{ratio:>7.2f}{share:>6.0%}")
-    counts = {statistics.median(run["steps"] for run in rs) for rs in runs.values()}
-    print(f"steps of every recipe: {sorted(counts)}; written to {path.name}")
-    return 0
+def _installed(keys: tuple[str, ...]) -> list[str]:
+    return [key for key in keys if OPPONENTS[key].is_installed]
+
+
+def _show(repeat: int, entry: EntryMode, key: str, training: Training) -> None:
+    speed = number(training.steps / training.seconds)
+    print(f"{repeat + 1} {entry} ({key}) {OPPONENTS[key].name}: {speed} steps/s", flush=True)
+
+
+def _ratios(runs: _Runs, key: str, figure: str) -> list[float]:
+    """Return how many times as fast ours is as ``key``, repeat by repeat."""
+    return [
+        ours[figure] / theirs[figure] for ours, theirs in zip(runs[OURS], runs[key], strict=True)
+    ]
+
+
+def _summary(runs: _Runs, keys: tuple[str, ...]) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for key in keys:
+        summary[key] = {"name": OPPONENTS[key].name}
+        if key not in runs:
+            summary[key]["not_installed"] = OPPONENTS[key].needs
+            continue
+        for figure in runs[key][0]:
+            summary[key][figure] = spread([one[figure] for one in runs[key]])
+        summary[key]["ours_is_times_as_fast"] = spread(_ratios(runs, key, "steps_per_second"))
+    return summary
+
+
+def _table(entry: EntryMode, runs: _Runs, keys: tuple[str, ...]) -> str:
+    header = [
+        f"`{entry}`",
+        "threads",
+        "steps/s",
+        "(f) is times as fast",
+        "without start and end",
+        "rollouts alone, steps/s",
+        "ms per minibatch",
+        "CPU in updates",
+        "start and end, s",
+    ]
+    rows = []
+    for key in keys:
+        name = f"({key}) {OPPONENTS[key].name}"
+        if key not in runs:
+            rows.append([name, "not installed", *["-"] * (len(header) - 2)])
+            continue
+        column = {figure: [one[figure] for one in runs[key]] for figure in runs[key][0]}
+        rows.append(
+            [
+                name,
+                f"{statistics.median(column['threads']):.0f}",
+                with_spread(column["steps_per_second"]),
+                with_spread(_ratios(runs, key, "steps_per_second")),
+                with_spread(_ratios(runs, key, "learning_steps_per_second")),
+                with_spread(column["rollout_steps_per_second"]),
+                with_spread(column["minibatch_ms"]),
+                f"{statistics.median(column['update_cpu_share']):.0%}",
+                number(statistics.median(column["start_and_end_seconds"])),
+            ]
+        )
+    return table(header, rows)
+
+
+def _requirements(entry: EntryMode, runs: _Runs) -> list[Requirement]:
+    """Return the bounds whose two sides were both measured in this entry mode."""
+    bounds = (
+        ("whole training, (f) over (b)", "b", "steps_per_second", 3.5),
+        ("whole training, (f) over (d)", "d", "steps_per_second", 1.5),
+        ("rollouts alone, (f) over (b)", "b", "rollout_steps_per_second", 15.0),
+    )
+    requirements = [
+        Requirement(
+            f"{what}, `{entry}`", statistics.median(_ratios(runs, key, figure)), at_least=bound
+        )
+        for what, key, figure, bound in bounds
+        if key in runs
+    ]
+    share = statistics.median([one["update_cpu_share"] for one in runs[OURS]])
+    what = f"CPU busy during updates of (f), `{entry}`"
+    return [*requirements, Requirement(what, 100.0 * share, at_least=90.0, unit="%")]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("training", __doc__, measure))
