@@ -11,12 +11,12 @@ import torch
 from stable_baselines3 import PPO
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.inference import Policy, Simulation, observed_batch_sizes, simulate
+from mtf_scalper.inference import Policy, observed_batch_sizes, simulate
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import masked_action
 from mtf_scalper.simulator.reference import ReferenceEnv
-from mtf_scalper.simulator.types import ExitReason, Side, Trade
+from mtf_scalper.simulator.types import ExitReason, Side
 
 WINDOW, N_FEATURES = 4, 3
 
@@ -225,6 +225,54 @@ def test_simulate_is_the_environment_driven_by_the_policy(
     assert result.actions.dtype == np.int64
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_policy_that_sees_its_position_is_the_environment_driven_by_it(
+    seed, make_market, tiny_settings
+) -> None:
+    settings = tiny_settings(add_state_info=True, rules={**RULES, "can_short": seed != 1})
+    market = make_market(n_candles=300, volatility=0.01, seed=seed, leverage=2.0)
+    ppo = PPO(
+        MaskedPolicy,
+        ReferenceEnv(market, settings),
+        policy_kwargs={"net_arch": [16], "activation_fn": torch.nn.ReLU},
+        seed=seed,
+        device="cpu",
+    )
+    with torch.no_grad():
+        ppo.policy.action_net.weight.mul_(300.0)
+    policy = Policy(ppo, settings)
+    env = ReferenceEnv(market, settings)
+    env.reset()
+    terminated = False
+    while not terminated:
+        chances = policy.probabilities_in(market.features, env.row, env.position_state())
+        _, _, terminated, _, _ = env.step(masked_action(chances, env.action_masks()))
+    result = simulate(policy, market)
+    assert result.trades == tuple(env.trades)
+    assert len({trade.exit_reason for trade in env.trades}) > 2
+    assert result.equity[-1] == env.equity
+
+
+@pytest.mark.parametrize("entry", ["any", "classic", "always"])
+def test_a_simulation_knows_the_entries_of_an_agent_without_a_position(
+    entry, policy, make_market
+) -> None:
+    fired = np.random.default_rng(1).random((2, 300)) < 0.2
+    market = make_market(n_candles=300, volatility=0.01, entry_long=fired[0], entry_short=fired[1])
+    settings = policy.settings.changed(rules={**RULES, "entry": entry})
+    run = simulate(policy, market, settings)
+    assert run.entries is not None
+    env = ReferenceEnv(market, settings)
+    chances = policy.probabilities(market.features)
+    for row in range(WINDOW - 1, 299):
+        env.reset(options={"row": row})
+        assert run.entries[row] == masked_action(chances[row], env.action_masks())
+    assert run.entries[: WINDOW - 1].tolist() == [0] * (WINDOW - 1)
+    assert run.entries[-1] == 0
+    flat = run.sides_decided_in() == 0
+    np.testing.assert_array_equal(run.entries[flat], run.actions[flat])
+
+
 def test_the_final_equity_is_the_product_of_the_trades(policy, make_market) -> None:
     market = make_market(n_candles=300, volatility=0.01)
     result = simulate(policy, market)
@@ -266,25 +314,3 @@ def test_an_account_that_is_gone_stays_gone(policy, make_market) -> None:
     assert result.equity[-1] <= 1e-6
     assert (result.equity > 0.0).all()
     assert np.isfinite(result.log_return)
-
-
-def trade(profit_ratio: float) -> Trade:
-    return Trade("market", Side.LONG, 1, 2, 100.0, 101.0, 1.0, profit_ratio, ExitReason.AGENT)
-
-
-def test_statistics_of_a_simulation() -> None:
-    run = Simulation(
-        trades=(trade(0.1), trade(-0.1), trade(0.0), trade(0.2)),
-        equity=np.array([1.0, 1.2, 0.9, 1.5, 1.35]),
-        actions=np.zeros(5, dtype=np.int64),
-    )
-    assert run.log_return == pytest.approx(math.log(1.35))
-    assert run.max_drawdown == pytest.approx(0.25)
-    assert run.win_rate == 0.5
-
-
-def test_statistics_without_trades() -> None:
-    run = Simulation((), np.ones(5), np.zeros(5, dtype=np.int64))
-    assert run.log_return == 0.0
-    assert run.max_drawdown == 0.0
-    assert math.isnan(run.win_rate)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from mtf_scalper._version import __version__
 
 if TYPE_CHECKING:
-    from mtf_scalper.inference import Policy, Simulation, simulate
+    from mtf_scalper.inference import Policy, simulate
     from mtf_scalper.market.market import Market
     from mtf_scalper.settings import Settings, TradeRules
+    from mtf_scalper.simulator.playback import Simulation
     from mtf_scalper.simulator.rewards import RewardState
     from mtf_scalper.simulator.user_rewards import reward
     from mtf_scalper.training import TrainResult, train
@@ -38,7 +39,7 @@ _HOMES = {
     "Policy": "mtf_scalper.inference",
     "RewardState": "mtf_scalper.simulator.rewards",
     "Settings": "mtf_scalper.settings",
-    "Simulation": "mtf_scalper.inference",
+    "Simulation": "mtf_scalper.simulator.playback",
     "TradeRules": "mtf_scalper.settings",
     "TrainResult": "mtf_scalper.training",
     "reward": "mtf_scalper.simulator.user_rewards",

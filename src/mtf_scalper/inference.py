@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from stable_baselines3 import PPO
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
-from mtf_scalper.settings import Fills, RewardName, Settings
+from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.freqtrade_env import five_actions
-from mtf_scalper.simulator.masks import masked_action
+from mtf_scalper.simulator.masks import masked_action, masked_probabilities
 from mtf_scalper.simulator.observation import n_state_inputs
-from mtf_scalper.simulator.reference import ReferenceEnv
-from mtf_scalper.simulator.types import N_ACTIONS, Trade
+from mtf_scalper.simulator.playback import Simulation, play, valid_actions
+from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
 
 __all__ = ["Policy", "Simulation", "observed_batch_sizes", "simulate"]
 
@@ -162,42 +162,6 @@ class Policy:
         return cls(PPO.load(path, device="cpu"), settings)
 
 
-@dataclass(frozen=True)
-class Simulation:
-    """What a policy did on a market.
-
-    Attributes
-    ----------
-    trades : tuple of Trade
-    equity : ndarray of float64, shape (T,)
-        Account at the open after each row (at the open of the last row for that row), fees of an
-        open trade's exit included; starts at 1. A decision at row ``t`` first shows at ``t + 1``.
-    actions : ndarray of int64, shape (T,)
-        Action executed at the close of each row; 0 before the first full window.
-    """
-
-    trades: tuple[Trade, ...]
-    equity: NDArray[np.float64]
-    actions: NDArray[np.int64]
-
-    @property
-    def log_return(self) -> float:
-        """Log of the final equity."""
-        return float(np.log(self.equity[-1]))
-
-    @property
-    def max_drawdown(self) -> float:
-        """Largest fall of equity from an earlier peak, as a share of that peak."""
-        peaks = np.maximum.accumulate(self.equity)
-        return float(np.max(1.0 - self.equity / peaks))
-
-    @property
-    def win_rate(self) -> float:
-        """Share of trades with a profit; NaN without trades."""
-        wins = [trade.profit_ratio > 0.0 for trade in self.trades]
-        return float(np.mean(wins)) if wins else float("nan")
-
-
 def simulate(
     policy: Policy, market: Market, settings: Settings | None = None, exit_threshold: float = 0.5
 ) -> Simulation:
@@ -214,29 +178,39 @@ def simulate(
         Probability among valid actions from which an exit is taken.
     """
     settings = settings or policy.settings
-    rules = settings.rules.changed(max_training_drawdown=None)
-    # No reward is looked at, and one of the user's own need not be there any more.
-    plain = settings.changed(
-        rules=rules,
-        max_episode_steps=None,
-        reward=RewardName.LOG_RETURN,
-        fills=Fills.BACKTEST,
-        n_actions=N_ACTIONS,
-    )
-    env = ReferenceEnv(market, plain)
     probabilities = policy.probabilities(market.features)
-    equity = np.ones(len(market))
-    actions = np.zeros(len(market), dtype=np.int64)
-    env.reset(options={"row": settings.window_size - 1})
-    terminated = False
-    while not terminated:
-        row = env.row
-        chances = probabilities[row]
-        if policy.settings.add_state_info and env.side:
-            chances = policy.probabilities_in(market.features, row, env.position_state())
-        action = masked_action(chances, env.action_masks(), exit_threshold)
-        _, _, terminated, _, info = env.step(action)
-        actions[row] = info["executed"]
-        equity[env.row] = info["equity"]
-    equity[env.row :] = env.equity
-    return Simulation(tuple(env.trades), equity, actions)
+    decisions = _decisions(probabilities, market, settings, exit_threshold)
+    by_position = policy.settings.add_state_info
+
+    def choose(
+        row: int, states: NDArray[np.void], extras: NDArray[np.float32]
+    ) -> NDArray[np.int64]:
+        sides = states["side"]
+        if not by_position or not sides[0]:
+            chosen: NDArray[np.int64] = decisions[row, sides + 1]
+            return chosen
+        state, mask = extras[0, :-N_ACTIONS], extras[0, -N_ACTIONS:] > 0.0
+        chances = policy.probabilities_in(market.features, row, state)
+        return np.array([masked_action(chances, mask, exit_threshold)])
+
+    (run,) = play(market, settings, choose)
+    return replace(run, entries=decisions[:, Side.FLAT + 1].copy())
+
+
+def _decisions(
+    probabilities: NDArray[np.float64], market: Market, settings: Settings, exit_threshold: float
+) -> NDArray[np.int64]:
+    """Return ``masked_action`` at every row for every side: int64, shape (T, 3), by ``side + 1``.
+
+    Rows without a full window get 0.
+    """
+    first_row = settings.window_size - 1
+    chances = masked_probabilities(
+        probabilities[first_row:, None], valid_actions(market, settings.rules)[first_row:]
+    )
+    decisions = np.zeros((len(market), 3), dtype=np.int64)
+    decisions[first_row:, Side.FLAT + 1] = chances[:, Side.FLAT + 1].argmax(axis=1)
+    for side, leave in ((Side.LONG, Action.LONG_EXIT), (Side.SHORT, Action.SHORT_EXIT)):
+        leaves = chances[:, side + 1, leave] > exit_threshold
+        decisions[first_row:, side + 1] = np.where(leaves, leave, Action.NEUTRAL)
+    return decisions

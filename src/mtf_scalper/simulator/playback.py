@@ -1,0 +1,288 @@
+"""One market traded from its first full window to its end, by many decision makers at once.
+
+``play`` drives the compiled kernel with all runs on the same candle, so that a decision for all of
+them is one Python call; what it leaves is a ``Simulation`` each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtf_scalper.errors import MarketError
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import EntryMode, Fills, RewardName, Settings, TradeRules
+from mtf_scalper.simulator import kernels
+from mtf_scalper.simulator.masks import entry_mode
+from mtf_scalper.simulator.observation import POSITION_STATE
+from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
+
+__all__ = ["INSIDE_EXITS", "Choose", "Simulation", "play", "valid_actions"]
+
+INSIDE_EXITS = frozenset({ExitReason.STOP_LOSS, ExitReason.LIQUIDATION, ExitReason.ROI})
+"""Exits inside a candle; all others fill at its open, before the candle is lived through."""
+
+Choose = Callable[[int, NDArray[np.void], NDArray[np.float32]], NDArray[np.int64]]
+"""``choose(row, states, extras)`` returns the actions of all N runs at the close of ``row``, int64
+of shape (N,). ``states`` is ``kernels.STATE`` of shape (N,) and ``extras`` float32 of shape
+(N, 10): the five numbers of ``position_state``, then the action mask. Both are buffers to read and
+not to keep. An invalid action is executed as the first valid one."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a policy did on a market.
+
+    Attributes
+    ----------
+    trades : tuple of Trade
+    equity : ndarray of float64, shape (T,)
+        Account at the open after each row (at the open of the last row for that row), fees of an
+        open trade's exit included; starts at 1. A decision at row ``t`` first shows at ``t + 1``.
+    actions : ndarray of int64, shape (T,)
+        Action executed at the close of each row; 0 before the first full window.
+    entries : ndarray of int64, shape (T,), optional
+        Action that would be executed at the close of each row by an agent without a position: the
+        entry rule by itself. None where it is not known.
+    """
+
+    trades: tuple[Trade, ...]
+    equity: NDArray[np.float64]
+    actions: NDArray[np.int64]
+    entries: NDArray[np.int64] | None = None
+
+    @property
+    def log_return(self) -> float:
+        """Log of the final equity."""
+        return float(np.log(self.equity[-1]))
+
+    @property
+    def max_drawdown(self) -> float:
+        """Largest fall of equity from an earlier peak, as a share of that peak."""
+        peaks = np.maximum.accumulate(self.equity)
+        return float(np.max(1.0 - self.equity / peaks))
+
+    @property
+    def win_rate(self) -> float:
+        """Share of trades with a profit; NaN without trades."""
+        wins = [trade.profit_ratio > 0.0 for trade in self.trades]
+        return float(np.mean(wins)) if wins else float("nan")
+
+    @property
+    def profit_factor(self) -> float:
+        """Sum of the profit ratios above zero over that of the losses.
+
+        Infinite without losses, NaN where no trade gained or lost anything.
+        """
+        ratios = [trade.profit_ratio for trade in self.trades]
+        gained, lost = sum(r for r in ratios if r > 0.0), -sum(r for r in ratios if r < 0.0)
+        if lost > 0.0:
+            return gained / lost
+        return float("inf") if gained > 0.0 else float("nan")
+
+    @property
+    def mean_profit_ratio(self) -> float:
+        """Mean profit of a trade after fees and funding, share of its stake; NaN without trades."""
+        ratios = [trade.profit_ratio for trade in self.trades]
+        return float(np.mean(ratios)) if ratios else float("nan")
+
+    @property
+    def mean_holding_candles(self) -> float:
+        """Mean of the candles between entry and exit; NaN without trades."""
+        candles = [trade.duration_candles for trade in self.trades]
+        return float(np.mean(candles)) if candles else float("nan")
+
+    def sides_decided_in(self) -> NDArray[np.int64]:
+        """Return the side held at the close of each row, where the decision falls; int64, (T,)."""
+        sides = np.zeros(len(self.equity), dtype=np.int64)
+        for trade in self.trades:
+            sides[trade.open_row : trade.close_row] = trade.side
+        return sides
+
+    def sides_held(self) -> NDArray[np.int64]:
+        """Return the side held in each candle, be it for a part of it; int64, shape (T,).
+
+        The candle at whose open a trade is closed does not count, the one inside which it is does.
+        """
+        sides = self.sides_decided_in()
+        for trade in self.trades:
+            if trade.exit_reason in INSIDE_EXITS:
+                sides[trade.close_row] = trade.side
+        return sides
+
+
+def valid_actions(market: Market, rules: TradeRules) -> NDArray[np.bool_]:
+    """Return which actions are valid at the close of every row, for every position.
+
+    Parameters
+    ----------
+    market : Market
+    rules : TradeRules
+
+    Returns
+    -------
+    ndarray of bool, shape (T, 3, 5)
+        Indexed by row, ``side + 1`` and action; ``masks.action_mask`` for all rows at once.
+    """
+    valid = np.zeros((len(market), 3, N_ACTIONS), dtype=np.bool_)
+    valid[:, :, Action.NEUTRAL] = True
+    valid[:, Side.LONG + 1, Action.LONG_EXIT] = True
+    valid[:, Side.SHORT + 1, Action.SHORT_EXIT] = True
+    flat = valid[:-2, Side.FLAT + 1]  # no trade opens in the last candle
+    entry = entry_mode(rules, market)
+    anywhere = entry is EntryMode.ANY
+    flat[:, Action.LONG_ENTER] = anywhere | market.entry_long[:-2]
+    if rules.can_short:
+        flat[:, Action.SHORT_ENTER] = anywhere | market.entry_short[:-2]
+    if entry is EntryMode.ALWAYS:
+        flat[:, Action.NEUTRAL] = ~flat[:, 1:].any(axis=1)
+    return valid
+
+
+def play(
+    market: Market, settings: Settings, choose: Choose, n_runs: int = 1
+) -> tuple[Simulation, ...]:
+    """Let N decision makers trade ``market`` from the first full window to the end.
+
+    All are at the same candle at every time and know nothing of each other. A run whose account is
+    gone ends there and keeps what is left; what ``choose`` is shown of it afterwards, and what it
+    chooses, means nothing.
+
+    Parameters
+    ----------
+    market : Market
+        With at least ``settings.window_size + 2`` candles.
+    settings : Settings
+        The rules of the trades and the window. What concerns training only does not apply: where
+        episodes start and end, the drawdown that ends them, fills, number of actions, rewards.
+    choose : Choose
+        Decides for all runs at once, called once per candle.
+    n_runs : int
+        N.
+
+    Returns
+    -------
+    tuple of Simulation, length N
+
+    Raises
+    ------
+    MarketError
+        If the market is too short.
+    ValueError
+        If ``choose`` returns another shape than (N,), or N is not positive.
+    """
+    if n_runs < 1:
+        raise ValueError(f"n_runs must be at least 1, got {n_runs}")
+    first_row, last_row = settings.window_size - 1, len(market) - 1
+    if len(market) < settings.window_size + 2:
+        raise MarketError(
+            f"{market.pair}: {len(market)} candles are too few for a window of "
+            f"{settings.window_size}; at least {settings.window_size + 2} are needed"
+        )
+    plain = _without_training(settings)
+    candles, rules = kernels.candles_of(market), kernels.rules_of(market, plain)
+    roi = kernels.roi_ladder_of(plain)
+    states, outcomes = np.zeros(n_runs, kernels.STATE), np.zeros(n_runs, kernels.OUTCOME)
+    extras = np.zeros((n_runs, len(POSITION_STATE) + N_ACTIONS), dtype=np.float32)
+    last_extras, next_rows = extras.copy(), np.full(n_runs, first_row, dtype=np.int64)
+    kernels.start_episodes(states, next_rows)
+    kernels.observe(candles, rules, states, extras)
+    record = _Record(market, n_runs)
+    for row in range(first_row, last_row):
+        actions = np.ascontiguousarray(choose(row, states, extras), dtype=np.int64)
+        if actions.shape != (n_runs,):
+            raise ValueError(f"choose returned shape {actions.shape} for {n_runs} runs")
+        # The kernel restarts an account that is gone: on the next row, to stay in step.
+        next_rows.fill(row + 1)
+        events = kernels.step(
+            candles, roi, rules, states, actions, next_rows, outcomes, extras, last_extras
+        )
+        record.add(row, outcomes, bool(events))
+        if not record.any_alive:
+            break
+    return record.simulations()
+
+
+def _without_training(settings: Settings) -> Settings:
+    """Return the settings without what concerns training only.
+
+    No reward is looked at, and one of the user's own need not be there any more.
+    """
+    return settings.changed(
+        rules=settings.rules.changed(max_training_drawdown=None),
+        max_episode_steps=None,
+        reward=RewardName.LOG_RETURN,
+        fills=Fills.BACKTEST,
+        n_actions=N_ACTIONS,
+    )
+
+
+class _Record:
+    """What happened to N runs, candle by candle."""
+
+    def __init__(self, market: Market, n_runs: int) -> None:
+        n_candles = len(market)
+        self._pair = market.pair
+        self._equity = np.ones((n_candles, n_runs))
+        self._actions = np.zeros((n_candles, n_runs), dtype=np.int64)
+        self._ends = np.full(n_runs, n_candles - 1)
+        self._alive = np.ones(n_runs, dtype=np.bool_)
+        self._closed: list[NDArray[np.void]] = []
+        self._closed_by: list[NDArray[np.int64]] = []
+        self.any_alive = True
+
+    def add(self, row: int, outcomes: NDArray[np.void], has_events: bool) -> None:
+        """Note the step from ``row``; events are trades that closed and episodes that ended."""
+        self._actions[row] = outcomes["executed"]
+        self._equity[row + 1] = outcomes["equity"]
+        if not has_events:
+            return
+        closed = np.flatnonzero((outcomes["exit_code"] != 0) & self._alive)
+        self._closed.append(outcomes[closed])
+        self._closed_by.append(closed)
+        ended = outcomes["terminated"] & self._alive
+        if ended.any():
+            self._ends[ended] = row + 1
+            self._alive &= ~ended
+            self.any_alive = bool(self._alive.any())
+
+    def simulations(self) -> tuple[Simulation, ...]:
+        """Return the runs; after its end each keeps its equity and does nothing."""
+        trades = self._trades()
+        runs = []
+        for run, end in enumerate(self._ends.tolist()):
+            equity, actions = self._equity[:, run].copy(), self._actions[:, run].copy()
+            equity[end:] = equity[end]
+            actions[end:] = 0
+            runs.append(Simulation(tuple(trades[run]), equity, actions))
+        return tuple(runs)
+
+    def _trades(self) -> list[list[Trade]]:
+        trades: list[list[Trade]] = [[] for _ in self._ends]
+        if not self._closed:
+            return trades
+        closed = np.concatenate(self._closed)
+        reasons = {code: ExitReason(reason) for code, reason in kernels.EXIT_CODES.items()}
+        names = ("trade_side", "open_row", "row", "open_rate", "close_rate", "leverage")
+        columns = [closed[name].tolist() for name in (*names, "profit_ratio", "exit_code")]
+        for run, values in zip(
+            np.concatenate(self._closed_by).tolist(), zip(*columns, strict=True), strict=True
+        ):
+            side, open_row, close_row, open_rate, close_rate, leverage, profit, code = values
+            trades[run].append(
+                Trade(
+                    pair=self._pair,
+                    side=Side(side),
+                    open_row=open_row,
+                    close_row=close_row,
+                    open_rate=open_rate,
+                    close_rate=close_rate,
+                    leverage=leverage,
+                    profit_ratio=profit,
+                    exit_reason=reasons[code],
+                )
+            )
+        return trades
