@@ -1,7 +1,7 @@
 """One update: FastPPO against stable-baselines3's PPO, on the same weights and the same rollout.
 
-Run: ``python benchmarks/update.py``. Both take the same minibatches in the same order. First they
-have to end with the same weights; then they are timed in turn.
+Run: ``python benchmarks/update.py``. Both take the same minibatches in the same order. First their
+updates have to be the same (``update_parity.py``); then they are timed in turn.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
 import torch
 from report import (
     Measured,
-    ParityError,
     Requirement,
     Workload,
     number,
@@ -28,6 +26,7 @@ from report import (
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecMonitor
+from update_parity import check_same_update
 from update_parts import (
     N_ACTIONS,
     PARTS,
@@ -48,14 +47,6 @@ from mtf_scalper.simulator.kernels import gather_windows
 
 EPOCHS = 2
 """Passes over the rollout per repeat."""
-TOLERANCE = 0.1
-"""Largest distance of a parameter array after an epoch, as a share of how far it has moved.
-
-Both round differently in every product, and where a gradient is near zero rounding decides in which
-direction Adam goes; on the reference recipe about 0.02 comes of it.
-"""
-LOSS_TOLERANCE = 0.01
-"""Largest distance of a loss, as a share of it."""
 
 
 def pair_of_models(workload: Workload, entry: EntryMode) -> tuple[FastPPO, PPO]:
@@ -69,38 +60,6 @@ def pair_of_models(workload: Workload, entry: EntryMode) -> tuple[FastPPO, PPO]:
     _hand_over(fast, stock)
     stock.set_logger(configure(None, []))
     return fast, stock
-
-
-def check_same_update(fast: FastPPO, stock: PPO) -> dict[str, float]:
-    """Update both for one epoch; return how far apart they are, as shares.
-
-    Raises
-    ------
-    ParityError
-        If that is more than rounding explains.
-    """
-    before = [weights.detach().clone() for weights in stock.policy.parameters()]
-    for model in (fast, stock):
-        np.random.seed(3)  # noqa: NPY002 - the generator that both draw their minibatches from
-        model.n_epochs = 1
-        model.train()
-    after = zip(fast.policy.named_parameters(), stock.policy.parameters(), before, strict=True)
-    apart = {
-        name: ((ours - theirs).norm() / (theirs - start).norm()).item()
-        for (name, ours), theirs, start in after
-    }
-    worst = max(apart, key=lambda name: apart[name])
-    if not apart[worst] <= TOLERANCE:
-        raise ParityError(f"{worst} is {apart[worst]:.2g} of its way apart after an epoch")
-    logged = [model.logger.name_to_value for model in (fast, stock)]
-    losses = [key for key in logged[1] if key.endswith("loss")]
-    loss_apart = 0.0
-    for key in losses:
-        ours, theirs = logged[0][key], logged[1][key]
-        loss_apart = max(loss_apart, abs(ours - theirs) / max(abs(theirs), 1e-3))
-        if not loss_apart <= LOSS_TOLERANCE:
-            raise ParityError(f"{key}: {ours:.6g} against {theirs:.6g}")
-    return {"parameters": apart[worst], "losses": loss_apart}
 
 
 def measure(

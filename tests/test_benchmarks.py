@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from mtf_scalper.ppo import kernels
+from mtf_scalper.ppo.towers import Tower
 from mtf_scalper.settings import EntryMode
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -134,13 +139,132 @@ def test_update(benchmarks: dict[str, ModuleType], project: Path) -> None:
             assert mode["stock"]["parts_ms"][part] > 0
 
 
-def test_updates_that_differ_are_not_timed(benchmarks: dict[str, ModuleType]) -> None:
+def of_value_loss(fast: Any, stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock.vf_coef *= 1.001
+
+
+def of_learning_rate(fast: Any, stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock.lr_schedule = lambda _: 1.001 * stock.learning_rate
+
+
+def of_clipped_norm(fast: Any, stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock.max_grad_norm *= 1.001
+
+
+def of_adams_memory(fast: Any, stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock.policy.optimizer.state[stock.policy.value_net.weight]["exp_avg"] *= 1.001
+
+
+def of_one_sample(fast: Any, stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock.rollout_buffer.advantages[-1, 0] += 0.001
+
+
+def scaled_gradients(dtype: torch.dtype, rows: slice, factor: float) -> Callable[..., None]:
+    """Return a wrong update: in one precision, part of a layer's weight gradient is scaled."""
+
+    def spoil(fast: Any, stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        backward = Tower.backward
+
+        def spoiled(tower: Tower, gradient: torch.Tensor) -> None:
+            backward(tower, gradient)
+            if gradient.dtype == dtype:
+                tower.layers[1].weight_gradient[rows] *= factor
+
+        monkeypatch.setattr(Tower, "backward", spoiled)
+
+    return spoil
+
+
+def wrong_losses(fast: Any, stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is logged is wrong, and only in single precision."""
+    log = type(fast)._log
+
+    def spoiled(model: Any, epochs: list[list[np.ndarray]], *args: Any) -> None:
+        if model.policy.action_net.weight.dtype == torch.float32:
+            epochs = [[losses * [1.0, 1.1, 1.0, 1.0, 1.0] for losses in epoch] for epoch in epochs]
+        log(model, epochs, *args)
+
+    monkeypatch.setattr(type(fast), "_log", spoiled)
+
+
+def later_steps_turned(fast: Any, stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In single precision every gradient but the first is turned round."""
+    kernel, calls = kernels.loss_gradients, Counter[str]()
+
+    def spoiled(*args: Any) -> None:
+        kernel(*args)
+        gradients = args[-3:-1]
+        calls[str(gradients[0].dtype)] += 1
+        if calls["float32"] > 1:
+            for gradient in gradients:
+                gradient *= -1.0
+
+    monkeypatch.setattr(kernels, "loss_gradients", spoiled)
+
+
+SINGLE, DOUBLE = torch.float32, torch.float64
+OF_ITS_WAY = "of its way apart after an epoch in double precision"
+WRONG: dict[str, tuple[Callable[..., None], str]] = {
+    "value loss": (of_value_loss, OF_ITS_WAY),
+    "learning rate": (of_learning_rate, OF_ITS_WAY),
+    "clipped norm": (of_clipped_norm, OF_ITS_WAY),
+    "Adam's memory": (of_adams_memory, OF_ITS_WAY),
+    "one sample": (of_one_sample, OF_ITS_WAY),
+    "scaled gradient": (scaled_gradients(DOUBLE, slice(None), 1.001), OF_ITS_WAY),
+    "gradient of one unit": (scaled_gradients(DOUBLE, slice(1), 1.001), OF_ITS_WAY),
+    "scaled gradient, single": (
+        scaled_gradients(SINGLE, slice(None), 1.02),
+        r"gradient of mlp_extractor\.(policy|value)_net\.2\.weight is .* at minibatch 1",
+    ),
+    "losses, single": (wrong_losses, "value_loss: .* in single precision"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), WRONG.values(), ids=WRONG)
+def test_updates_that_differ_are_not_timed(
+    spoil: Callable[..., None],
+    message: str,
+    benchmarks: dict[str, ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     update, report = benchmarks["update"], benchmarks["report"]
     fast, stock = update.pair_of_models(report.QUICK, EntryMode.ANY)
-    assert update.check_same_update(fast, stock)["parameters"] < 1e-3
-    stock.vf_coef *= 2.0
-    with pytest.raises(report.ParityError, match="apart after an epoch"):
+    spoil(fast, stock, monkeypatch)
+    with pytest.raises(report.ParityError, match=message):
         update.check_same_update(fast, stock)
+
+
+def test_weights_that_go_another_way_are_not_timed(
+    benchmarks: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In single precision, after the minibatches whose gradients are compared."""
+    report, parity = benchmarks["report"], benchmarks["update_parity"]
+    monkeypatch.setattr(parity, "MINIBATCHES", 1)
+    monkeypatch.setattr(parity, "LOSS", np.inf)
+    fast, stock = benchmarks["update"].pair_of_models(report.QUICK, EntryMode.ANY)
+    later_steps_turned(fast, stock, monkeypatch)
+    with pytest.raises(report.ParityError, match=r"the weights are .* of their way apart"):
+        parity.check_same_update(fast, stock)
+
+
+@pytest.mark.parametrize("entry", EntryMode)
+def test_the_check_of_the_update_passes_and_leaves_single_precision(
+    entry: EntryMode, benchmarks: dict[str, ModuleType]
+) -> None:
+    update, report = benchmarks["update"], benchmarks["report"]
+    fast, stock = update.pair_of_models(report.QUICK, entry)
+    apart = update.check_same_update(fast, stock)
+    assert apart["double"] < 1e-12
+    assert apart["gradient"] < 1e-4
+    assert apart["loss"] < 1e-4
+    assert apart["weights"] < 1e-4
+    for model in (fast, stock):
+        states = model.policy.optimizer.state.values()
+        assert {p.dtype for p in model.policy.parameters()} == {torch.float32}
+        assert {state["exp_avg_sq"].dtype for state in states} == {torch.float32}
+        # One epoch in the rollout that both share, one in single precision: none is left of double.
+        assert {int(state["step"]) for state in states} == {2 * report.QUICK.steps // 32}
+        model.train()
 
 
 def test_environment(benchmarks: dict[str, ModuleType], project: Path) -> None:
