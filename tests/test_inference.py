@@ -299,11 +299,11 @@ def test_trades_and_actions_agree(policy, make_market) -> None:
     ],
 )
 def test_what_concerns_training_episodes_does_not_shorten_a_simulation(
-    change, policy, make_market
+    change, policy, make_market, tiny_settings
 ) -> None:
     market = make_market(n_candles=300, volatility=0.01)
     whole = simulate(policy, market)
-    again = simulate(policy, market, policy.settings.changed(**change))
+    again = simulate(policy, market, tiny_settings(**change))
     assert again.trades == whole.trades
     np.testing.assert_array_equal(again.equity, whole.equity)
 

@@ -135,7 +135,7 @@ def enter_long(_row: int, states: np.ndarray, _extras: np.ndarray) -> np.ndarray
 
 def test_what_concerns_training_only_does_not_apply(make_market) -> None:
     market = make_market(volatility=0.02)
-    plain = Settings(window_size=WINDOW, rules={"entry": "any", "stoploss": -0.03})
+    plain = {"window_size": WINDOW, "rules": {"entry": "any", "stoploss": -0.03}}
     changes = [
         {"rules": {"entry": "any", "stoploss": -0.03, "max_training_drawdown": 0.001}},
         {"max_episode_steps": 3},
@@ -143,10 +143,10 @@ def test_what_concerns_training_only_does_not_apply(make_market) -> None:
         {"reward": "no_such_module:my_reward"},
         {"reward": "freqtrade_example", "fills": "freqtrade_env", "n_actions": 3},
     ]
-    (whole,) = play(market, plain, enter_long)
+    (whole,) = play(market, Settings(**plain), enter_long)
     assert len(whole.trades) > 3
     for change in changes:
-        (run,) = play(market, plain.changed(**change), enter_long)
+        (run,) = play(market, Settings(**{**plain, **change}), enter_long)
         assert run.trades == whole.trades
         np.testing.assert_array_equal(run.equity, whole.equity)
 

@@ -190,7 +190,7 @@ def play(
     last_extras, next_rows = extras.copy(), np.full(n_runs, first_row, dtype=np.int64)
     kernels.start_episodes(states, next_rows)
     kernels.observe(candles, rules, states, extras)
-    record = _Record(market, n_runs)
+    record = _Record(market, outcomes)
     for row in range(first_row, last_row):
         actions = np.ascontiguousarray(choose(row, states, extras), dtype=np.int64)
         if actions.shape != (n_runs,):
@@ -200,7 +200,7 @@ def play(
         events = kernels.step(
             candles, roi, rules, states, actions, next_rows, outcomes, extras, last_extras
         )
-        record.add(row, outcomes, bool(events))
+        record.add(row, bool(events))
         if not record.any_alive:
             break
     return record.simulations()
@@ -223,27 +223,30 @@ def _without_training(settings: Settings) -> Settings:
 class _Record:
     """What happened to N runs, candle by candle."""
 
-    def __init__(self, market: Market, n_runs: int) -> None:
-        n_candles = len(market)
+    def __init__(self, market: Market, outcomes: NDArray[np.void]) -> None:
+        n_candles, n_runs = len(market), len(outcomes)
         self._pair = market.pair
+        self._outcomes = outcomes
+        # Views of what the kernel overwrites at every step.
+        self._now = {name: outcomes[name] for name in ("executed", "equity", "exit_code")}
         self._equity = np.ones((n_candles, n_runs))
         self._actions = np.zeros((n_candles, n_runs), dtype=np.int64)
         self._ends = np.full(n_runs, n_candles - 1)
         self._alive = np.ones(n_runs, dtype=np.bool_)
         self._closed: list[NDArray[np.void]] = []
-        self._closed_by: list[NDArray[np.int64]] = []
+        self._closed_by: list[int] = []
         self.any_alive = True
 
-    def add(self, row: int, outcomes: NDArray[np.void], has_events: bool) -> None:
+    def add(self, row: int, has_events: bool) -> None:
         """Note the step from ``row``; events are trades that closed and episodes that ended."""
-        self._actions[row] = outcomes["executed"]
-        self._equity[row + 1] = outcomes["equity"]
+        self._actions[row] = self._now["executed"]
+        self._equity[row + 1] = self._now["equity"]
         if not has_events:
             return
-        closed = np.flatnonzero((outcomes["exit_code"] != 0) & self._alive)
-        self._closed.append(outcomes[closed])
-        self._closed_by.append(closed)
-        ended = outcomes["terminated"] & self._alive
+        closed = ((self._now["exit_code"] != 0) & self._alive).nonzero()[0]
+        self._closed.append(self._outcomes[closed])
+        self._closed_by += closed.tolist()
+        ended = self._outcomes["terminated"] & self._alive
         if ended.any():
             self._ends[ended] = row + 1
             self._alive &= ~ended
@@ -262,15 +265,12 @@ class _Record:
 
     def _trades(self) -> list[list[Trade]]:
         trades: list[list[Trade]] = [[] for _ in self._ends]
-        if not self._closed:
-            return trades
-        closed = np.concatenate(self._closed)
+        # Concatenating structured arrays would compare their fields one by one each time.
+        closed = np.frombuffer(b"".join(c.tobytes() for c in self._closed), kernels.OUTCOME)
         reasons = {code: ExitReason(reason) for code, reason in kernels.EXIT_CODES.items()}
         names = ("trade_side", "open_row", "row", "open_rate", "close_rate", "leverage")
         columns = [closed[name].tolist() for name in (*names, "profit_ratio", "exit_code")]
-        for run, values in zip(
-            np.concatenate(self._closed_by).tolist(), zip(*columns, strict=True), strict=True
-        ):
+        for run, values in zip(self._closed_by, zip(*columns, strict=True), strict=True):
             side, open_row, close_row, open_rate, close_rate, leverage, profit, code = values
             trades[run].append(
                 Trade(
