@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mtf_scalper._version import __version__
 
 if TYPE_CHECKING:
+    from mtf_scalper.evaluation.report import Report, evaluate
     from mtf_scalper.inference import Policy, simulate
     from mtf_scalper.market.market import Market
     from mtf_scalper.settings import Settings, TradeRules
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Market",
     "Policy",
+    "Report",
     "RewardState",
     "Settings",
     "Simulation",
     "TradeRules",
     "TrainResult",
     "__version__",
+    "evaluate",
     "reward",
     "simulate",
     "train",
@@ -37,11 +40,13 @@ __all__ = [
 _HOMES = {
     "Market": "mtf_scalper.market.market",
     "Policy": "mtf_scalper.inference",
+    "Report": "mtf_scalper.evaluation.report",
     "RewardState": "mtf_scalper.simulator.rewards",
     "Settings": "mtf_scalper.settings",
     "Simulation": "mtf_scalper.simulator.playback",
     "TradeRules": "mtf_scalper.settings",
     "TrainResult": "mtf_scalper.training",
+    "evaluate": "mtf_scalper.evaluation.report",
     "reward": "mtf_scalper.simulator.user_rewards",
     "simulate": "mtf_scalper.inference",
     "train": "mtf_scalper.training",

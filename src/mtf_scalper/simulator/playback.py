@@ -265,6 +265,8 @@ class _Record:
 
     def _trades(self) -> list[list[Trade]]:
         trades: list[list[Trade]] = [[] for _ in self._ends]
+        if not self._closed:
+            return trades
         # Concatenating structured arrays would compare their fields one by one each time.
         closed = np.frombuffer(b"".join(c.tobytes() for c in self._closed), kernels.OUTCOME)
         reasons = {code: ExitReason(reason) for code, reason in kernels.EXIT_CODES.items()}

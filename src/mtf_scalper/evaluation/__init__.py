@@ -1,0 +1,1 @@
+"""What a policy's trades are worth: baselines under the same rules, and the report."""

@@ -1,0 +1,113 @@
+"""Policies that have learned nothing, named in plain words."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import EntryMode, Settings
+from mtf_scalper.simulator.kernels import EQUITY_FLOOR
+from mtf_scalper.simulator.masks import entry_mode
+from mtf_scalper.simulator.playback import INSIDE_EXITS, Simulation, valid_actions
+from mtf_scalper.simulator.types import Action, ExitReason, Side
+
+__all__ = ["ALWAYS_IN_MARKET", "degeneracy", "exposure"]
+
+ALWAYS_IN_MARKET = 0.99
+"""Exposure from which a run with one side only counts as always in the market."""
+
+
+def exposure(run: Simulation, settings: Settings) -> float:
+    """Return the share of the candles that could be traded in which a position was held.
+
+    The first is that at whose open the first decision fills. In the last no position is held: a
+    trade still open is closed at its open.
+    """
+    return float(np.mean(run.sides_held()[settings.window_size : -1] != Side.FLAT))
+
+
+def degeneracy(run: Simulation, market: Market, settings: Settings) -> str | None:
+    """Say in plain words why a run is no trading policy, None where it is one.
+
+    What is looked at are choices: decisions at which more than one action was valid.
+
+    - It never trades.
+    - It leaves at every chance, the first candle of a trade.
+    - All trades last one candle, unless the rules allow no more.
+    - Under ``entry="any"``: it is in the market on one side all the time, either for
+      ``ALWAYS_IN_MARKET`` of the candles, or because whenever it is without a position it enters
+      that side, and never leaves by itself.
+    - It never leaves by itself, and either had nothing else to decide (``always``), or took every
+      classic entry as well (``classic``), or held its last trade to the end of the data without
+      any other. To choose among entries and to leave the exits to the rules is no degeneracy.
+
+    Parameters
+    ----------
+    run : Simulation
+    market : Market
+    settings : Settings
+        The rules that the run was traded under.
+    """
+    mode = entry_mode(settings.rules, market)
+    rows, sides, valid = _decisions(run, market, settings)
+    actions = run.actions[rows]
+    without = sides == Side.FLAT
+    is_entry_choice = without & valid[:, 1:].any(axis=1)
+    if not run.trades:
+        n_chances = int(is_entry_choice.sum())
+        return f"never trades ({_of(0, n_chances) if n_chances else 'no entry was possible'})"
+    n_chances = int((~without).sum())
+    n_exits = int(np.isin(actions, (Action.LONG_EXIT, Action.SHORT_EXIT)).sum())
+    # With a maximum duration of one candle there is nothing to choose after an entry.
+    may_stay = settings.rules.max_trade_duration_candles != 1
+    if may_stay and 0 < n_chances == n_exits:
+        return f"always exits at once ({_of(n_exits, n_chances)})"
+    if may_stay and _all_last_one_candle(run):
+        return f"all trades last one candle ({len(run.trades)} of {len(run.trades)})"
+    entered = actions[is_entry_choice]
+    if mode is EntryMode.ANY and _one_side_always(run, settings, entered, n_exits):
+        return f"always in the market on one side ({run.trades[0].side.name.lower()})"
+    if n_exits or not may_stay:
+        return None
+    chances = f"({_of(0, n_chances)})"
+    if mode is EntryMode.CLASSIC and len(entered) > 1 and (entered != Action.NEUTRAL).all():
+        return f"takes every entry and never exits by itself {chances}"
+    if mode is EntryMode.ALWAYS or _holds_to_the_end(run):
+        return f"never exits by itself {chances}"
+    return None
+
+
+def _decisions(
+    run: Simulation, market: Market, settings: Settings
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the rows that decided, the sides held there and the valid actions, (D, 5)."""
+    end = len(market) - 1
+    if run.trades and run.equity[-1] <= EQUITY_FLOOR:
+        end = run.trades[-1].close_row  # an account that is gone decides nothing any more
+    rows = np.arange(settings.window_size - 1, end)
+    sides = run.sides_decided_in()[rows]
+    return rows, sides, valid_actions(market, settings.rules)[rows, sides + 1]
+
+
+def _of(n_taken: int, n_chances: int) -> str:
+    return f"{n_taken} of {n_chances} chance{'' if n_chances == 1 else 's'}"
+
+
+def _all_last_one_candle(run: Simulation) -> bool:
+    return all(
+        trade.duration_candles + (trade.exit_reason in INSIDE_EXITS) == 1 for trade in run.trades
+    )
+
+
+def _one_side_always(
+    run: Simulation, settings: Settings, entered: NDArray[np.int64], n_exits: int
+) -> bool:
+    if len({trade.side for trade in run.trades}) > 1:
+        return False
+    always_enters = len(np.unique(entered)) == 1 and n_exits == 0
+    return always_enters or exposure(run, settings) >= ALWAYS_IN_MARKET
+
+
+def _holds_to_the_end(run: Simulation) -> bool:
+    return all(trade.exit_reason is ExitReason.END_OF_DATA for trade in run.trades)
