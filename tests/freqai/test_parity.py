@@ -34,6 +34,7 @@ from mtf_scalper.freqai.parity import (
 )
 from mtf_scalper.freqai.parity_report import first_difference, print_report
 from mtf_scalper.simulator.exits import stop_price
+from mtf_scalper.simulator.observation import flat_state
 from mtf_scalper.simulator.reference import EQUITY_FLOOR
 from mtf_scalper.simulator.types import Action, Side
 
@@ -186,6 +187,40 @@ def test_a_trained_model_trades_the_same_and_predicts_where_given_predictions_do
         assert np.ptp(learned.pairs[pair].probabilities[expected], axis=0).min() > 0.0
         for one in (learned, given):
             np.testing.assert_array_equal(one.pairs[pair].is_predicted, expected)
+
+
+SEES_ITS_POSITION = {"add_state_info": True, "train_cycles": 3, "learning_rate": 0.01}
+
+
+def test_an_agent_that_sees_its_position_trades_the_same(
+    run: Callable[..., Backtested], rl_config: Callable[..., Config]
+) -> None:
+    """In the backtest it is asked at the state of freqtrade's trade, here at the simulator's."""
+    overrides = rl_config(**SEES_ITS_POSITION, entry="any")
+    backtested = run(None, overrides, days="20240130-20240201")
+    left, blind_differs = 0, 0
+    blind = {
+        pair: replace(each, decide=lambda date, _, ask=each.decide: ask(date, flat_state()))
+        for pair, each in backtested.pairs.items()
+    }
+    compared_blind = compare(replace(backtested, pairs=blind))
+    for pair, each in compare(backtested).items():
+        assert each.is_equal.all()
+        assert len(each.is_equal) >= 10
+        left += int((each.theirs["exit_reason"] == "agent_exit").sum())
+        blind_differs += int((~compared_blind[pair].is_equal).sum())
+    assert left >= 10
+    # Had it not seen its position it would have traded otherwise.
+    assert blind_differs > 0
+
+
+def test_given_policies_trade_the_same_where_agents_see_their_position(
+    run: Callable[..., Backtested], sometimes_silent: Given, rl_config: Callable[..., Config]
+) -> None:
+    overrides = {**rl_config(add_state_info=True, entry="any"), **ONE_PAIR}
+    (each,) = compare(run(sometimes_silent, overrides, days="20240130-20240201")).values()
+    assert each.is_equal.all()
+    assert "agent_exit" in set(each.theirs["exit_reason"])
 
 
 def test_nothing_enters_without_a_prediction_whatever_the_signal(
@@ -371,11 +406,8 @@ def test_the_configuration_of_a_comparison(arguments_for: Callable[..., Config])
 
 
 def test_what_cannot_be_compared_is_one_line(
-    make_config: Callable[..., Config], rl_config: Callable[..., Config], exchange: Exchange
+    make_config: Callable[..., Config], exchange: Exchange
 ) -> None:
-    stated = make_config(rl_config(add_state_info=True), timerange=DAYS)
-    with pytest.raises(ParityError, match=r"^freqai\.rl_config\.add_state_info: [^\n]*$"):
-        backtest(stated, exchange=exchange)
     before = make_config(timerange="20230101-20230105")
     with pytest.raises(ParityError, match=r"^freqtrade: [^\n]*$"):
         backtest(before, random_policy, exchange=exchange)

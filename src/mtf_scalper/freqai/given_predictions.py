@@ -70,6 +70,27 @@ GIVEN: Mapping[str, Given] = {"random": random_policy, "always-enter": always_en
 """Policies that need no training, by their name on the command line."""
 
 
+class _GivenDecisions:
+    """Stands where the strategy expects ``Decisions``; the position changes no answer."""
+
+    def __init__(self) -> None:
+        self._by_pair: dict[str, tuple[NDArray[np.datetime64], NDArray[np.float64]]] = {}
+
+    def note(
+        self, pair: str, dates: NDArray[np.datetime64], probabilities: NDArray[np.float64]
+    ) -> None:
+        """Keep a pair's probabilities, shape (T, 5), and their dates, shape (T,)."""
+        self._by_pair[pair] = (dates, probabilities)
+
+    def probabilities(
+        self, pair: str, date: np.datetime64, state: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Return the probabilities given at the candle of ``date``, shape (5,)."""
+        dates, probabilities = self._by_pair[pair]
+        found: NDArray[np.float64] = probabilities[np.searchsorted(dates, date)]
+        return found
+
+
 class GivenPredictions:
     """Stands where the strategy expects FreqAI's model and predicts given probabilities.
 
@@ -81,12 +102,15 @@ class GivenPredictions:
     def __init__(self, config: Mapping[str, Any], given: Given) -> None:
         self._config = config
         self._given = given
+        self.decisions = _GivenDecisions()
 
     def start(
         self, dataframe: pd.DataFrame, metadata: Mapping[str, Any], strategy: IStrategy
     ) -> pd.DataFrame:
         """Return the frame with predictions, as FreqAI's method of this name does."""
         values = self._given(metadata["pair"], len(dataframe))
+        dates = dataframe["date"].dt.tz_localize(None).to_numpy()
+        self.decisions.note(metadata["pair"], dates, values)
         predicted = pd.DataFrame(values, columns=list(columns.PROBABILITIES), index=dataframe.index)
         predicted[columns.ACTION] = values.argmax(axis=1)
         predicted[columns.CONFIDENCE] = values.max(axis=1)

@@ -216,7 +216,9 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     ) -> FreqaiDataKitchen:
         """Predict anew where exits need the network; saved predictions know of no position."""
         if self.settings.add_state_info:
-            dk.check_if_backtest_prediction_is_valid = lambda _length: False
+            find_saved = dk.check_if_backtest_prediction_is_valid
+            # It also sets where predictions are saved.
+            dk.check_if_backtest_prediction_is_valid = lambda length: find_saved(length) and False
         return super().start_backtesting(dataframe, metadata, dk, strategy)
 
     def rl_model_predict(

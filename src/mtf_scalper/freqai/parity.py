@@ -2,7 +2,8 @@
 
 The unmodified ``Backtesting`` runs the real strategy in this process. The predictions that the
 strategy had at every candle then trade the same candles, funding, price steps and leverage in the
-simulator, and the two lists of trades are compared.
+simulator, and the two lists of trades are compared. An agent that sees its position is asked again,
+at the states that its trades have in the simulator.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,6 +62,9 @@ PROFIT_TOLERANCE = 1e-6
 LEAST_WALLET = 10_000.0
 """Smallest dry-run wallet, in stake currency, with which no stake is too small for the exchange."""
 
+Decide = Callable[[np.datetime64, NDArray[np.float32]], NDArray[np.float64]]
+"""The agent's probabilities, shape (5,), at the close of a candle in the given position state."""
+
 _NEUTRAL = np.eye(N_ACTIONS)[Action.NEUTRAL]
 
 
@@ -73,16 +78,20 @@ class PairBacktest:
         The candles of the backtest. Entry signals are off where there is no prediction: the
         strategy does not enter there, whatever the entry mode.
     probabilities : ndarray of float64, shape (T, 5)
-        The strategy's predictions; certainly neutral where there is none.
+        The strategy's predictions; certainly neutral where there is none. Where the agent sees its
+        position they are those without one.
     is_predicted : ndarray of bool, shape (T,)
     trades : DataFrame
         ``FIELDS``, ``open_date`` and ``profit_ratio`` of freqtrade's trades, in time's order.
+    decide : callable, optional
+        What the strategy asks in a trade, where the agent sees its position.
     """
 
     market: Market
     probabilities: NDArray[np.float64]
     is_predicted: NDArray[np.bool_]
     trades: pd.DataFrame
+    decide: Decide | None = None
 
 
 @dataclass(frozen=True)
@@ -156,11 +165,6 @@ def backtest(
     ParityError
         If freqtrade fails, or a pair has no candles.
     """
-    if given is None and rl_section(config).get("add_state_info"):
-        raise ParityError(
-            "freqai.rl_config.add_state_info: what the agent predicts depends on its position, so "
-            "that one prediction per candle cannot be compared; use a policy that is not learned"
-        )
     backtesting = None
     try:
         backtesting = Backtesting(config, exchange=exchange)
@@ -190,7 +194,11 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
         _check_pairs(config, data)
         backtesting.backtest_one_strategy(strategy, data, timerange)
     results = backtesting.all_bt_content[strategy.get_strategy_name()]["results"]
-    settings = Settings(window_size=1, rules=trade_rules(config, strategy))
+    settings = Settings(
+        window_size=1,
+        add_state_info=bool(rl_section(config).get("add_state_info", False)),
+        rules=trade_rules(config, strategy),
+    )
     # The backtester's own provider knows nothing after the last candle any more, funding included.
     provider = DataProvider(config, backtesting.exchange)
     pairs = {}
@@ -203,7 +211,15 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
         predicted = predictions[pair].set_index("date").reindex(frame["date"])
         trades = _their_trades(results[results["pair"] == pair])
         pairs[pair] = _pair_backtest(
-            pair, frame, traded, predicted, trades, settings, config=config, provider=provider
+            pair,
+            frame,
+            traded,
+            predicted,
+            trades,
+            _decide_of(strategy, pair) if settings.add_state_info else None,
+            settings,
+            config=config,
+            provider=provider,
         )
     return Backtested(
         settings=settings,
@@ -261,6 +277,7 @@ def _pair_backtest(
     traded: slice,
     predicted: pd.DataFrame,
     trades: pd.DataFrame,
+    decide: Decide | None,
     settings: Settings,
     *,
     config: Mapping[str, Any],
@@ -279,7 +296,12 @@ def _pair_backtest(
         probabilities=np.where(is_predicted[:, None], probabilities, _NEUTRAL)[traded],
         is_predicted=is_predicted[traded],
         trades=trades,
+        decide=decide,
     )
+
+
+def _decide_of(strategy: IStrategy, pair: str) -> Decide:
+    return partial(strategy.freqai.decisions.probabilities, pair)
 
 
 def _conditions(backtesting: Backtesting, strategy: IStrategy) -> tuple[str, ...]:
@@ -335,16 +357,27 @@ def _table(trades: pd.DataFrame) -> pd.DataFrame:
 
 
 class _KnownPolicy(Policy):
-    """A policy whose probabilities are given row by row."""
+    """A policy whose probabilities are known row by row, or asked for as the strategy asks."""
 
-    def __init__(self, probabilities: NDArray[np.float64], settings: Settings) -> None:
+    def __init__(self, run: PairBacktest, first_row: int, settings: Settings) -> None:
         self.settings = settings
-        self._known = probabilities
+        self._run = run
+        self._first_row = first_row
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the given probabilities, shape (T, 5)."""
-        assert len(features) == len(self._known)
-        return self._known
+        known = self._run.probabilities[self._first_row :]
+        assert len(features) == len(known)
+        return known
+
+    def probabilities_in(
+        self, features: NDArray[np.float32], row: int, state: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Return what the agent answers in a trade, shape (5,); it stays without a prediction."""
+        run, row = self._run, self._first_row + row
+        assert run.decide is not None
+        assert run.market.dates is not None
+        return run.decide(run.market.dates[row], state) if run.is_predicted[row] else _NEUTRAL
 
 
 def _simulated(
@@ -354,7 +387,7 @@ def _simulated(
     trades: list[tuple[int, Trade]] = []
     first_row = 0
     while len(run.market) - first_row >= settings.window_size + 2:
-        policy = _KnownPolicy(run.probabilities[first_row:], settings)
+        policy = _KnownPolicy(run, first_row, settings)
         market = run.market.slice(first_row, len(run.market))
         simulation = simulate(policy, market, exit_threshold=exit_threshold)
         trades.extend((first_row, trade) for trade in simulation.trades)
