@@ -36,11 +36,8 @@ Garleanu and Pedersen (2013), *Dynamic trading with predictable returns and tran
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from statistics import NormalDist
-from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -48,6 +45,7 @@ from numpy.typing import NDArray
 
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.market import Market
+from mtf_scalper.market.planted_spec import PLANTED_SPECS, PlantedKind, PlantedSpec
 from mtf_scalper.market.synthetic import random_generator, stationary_ar1
 
 __all__ = [
@@ -57,6 +55,7 @@ __all__ = [
     "PlantedKind",
     "PlantedMarket",
     "PlantedSpec",
+    "entry_probability",
     "planted_market",
 ]
 
@@ -77,71 +76,6 @@ ENTRY_SIGNAL: Final = 0.3
 VOLATILITY_CLUSTERING: Final = 0.25
 VOLATILITY_HALF_LIFE: Final = 60.0
 START_PRICE: Final = 100.0
-
-
-class PlantedKind(StrEnum):
-    """What is hidden.
-
-    ``linear``: a signal with a half-life of an hour, a weighted sum of features. ``nonlinear``: the
-    same, but only products of features show it. ``slow``: a weak signal with a half-life of hours.
-    ``fast``: a strong one with a half-life of two candles. ``regime``: the weights change now and
-    then, and features tell noisily which hold. ``none``: no return can be predicted.
-    """
-
-    LINEAR = "linear"
-    NONLINEAR = "nonlinear"
-    SLOW = "slow"
-    FAST = "fast"
-    REGIME = "regime"
-    NONE = "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlantedSpec:
-    """The numbers of a kind.
-
-    Attributes
-    ----------
-    half_life : float
-        Half-life of the signal in candles.
-    strength : float
-        Standard deviation of the expected log return of a candle.
-    volatility : float
-        Root mean square of the unpredictable part of a candle's log return.
-    factor_noise : float
-        Standard deviation of the noise on each feature that shows a factor (of variance 1).
-    context_life : float
-        Mean life of a context in candles; lives are uniform between half and one and a half of it.
-    context_noise : float
-        Standard deviation of the noise on each feature that shows the context.
-    """
-
-    half_life: float
-    strength: float
-    volatility: float = 0.001
-    factor_noise: float = 0.7
-    context_life: float = math.inf
-    context_noise: float = 1.0
-
-    @property
-    def persistence(self) -> float:
-        """The share ``phi`` of the expected return that is left one candle later."""
-        return float(0.5 ** (1.0 / self.half_life))
-
-
-PLANTED_SPECS: Final[Mapping[PlantedKind, PlantedSpec]] = MappingProxyType(
-    {
-        PlantedKind.LINEAR: PlantedSpec(half_life=12, strength=4e-4),
-        PlantedKind.NONLINEAR: PlantedSpec(
-            half_life=12, strength=5e-4, factor_noise=0.5, context_life=100, context_noise=0.7
-        ),
-        PlantedKind.SLOW: PlantedSpec(half_life=48, strength=2e-4),
-        PlantedKind.FAST: PlantedSpec(half_life=2, strength=7e-4, factor_noise=0.3),
-        PlantedKind.REGIME: PlantedSpec(half_life=12, strength=5e-4, context_life=500),
-        PlantedKind.NONE: PlantedSpec(half_life=12, strength=0.0),
-    }
-)
-"""Every kind's numbers, calibrated for a fee of 0.05% per side."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -383,3 +317,27 @@ def _entries(
     seen = ENTRY_SIGNAL * signal + math.sqrt(1.0 - ENTRY_SIGNAL**2) * noise
     threshold = NormalDist().inv_cdf(1.0 - entry_share / 2.0)
     return seen > threshold, seen < -threshold
+
+
+def entry_probability(signal: Float64, entry_share: float) -> Float64:
+    """Return the probability of a long entry where the hidden signal is ``signal``.
+
+    ``P(rho s + sqrt(1 - rho^2) e > q)`` with ``rho`` = `ENTRY_SIGNAL`, ``e`` standard normal and
+    ``q`` the quantile that half of ``entry_share`` exceeds; that of a short is ``P(-s)``.
+
+    Parameters
+    ----------
+    signal : ndarray of float64, shape (N,)
+        In standard deviations.
+    entry_share : float
+        In (0, 1).
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+    """
+    normal = NormalDist()
+    threshold = normal.inv_cdf(1.0 - entry_share / 2.0)
+    scale = math.sqrt(1.0 - ENTRY_SIGNAL**2)
+    shares = [normal.cdf((ENTRY_SIGNAL * each - threshold) / scale) for each in signal.tolist()]
+    return np.array(shares)
