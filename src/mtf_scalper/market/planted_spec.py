@@ -74,7 +74,9 @@ PLANTED_SPECS: Final[Mapping[PlantedKind, PlantedSpec]] = MappingProxyType(
             context_life=100,
             context_noise=0.3,
         ),
-        PlantedKind.SLOW: PlantedSpec(half_life=48, strength=2e-4, volatility=5e-4),
+        PlantedKind.SLOW: PlantedSpec(
+            half_life=48, strength=2e-4, volatility=5e-4, factor_noise=0.8
+        ),
         PlantedKind.FAST: PlantedSpec(half_life=2, strength=7e-4, factor_noise=0.3),
         PlantedKind.REGIME: PlantedSpec(
             half_life=12,
@@ -87,4 +89,10 @@ PLANTED_SPECS: Final[Mapping[PlantedKind, PlantedSpec]] = MappingProxyType(
         PlantedKind.NONE: PlantedSpec(half_life=12, strength=0.0),
     }
 )
-"""Every kind's numbers, calibrated for a fee of 0.05% per side."""
+"""Every kind's numbers.
+
+Calibrated for a fee of 0.05% per side: on 7,344 candles the reference policy earns a log return
+between 1 and 3, and a forecast fitted to 6,240 candles of 40 features (ridge regression on windows
+of 10, a network of two layers where products are needed) about 80% of that on other markets.
+Prices are therefore quieter and easier to foretell than real ones.
+"""
