@@ -185,10 +185,9 @@ def simulate(
     def choose(
         row: int, states: NDArray[np.void], extras: NDArray[np.float32]
     ) -> NDArray[np.int64]:
-        sides = states["side"]
-        if not by_position or not sides[0]:
-            chosen: NDArray[np.int64] = decisions[row, sides + 1]
-            return chosen
+        side = int(states["side"][0])
+        if side == Side.FLAT or not by_position:
+            return decisions[row, side + 1 : side + 2]
         state, mask = extras[0, :-N_ACTIONS], extras[0, -N_ACTIONS:] > 0.0
         chances = policy.probabilities_in(market.features, row, state)
         return np.array([masked_action(chances, mask, exit_threshold)])
