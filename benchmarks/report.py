@@ -68,6 +68,7 @@ class Workload:
     def settings(self, entry: EntryMode, **changes: Any) -> Settings:
         """Return settings whose training on ``n_candles`` is one rollout and its update."""
         values: dict[str, Any] = {
+            "advantage": "gae",
             "train_cycles": max(1, self.steps // self.n_candles),
             "n_envs": self.n_envs,
             "n_steps": self.n_steps,

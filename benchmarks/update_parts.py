@@ -63,12 +63,12 @@ def parts_of_fast(
     calls = _recorded_calls(fast)
     gather = _replayed(kernels.fill_minibatch, calls["fill_minibatch"])
     towers = Towers(fast.policy, fast.batch_size)
-    towers.gradient.normal_()
+    towers.storage.gradient.normal_()
     parts = {
         "gather": gather + _replayed(kernels.normalize, calls["normalize"]),
         "loss": _replayed(kernels.loss_gradients, calls["loss_gradients"]),
         **tower_parts(sizes, rows),
-        "norm and Adam": _milliseconds(lambda: towers.step(fast.max_grad_norm)),
+        "norm and Adam": _milliseconds(lambda: towers.storage.step(fast.max_grad_norm)),
     }
     return _in_order(parts, whole_ms)
 

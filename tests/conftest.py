@@ -72,6 +72,7 @@ def tiny_settings() -> MakeSettings:
 
     def make(**values: Any) -> Settings:
         defaults: dict[str, Any] = {
+            "advantage": "gae",
             "n_envs": 2,
             "n_steps": 64,
             "batch_size": 32,

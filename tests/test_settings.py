@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from mtf_scalper.compute import ComputeSetup
 from mtf_scalper.errors import MtfScalperError, SettingsError
+from mtf_scalper.models import new_model
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.settings import (
     Algorithm,
@@ -25,7 +26,7 @@ from mtf_scalper.settings import (
 )
 from mtf_scalper.simulator.environments import open_vec_env
 from mtf_scalper.simulator.reference import ReferenceEnv
-from mtf_scalper.training import _make_model, train
+from mtf_scalper.training import train
 
 NO_RULES = TradeRules()
 
@@ -293,7 +294,7 @@ def test_changed_returns_a_validated_copy() -> None:
 def model_of(settings: Settings, make_market: Any) -> PPO:
     with open_vec_env(make_market(), settings) as env:
         compute = ComputeSetup("cpu", 1, 1)
-        return _make_model(VecMonitor(env), settings, compute, None, None)
+        return new_model(PPO, MaskedPolicy, VecMonitor(env), settings, compute, None, None)
 
 
 PPO_EFFECTS = {
@@ -437,6 +438,11 @@ def test_every_setting_has_its_effect_tested() -> None:
         "device": "test_compute.py",
         "inference_batch_size": "test_inference.py",
         "progress_bar": "freqai/test_model.py",
+        **dict.fromkeys(
+            ("advantage", "weight_decay", "keep_bias", "fee_warmup", "validation_share", "patience"),
+            "test_exact_training.py",
+        ),
+        "n_seeds": "ppo/test_ensemble.py",
     }
     assert set(Settings.model_fields) == {*PPO_EFFECTS, *ENV_EFFECTS, *elsewhere}
     assert set(TradeRules.model_fields) == set(RULE_EFFECTS)

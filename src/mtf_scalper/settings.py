@@ -24,6 +24,7 @@ from pydantic import (
 from mtf_scalper.errors import SettingsError
 
 __all__ = [
+    "Advantage",
     "Algorithm",
     "Device",
     "EntryMode",
@@ -65,6 +66,18 @@ class VecEnvKind(StrEnum):
     SUBPROC = "subproc"
     DUMMY = "dummy"
     BATCHED = "batched"
+
+
+class Advantage(StrEnum):
+    """Where the worth of an action comes from.
+
+    ``exact``: computed for every action at every candle, see ``mtf_scalper.ppo.advantages``.
+    ``gae``: estimated from rollouts in environments (generalized advantage estimation), as
+    stable-baselines3's PPO does.
+    """
+
+    EXACT = "exact"
+    GAE = "gae"
 
 
 class Algorithm(StrEnum):
@@ -145,8 +158,9 @@ class TradeRules(_Frozen):
 
     Attributes
     ----------
-    entry : EntryMode
-        Where the agent may enter.
+    entry : EntryMode, optional
+        Where the agent may enter. By default ``always`` on a market with classic entries, and
+        ``any`` on one that has none.
     can_short : bool
         Whether short trades exist.
     stoploss : float or None
@@ -170,7 +184,7 @@ class TradeRules(_Frozen):
         An episode ends once equity has fallen below ``1 - max_training_drawdown`` of its start.
     """
 
-    entry: EntryMode = EntryMode.ALWAYS
+    entry: EntryMode | None = None
     can_short: bool = True
     stoploss: Annotated[float, Field(lt=0.0)] | None = None
     minimal_roi: dict[Annotated[int, Field(ge=0)], float] = Field(default_factory=dict)
@@ -193,8 +207,12 @@ class Settings(_Frozen):
     ----------
     train_cycles : int
         Passes over the training candles; total steps are ``train_cycles * len(market)``.
+    advantage : Advantage
+        By default ``exact`` on the CPU, and ``gae`` where something is set that needs rollouts:
+        ``algorithm="ppo"``, ``fills="freqtrade_env"``, a limit of training episodes, another
+        device than the CPU.
     algorithm : Algorithm
-        What learns.
+        What learns from rollouts.
     n_envs, vec_env, start_method
         Number and kind of the environments, and how their processes start (``"forkserver"``,
         ``"spawn"`` or ``None`` for the safest that the platform has).
@@ -223,11 +241,32 @@ class Settings(_Frozen):
         Run the slow reference environments where a function of yours cannot be compiled.
     reward_parameters, rules
         Parameters of the step reward, and the rules of a trade.
-    learning_rate ... normalize_advantage
-        PPO's own settings, named as in stable-baselines3.
+    learning_rate ... target_kl
+        PPO's own settings, named as in stable-baselines3. Where ``n_epochs`` is not given see
+        ``epochs``.
+    weight_decay : float
+        Decoupled weight decay of Adam. This one and those below: with exact advantages only.
+    dropout : float
+        Share of the hidden units left out at random while learning.
+    weight_average : float
+        Decay per step of the average of the weights; the average is judged and kept.
+    keep_bias : float
+        What the logit of keeping the present position is raised by before the training.
+    fee_warmup : float
+        Share of the training during which fees rise from zero to what they are.
+    validation_share : float
+        Share of the candles held back to choose weights on, where no validation market is given.
+    evidence : float
+        Standard errors by which the validation return of weights has to exceed that of the policy
+        before the training; where none do, that policy is kept.
+    patience : int
+        Passes at full fees without a better validation return after which the training ends.
+    n_seeds : int
+        Policies of different seeds whose probabilities are averaged.
     """
 
     train_cycles: Count = 30
+    advantage: Advantage = Advantage.EXACT
     algorithm: Algorithm = Algorithm.FAST_PPO
     cpu_count: Count = 8
     interop_threads: Count = 2
@@ -253,7 +292,7 @@ class Settings(_Frozen):
     rules: TradeRules = TradeRules()
 
     learning_rate: Positive = 3e-4
-    n_epochs: Count = 10
+    n_epochs: Count | None = None
     gamma: Ratio = 0.99
     gae_lambda: Ratio = 0.95
     clip_range: Positive = 0.2
@@ -263,6 +302,28 @@ class Settings(_Frozen):
     vf_coef: float = 0.5
     max_grad_norm: Positive = 0.5
     target_kl: Positive | None = None
+
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    weight_average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    keep_bias: float = 2.0
+    fee_warmup: Ratio = 0.4
+    validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.15
+    evidence: Annotated[float, Field(ge=0.0)] = 2.0
+    patience: Count = 10
+    n_seeds: Annotated[int, Field(ge=1, le=32)] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rollouts_where_they_are_needed(cls, values: Any) -> Any:
+        needed = _needs_rollouts(values)
+        if needed is None:
+            return values
+        if "advantage" not in values:
+            return {**values, "advantage": Advantage.GAE}
+        if values["advantage"] == Advantage.EXACT:
+            raise ValueError(f"advantage 'exact' does not go with {needed}; use 'gae'")
+        return values
 
     @field_validator("reward", mode="before")
     @classmethod
@@ -298,6 +359,13 @@ class Settings(_Frozen):
         if self.add_state_info:
             raise ValueError("fills 'freqtrade_env' does not go with add_state_info")
         return self
+
+    @property
+    def epochs(self) -> int:
+        """Epochs per update: ``n_epochs``, or 10 after a rollout and 1 after an evaluation."""
+        if self.n_epochs is not None:
+            return self.n_epochs
+        return 1 if self.advantage is Advantage.EXACT else 10
 
     @property
     def rollout_steps(self) -> int:
@@ -349,6 +417,26 @@ class Settings(_Frozen):
         if drawdown is not None:
             rules = rules.changed(max_training_drawdown=drawdown)
         return cls(**values, window_size=window_size, rules=rules)
+
+
+def _needs_rollouts(values: Mapping[str, Any]) -> str | None:
+    """Return the first setting that only trainings from rollouts can follow, None without one."""
+    for key, value in (
+        ("algorithm", Algorithm.PPO),
+        ("fills", Fills.FREQTRADE_ENV),
+        ("randomize_starting_position", True),
+        ("device", Device.CUDA),
+        ("device", Device.MPS),
+    ):
+        if values.get(key) == value:
+            return f"{key} {str(value)!r}"
+    if values.get("max_episode_steps") is not None:
+        return "max_episode_steps"
+    rules = values.get("rules") or {}
+    drawdown = rules.get("max_training_drawdown") if isinstance(rules, Mapping) else None
+    if isinstance(rules, TradeRules):
+        drawdown = rules.max_training_drawdown
+    return None if drawdown is None else "max_training_drawdown"
 
 
 _ALIASES = {

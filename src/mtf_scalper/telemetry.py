@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EVENTS_FILE", "SETTINGS_FILE", "EventLog", "Progress", "read_events"]
+__all__ = [
+    "EVENTS_FILE",
+    "SETTINGS_FILE",
+    "EventLog",
+    "HistoryRow",
+    "Progress",
+    "ProgressCallback",
+    "read_events",
+]
 
 EVENTS_FILE = "run_events.jsonl"
 """Events of one training window, in the window's folder."""
@@ -32,13 +40,16 @@ class Progress:
     seconds : float
         Since the training began.
     phase : str
-        ``"rollout"`` or ``"update"``.
+        ``"rollout"`` or ``"update"``; ``"evaluation"`` with exact advantages.
+    oracle_share : float or None
+        Latest validation return as a share of the hindsight optimum there.
     """
 
     steps: int
     total_steps: int
     seconds: float
     phase: str
+    oracle_share: float | None = None
 
     @property
     def steps_per_second(self) -> float:
@@ -50,6 +61,39 @@ class Progress:
         """Seconds to go at the speed so far, None before there is a speed."""
         speed = self.steps_per_second
         return max(0.0, (self.total_steps - self.steps) / speed) if speed > 0 else None
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """State of a training after one update.
+
+    Attributes
+    ----------
+    steps : int
+        Steps so far: candles that were decided on.
+    seconds : float
+        Since the training began.
+    mean_episode_return : float or None
+        From rollouts the mean reward of the last 100 episodes; with exact advantages the expected
+        reward of the policy from the first candle to the last, while it still explores, at the
+        fees of that moment.
+    validation_log_return : float or None
+        Log of the final equity on the validation market.
+    validation_trades : int or None
+        Trades on the validation market.
+    oracle_share : float or None
+        Validation return as a share of the hindsight optimum there.
+    """
+
+    steps: int
+    seconds: float
+    mean_episode_return: float | None
+    validation_log_return: float | None
+    validation_trades: int | None
+    oracle_share: float | None = None
+
+
+ProgressCallback = Callable[[Progress], None]
 
 
 class EventLog:

@@ -214,9 +214,8 @@ def test_every_gradient_in_single_precision_is_that_of_stable_baselines3(
 def watched(model: PPO, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Return a list that gets the whole gradient at every step of Adam."""
     seen: list[torch.Tensor] = []
-    optimizer = (
-        model._bound_towers()._adam if isinstance(model, FastPPO) else model.policy.optimizer
-    )
+    is_fast = isinstance(model, FastPPO)
+    optimizer = model._bound_towers().storage._adam if is_fast else model.policy.optimizer
     step = type(optimizer).step
 
     def note(*args: Any, **kwargs: Any) -> Any:
@@ -431,7 +430,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "optimizer": (
         {"policy_kwargs": {"optimizer_class": torch.optim.SGD}},
-        "the optimizer must be torch.optim.Adam",
+        "the optimizer must be Adam or AdamW",
     ),
     "amsgrad": ({"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}}, "amsgrad"),
     "extractor": ({"policy_kwargs": {"share_features_extractor": False}}, "share_features"),

@@ -31,7 +31,7 @@ from mtf_scalper.inference import Policy, observed_batch_sizes
 from mtf_scalper.market.candles import check_candles
 from mtf_scalper.market.market import Market
 from mtf_scalper.progress import LoggedProgress, WindowBar
-from mtf_scalper.settings import Settings
+from mtf_scalper.settings import Advantage, Settings
 from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.telemetry import EVENTS_FILE, EventLog
 from mtf_scalper.training import ProgressCallback, train
@@ -156,9 +156,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
                 self.settings,
                 validation,
                 initial=self.get_init_model(pair),
-                env=self._create_vec_env(
-                    data_dictionary["train_features"], pair, self.settings.n_envs
-                ),
+                env=self._environments(data_dictionary["train_features"], pair),
                 on_progress=report,
                 events=self._events(dk),
                 tensorboard_log=self._tensorboard_folder(dk) if self.activate_tensorboard else None,
@@ -171,6 +169,12 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             result.steps_per_second,
         )
         return result.policy.model
+
+    def _environments(self, df: DataFrame, pair: str) -> VecEnv | None:
+        """Return the environments of a training, None where exact advantages need none."""
+        if self.settings.advantage is Advantage.EXACT:
+            return None
+        return self._create_vec_env(df, pair, self.settings.n_envs)
 
     def _create_vec_env(
         self, df: DataFrame, pair: str, n_envs: int = 8, is_train: bool = True

@@ -214,11 +214,13 @@ class HybridStrategy(IStrategy):
         long, short = classic_entries(dataframe, self._thresholds())
         probabilities = _probabilities(dataframe)
         predicted = probabilities.sum(axis=1) > 0.0
+        entry = self._rules.entry
+        assert entry is not None  # read from the configuration, which has a default
         by_signal = np.stack(
             [
                 action_mask(
                     Side.FLAT,
-                    entry=self._rules.entry,
+                    entry=entry,
                     can_short=self._rules.can_short,
                     signal_long=bool(code & 1),
                     signal_short=bool(code & 2),
@@ -231,7 +233,7 @@ class HybridStrategy(IStrategy):
         dataframe["enter_long"] = (predicted & (action == Action.LONG_ENTER)).astype(int)
         dataframe["enter_short"] = (predicted & (action == Action.SHORT_ENTER)).astype(int)
         dataframe["enter_tag"] = np.where(
-            dataframe["enter_long"] + dataframe["enter_short"] > 0, str(self._rules.entry), ""
+            dataframe["enter_long"] + dataframe["enter_short"] > 0, str(entry), ""
         )
         return dataframe
 

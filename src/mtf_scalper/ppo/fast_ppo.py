@@ -128,7 +128,7 @@ class FastPPO(PPO):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         towers = self._bound_towers()
-        towers.set_learning_rate(self.lr_schedule(self._current_progress_remaining))
+        towers.storage.set_learning_rate(self.lr_schedule(self._current_progress_remaining))
         progress = self._current_progress_remaining
         clip_range = self.clip_range(progress)  # type: ignore[operator]
         clip_range_vf = self.clip_range_vf and self.clip_range_vf(progress)  # type: ignore[operator]
@@ -144,11 +144,11 @@ class FastPPO(PPO):
                 if self.target_kl is not None and losses[3] > 1.5 * self.target_kl:
                     continue_training = False
                     break
-                towers.step(self.max_grad_norm)
+                towers.storage.step(self.max_grad_norm)
             self._n_updates += 1
             if not continue_training:
                 break
-        towers.show_steps()
+        towers.storage.show_steps()
         self._log(epochs, clip_range, clip_range_vf)
 
     @property

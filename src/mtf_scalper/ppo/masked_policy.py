@@ -4,12 +4,17 @@ The observation ends with the action mask, so that every part of stable-baseline
 without knowing: sampling, log-probabilities, entropy, ``predict``, and checkpoints that stock
 ``PPO`` loads. The network itself never sees the mask.
 
+Several networks may stand in for one: an *ensemble* of members, trained apart, whose probabilities
+are averaged (Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474).
+
 Masking by setting logits of invalid actions to a large negative number is Huang and Ontañón
 (2022), "A closer look at invalid action masking in policy gradient algorithms".
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import torch
@@ -17,6 +22,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
 
 __all__ = ["INVALID_LOGIT", "MaskedPolicy", "WithoutMask"]
 
@@ -38,7 +44,8 @@ class WithoutMask(BaseFeaturesExtractor):
 class MaskedPolicy(ActorCriticPolicy):
     """``MlpPolicy`` for observations that end with the action mask as zeros and ones.
 
-    Takes the arguments of ``ActorCriticPolicy`` but for the features extractor, which is its own.
+    Takes the arguments of ``ActorCriticPolicy`` but for the features extractor, which is its own,
+    and ``n_members``, the number of networks in the ensemble.
     """
 
     def __init__(
@@ -46,6 +53,7 @@ class MaskedPolicy(ActorCriticPolicy):
         observation_space: spaces.Box,
         action_space: spaces.Discrete,
         *args: Any,
+        n_members: int = 1,
         **kwargs: Any,
     ) -> None:
         kwargs.update(
@@ -53,6 +61,21 @@ class MaskedPolicy(ActorCriticPolicy):
             features_extractor_kwargs={"n_actions": int(action_space.n)},
         )
         super().__init__(observation_space, action_space, *args, **kwargs)
+        # The first member is the policy's own network; the others stand beside it.
+        self.others = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "mlp_extractor": copy.deepcopy(self.mlp_extractor),
+                    "action_net": copy.deepcopy(self.action_net),
+                }
+            )
+            for _ in range(n_members - 1)
+        )
+
+    @property
+    def n_members(self) -> int:
+        """Networks in the ensemble."""
+        return 1 + len(self.others)
 
     def forward(
         self, obs: torch.Tensor, deterministic: bool = False
@@ -77,11 +100,43 @@ class MaskedPolicy(ActorCriticPolicy):
         return self.action_dist.proba_distribution(action_logits=masked)
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the network's logits of all actions, shape (N, n_actions), before any mask.
+        """Return the logits of all actions, shape (N, n_actions), before any mask.
+
+        Those of an ensemble are the logarithms of its members' mean probabilities.
 
         Parameters
         ----------
         inputs : float32, shape (N, length - n_actions)
         """
-        logits: torch.Tensor = self.action_net(self.mlp_extractor.forward_actor(inputs))
-        return logits
+        members = self.member_logits(inputs)
+        if len(members) == 1:
+            return members[0]
+        chances = torch.log_softmax(members, dim=2)
+        return torch.logsumexp(chances, dim=0) - math.log(len(members))
+
+    def member_logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return every member's logits, shape (n_members, N, n_actions)."""
+        own = self.action_net(self.mlp_extractor.forward_actor(inputs))
+        others = [
+            other["action_net"](other["mlp_extractor"].forward_actor(inputs))  # type: ignore[index]
+            for other in self.others
+        ]
+        return torch.stack([own, *others])
+
+    def member_state(self, member: int) -> dict[str, torch.Tensor]:
+        """Return one member's weights, as the ``state_dict`` of a policy of its own."""
+        state = self.state_dict()
+        own = {name: value for name, value in state.items() if not name.startswith("others.")}
+        prefix = f"others.{member - 1}."
+        for name, value in state.items():
+            if name.startswith(prefix):
+                own[name.removeprefix(prefix)] = value
+        return own
+
+    def set_member_state(self, member: int, state: dict[str, torch.Tensor]) -> None:
+        """Take over one member's weights from a policy of its own."""
+        if not member:
+            self.load_state_dict({**self.state_dict(), **state})
+            return
+        other = self.others[member - 1]
+        other.load_state_dict({name: state[name] for name in other.state_dict()})

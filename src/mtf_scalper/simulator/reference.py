@@ -28,7 +28,7 @@ from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator import exits
-from mtf_scalper.simulator.masks import action_mask
+from mtf_scalper.simulator.masks import action_mask, entry_mode
 from mtf_scalper.simulator.observation import age_limit, flat_state, n_extras, position_state
 from mtf_scalper.simulator.rewards import RewardState, parameters_of
 from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
@@ -90,6 +90,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         self.observation_space = spaces.Box(-np.inf, np.inf, (length,))
         self.action_space = spaces.Discrete(N_ACTIONS)
         self.trades: list[Trade] = []
+        self._entry_mode = entry_mode(settings.rules, market)
         self._reward = reward_of(settings.reward)
         self._reward_parameters = parameters_of(settings)
         self._last_row = len(market) - 1
@@ -123,7 +124,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         """Return which actions are valid now: bool, shape (5,)."""
         return action_mask(
             self.side,
-            entry=self.rules.entry,
+            entry=self._entry_mode,
             can_short=self.rules.can_short,
             signal_long=bool(self.market.entry_long[self.row]),
             signal_short=bool(self.market.entry_short[self.row]),

@@ -1,0 +1,111 @@
+"""A stable-baselines3 model for a run's settings: what learns, is saved and is loaded again."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv
+
+from mtf_scalper.compute import ComputeSetup
+from mtf_scalper.errors import SettingsError
+from mtf_scalper.settings import Settings
+
+__all__ = ["facts_in_force", "new_model", "release"]
+
+
+def new_model(
+    algorithm: type[PPO],
+    policy: type[ActorCriticPolicy],
+    env: VecEnv,
+    settings: Settings,
+    compute: ComputeSetup,
+    initial: PPO | None,
+    tensorboard_log: str | None,
+    **policy_kwargs: Any,
+) -> PPO:
+    """Return a model with the run's settings, and with the weights of ``initial`` if given.
+
+    Raises
+    ------
+    SettingsError
+        If ``initial`` is of another shape.
+    """
+    model = algorithm(
+        policy,
+        env,
+        n_steps=settings.n_steps,
+        batch_size=settings.batch_size,
+        n_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
+        clip_range=settings.clip_range,
+        clip_range_vf=settings.clip_range_vf,
+        normalize_advantage=settings.normalize_advantage,
+        ent_coef=settings.ent_coef,
+        vf_coef=settings.vf_coef,
+        max_grad_norm=settings.max_grad_norm,
+        target_kl=settings.target_kl,
+        policy_kwargs={
+            "activation_fn": torch.nn.ReLU,
+            "net_arch": list(settings.net_arch),
+            **policy_kwargs,
+        },
+        tensorboard_log=tensorboard_log,
+        device=compute.device,
+        seed=settings.random_state,
+    )
+    if initial is not None:
+        _take_over(model, initial)
+    return model
+
+
+def _take_over(model: PPO, initial: PPO) -> None:
+    """Copy weights and optimiser state from ``initial``."""
+    theirs, ours = (
+        {name: tuple(weights.shape) for name, weights in ppo.policy.state_dict().items()}
+        for ppo in (initial, model)
+    )
+    if theirs != ours:
+        raise SettingsError(
+            "net_arch, the window or the features differ from those of the model to go on from; "
+            "switch continual learning off or start under another identifier"
+        )
+    model.policy.load_state_dict(initial.policy.state_dict())
+    # The optimiser would go on to share its running averages with the model that they came from.
+    model.policy.optimizer.load_state_dict(copy.deepcopy(initial.policy.optimizer.state_dict()))
+
+
+def release(model: PPO) -> None:
+    """Drop what only training needed: closed environments and the rollout's memory."""
+    model.env = None
+    del model.rollout_buffer
+
+
+def facts_in_force(
+    model: PPO, settings: Settings, compute: ComputeSetup, total_steps: int
+) -> dict[str, Any]:
+    """Return what the training really uses, read from the objects that do the work."""
+    return {
+        "total_steps": total_steps,
+        "advantage": str(settings.advantage),
+        "algorithm": type(model).__name__,
+        "n_envs": model.n_envs,
+        "vec_env": str(settings.vec_env),
+        "torch_threads": compute.threads,
+        "torch_interop_threads": compute.interop_threads,
+        "device": str(model.device),
+        "batch_size": model.batch_size,
+        "n_steps": model.n_steps,
+        "n_epochs": model.n_epochs,
+        "layer_sizes": [
+            layer.out_features
+            for layer in model.policy.mlp_extractor.policy_net
+            if isinstance(layer, torch.nn.Linear)
+        ],
+        "random_state": settings.random_state,
+    }

@@ -1,0 +1,226 @@
+"""The situations in which an agent may have to decide, as rows of plain arrays.
+
+A *context* is a state of ``simulator.chains`` as the policy can tell it from others. Where it sees
+its position, that is the state itself. Where it sees the window alone, all long trades that are
+open at a candle are one context, and so are all short ones: its advantage is the mean over the
+trades, weighted by how often the policy is in each of them.
+
+Several markets form one book: their candles stand one after the other, and no window crosses from
+one to the next because no decision is made before the first full window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtf_scalper.market.market import Market
+from mtf_scalper.ppo.advantages import Evaluation, PolicyTable, evaluate_policy
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.chains import FLAT_ACTIONS, SIDES, Chains, chains_of
+from mtf_scalper.simulator.types import Action
+
+__all__ = ["ACTIONS_IN", "Book", "Targets"]
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+ACTIONS_IN = np.array(
+    [FLAT_ACTIONS, (Action.NEUTRAL, Action.LONG_EXIT, -1), (Action.NEUTRAL, Action.SHORT_EXIT, -1)],
+    dtype=np.int64,
+)
+"""Actions without a position, in a long and in a short trade, shape (3, 3); -1 is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What an update learns from, for every context; all of shape (K, 3) or (K,).
+
+    Attributes
+    ----------
+    old : ndarray of float64, shape (K, 3)
+        Probabilities of ``ACTIONS_IN`` under the policy that was evaluated.
+    advantages : ndarray of float64, shape (K, 3)
+    weights : ndarray of float64, shape (K,)
+        Occupancy; 0 where there is no choice.
+    """
+
+    old: Floats
+    advantages: Floats
+    weights: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One market's place in the book."""
+
+    chains: Chains
+    first_row: int
+    first_context: int
+    trade_context: Rows
+
+
+class Book:
+    """Contexts of one or several markets.
+
+    Parameters
+    ----------
+    markets : sequence of Market
+        With the same features.
+    settings : Settings
+
+    Attributes
+    ----------
+    features : ndarray of float32, shape (T, F)
+        Of all markets, one after the other.
+    rows : ndarray of int64, shape (R,)
+        Candles at which there may be a choice, increasing.
+    starts : ndarray of int64, shape (R + 1,)
+        Contexts of ``rows[i]`` are ``starts[i] .. starts[i + 1] - 1``.
+    kinds : ndarray of int8, shape (K,)
+        0 without a position, 1 long, 2 short.
+    valid : ndarray of bool, shape (K, 3)
+        Which of ``ACTIONS_IN[kind]`` are valid.
+    position : ndarray of float32, shape (K, 5) or (K, 0)
+        What the policy sees of its position.
+    """
+
+    def __init__(self, markets: Sequence[Market], settings: Settings) -> None:
+        self._settings = settings
+        self.sees_position = settings.add_state_info
+        self.features = np.concatenate([market.features for market in markets])
+        self._parts: list[_Part] = []
+        first_row = first_context = 0
+        found: list[tuple[Rows, NDArray[np.int8], NDArray[np.bool_], NDArray[np.float32]]] = []
+        for market in markets:
+            chains = chains_of(market, settings)
+            trade_context = _trade_context(chains, self.sees_position)
+            self._parts.append(_Part(chains, first_row, first_context, trade_context))
+            contexts = _contexts_of(chains, self.sees_position)
+            found.append((contexts[0] + first_row, *contexts[1:]))
+            first_row += len(market)
+            first_context += len(contexts[0])
+        rows, self.kinds, self.valid, self.position = (
+            np.concatenate(column) for column in zip(*found, strict=True)
+        )
+        # ``order`` sorts contexts by candle; ``_place`` says where a context went.
+        order = np.argsort(rows, kind="stable")
+        self._place = np.empty_like(order)
+        self._place[order] = np.arange(len(order))
+        self.kinds, self.valid, self.position = (
+            values[order] for values in (self.kinds, self.valid, self.position)
+        )
+        self.rows, starts = np.unique(rows[order], return_index=True)
+        self.starts = np.append(starts, len(order)).astype(np.int64)
+
+    @property
+    def n_contexts(self) -> int:
+        """Contexts K of all markets."""
+        return len(self.kinds)
+
+    @property
+    def chains(self) -> list[Chains]:
+        """Chains of each market."""
+        return [part.chains for part in self._parts]
+
+    def tables(self, probabilities: Floats) -> list[PolicyTable]:
+        """Return a policy as the evaluation of each market takes it.
+
+        Parameters
+        ----------
+        probabilities : ndarray of float64, shape (K, 3)
+            Of ``ACTIONS_IN``, context by context as in this book.
+        """
+        return [self._table(part, probabilities) for part in self._parts]
+
+    def evaluate(
+        self, tables: Sequence[PolicyTable], gamma: float, fee_share: float = 1.0
+    ) -> list[Evaluation]:
+        """Return what a policy is worth on each market."""
+        return [
+            evaluate_policy(part.chains, table, gamma, fee_share=fee_share)
+            for part, table in zip(self._parts, tables, strict=True)
+        ]
+
+    def targets(self, probabilities: Floats, evaluations: Sequence[Evaluation]) -> Targets:
+        """Return what an update learns from, in the order of this book."""
+        advantages, weights = np.zeros((self.n_contexts, 3)), np.zeros(self.n_contexts)
+        for part, evaluation in zip(self._parts, evaluations, strict=True):
+            chains = part.chains
+            own, occupancy = _by_context(chains, evaluation, part.trade_context)
+            places = self._place[part.first_context : part.first_context + len(occupancy)]
+            advantages[places], weights[places] = own, occupancy
+        has_choice = self.valid.sum(axis=1) > 1
+        return Targets(probabilities, advantages, np.where(has_choice, weights, 0.0))
+
+    def _table(self, part: _Part, probabilities: Floats) -> PolicyTable:
+        chains = part.chains
+        n_flat, n_own = _n_contexts(chains, self.sees_position)
+        own = probabilities[self._place[part.first_context : part.first_context + n_own]]
+        flat = np.zeros((chains.n_rows, 3))
+        flat[chains.first_row : -1] = own[:n_flat]
+        leave = np.ascontiguousarray(own[n_flat:, 1])
+        return PolicyTable(flat, leave if self.sees_position else leave[part.trade_context])
+
+
+def _n_contexts(chains: Chains, sees_position: bool) -> tuple[int, int]:
+    """Return the contexts without a position, and all contexts of a market."""
+    n_flat = chains.n_rows - 1 - chains.first_row
+    return n_flat, n_flat + (chains.n_states if sees_position else len(SIDES) * n_flat)
+
+
+def _trade_context(chains: Chains, sees_position: bool) -> Rows:
+    """Return the context of each state, counted behind those without a position; (S,) or (0,)."""
+    if sees_position:
+        return np.zeros(0, dtype=np.int64)
+    return len(SIDES) * (chains.rows - chains.first_row) + chains.sides
+
+
+def _contexts_of(
+    chains: Chains, sees_position: bool
+) -> tuple[Rows, NDArray[np.int8], NDArray[np.bool_], NDArray[np.float32]]:
+    """Return candle, kind, valid actions and position of a market's contexts: flat ones first."""
+    flat_rows = np.arange(chains.first_row, chains.n_rows - 1)
+    flat_valid = chains.flat_valid[flat_rows]
+    if sees_position:
+        trade_rows, trade_kinds = chains.rows, 1 + chains.sides
+        position = np.zeros((len(flat_rows) + chains.n_states, chains.position.shape[1]))
+        position[len(flat_rows) :] = chains.position
+    else:
+        trade_rows = np.repeat(flat_rows, len(SIDES))
+        trade_kinds = np.tile(np.array([1, 2], dtype=np.int8), len(flat_rows))
+        position = np.zeros((len(flat_rows) * (1 + len(SIDES)), 0))
+    trade_valid = np.broadcast_to(np.array([True, True, False]), (len(trade_rows), 3))
+    return (
+        np.concatenate([flat_rows, trade_rows]),
+        np.concatenate([np.zeros(len(flat_rows), dtype=np.int8), trade_kinds.astype(np.int8)]),
+        np.concatenate([flat_valid, trade_valid]),
+        position.astype(np.float32),
+    )
+
+
+def _by_context(chains: Chains, evaluation: Evaluation, contexts: Rows) -> tuple[Floats, Floats]:
+    """Return advantages (K, 3) and occupancy (K,) of a market's contexts.
+
+    ``contexts`` says to which one each state belongs; empty where each is one of its own.
+    """
+    rows = slice(chains.first_row, chains.n_rows - 1)
+    stay, leave = evaluation.stay_advantages, evaluation.leave_advantages
+    occupancy: Floats = evaluation.state_occupancy
+    if len(contexts):
+        n_contexts = len(SIDES) * (chains.n_rows - 1 - chains.first_row)
+        weighted = (occupancy, occupancy * stay, occupancy * leave)
+        occupancy, stay, leave = (
+            np.bincount(contexts, weights=values, minlength=n_contexts).astype(np.float64)
+            for values in weighted
+        )
+        share = np.where(occupancy > 0.0, occupancy, 1.0)
+        stay, leave = stay / share, leave / share
+    trades = np.stack([stay, leave, np.zeros_like(stay)], axis=1)
+    return (
+        np.concatenate([evaluation.flat_advantages[rows], trades]),
+        np.concatenate([evaluation.flat_occupancy[rows], occupancy]),
+    )

@@ -1,0 +1,222 @@
+"""PPO with exact advantages: evaluate the policy, then improve it on minibatches of candles.
+
+What is judged and kept is an exponential moving average of the weights (Polyak and Juditsky 1992,
+"Acceleration of stochastic approximation by averaging"): the market's noise is the same in every
+pass, and the weights of any one moment follow it more than their mean does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from mtf_scalper.ppo.advantages import Evaluation, PolicyTable
+from mtf_scalper.ppo.contexts import Book, Targets
+from mtf_scalper.ppo.exact_networks import JoinedNetwork, WindowNetwork, network_of
+from mtf_scalper.ppo.surrogate import (
+    LOSSES,
+    gather_contexts,
+    probabilities_of,
+    surrogate_gradients,
+)
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.chains import Chains
+
+__all__ = ["ExactLearner", "Score", "score"]
+
+Floats = NDArray[np.float64]
+
+_ROWS_PER_PASS = 1024
+"""Candles that go through the network at once where nothing is learned."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the most probable actions of a policy earn, from the first full window to the end.
+
+    Attributes
+    ----------
+    log_return : float
+        Sum of the rewards; with the default reward the log of the final equity.
+    n_trades : int
+    deviation : float
+        Root of the sum of the squared rewards: the standard error of ``log_return`` if rewards of
+        different candles are uncorrelated and their mean is small.
+    """
+
+    log_return: float
+    n_trades: int
+    deviation: float
+
+
+class ExactLearner:
+    """Improves a policy on a book of contexts.
+
+    Parameters
+    ----------
+    policy : ActorCriticPolicy
+        A ``MaskedPolicy``, or a ``PositionPolicy`` where the book sees positions; its weights
+        change in place.
+    book : Book
+    settings : Settings
+        Uses the settings of PPO.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, book: Book, settings: Settings) -> None:
+        self._book = book
+        self._settings = settings
+        rows = max(settings.batch_size, _ROWS_PER_PASS)
+        self._network = network_of(policy, rows, settings.dropout)
+        self._random = np.random.default_rng(settings.random_state)
+        self._thinning = self._random if settings.dropout else None
+        self._average = self._network.storage.weights.detach().clone()
+        self._n_steps = 0
+        self._contexts = np.empty(book.n_contexts, dtype=np.int64)
+        self._owners = np.empty(book.n_contexts, dtype=np.int64)
+
+    def cycle(self, fee_share: float) -> dict[str, float]:
+        """Evaluate the policy, improve it over ``n_epochs`` epochs, and return the losses.
+
+        Parameters
+        ----------
+        fee_share : float
+            Share of the fees that counts, in [0, 1].
+        """
+        book, settings = self._book, self._settings
+        probabilities = probabilities_on(self._network, book)
+        tables = book.tables(probabilities)
+        evaluations = book.evaluate(tables, settings.gamma, fee_share)
+        targets = book.targets(probabilities, evaluations)
+        if settings.normalize_advantage:
+            targets = _normalized(targets)
+        counts = np.add.reduceat(targets.weights, book.starts[:-1])
+        candles = np.flatnonzero(counts > 0.0)
+        self._network.storage.set_learning_rate(settings.learning_rate)
+        sums, n_batches = np.zeros(len(LOSSES)), 0
+        for _ in range(settings.epochs):
+            order = self._random.permutation(candles)
+            for start in range(0, len(order), settings.batch_size):
+                losses = self._minibatch(order[start : start + settings.batch_size], targets)
+                sums += losses
+                n_batches += 1
+                if settings.target_kl is not None and losses[2] > 1.5 * settings.target_kl:
+                    break
+                self._step()
+            else:
+                continue
+            break
+        self._network.storage.show_steps()
+        means = (sums / max(n_batches, 1)).tolist()
+        objective = sum(evaluation.objective for evaluation in evaluations)
+        return {**dict(zip(LOSSES, means, strict=True)), "objective": objective}
+
+    def _step(self) -> None:
+        """Take one step of Adam and let the average follow, the faster the earlier it is."""
+        self._network.storage.step(self._settings.max_grad_norm)
+        decay = min(self._settings.weight_average, (1 + self._n_steps) / (10 + self._n_steps))
+        self._average.lerp_(self._network.storage.weights.data, 1.0 - decay)
+        self._n_steps += 1
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the policy have the average of its weights, which is what is judged and kept."""
+        weights = self._network.storage.weights.data
+        latest = weights.clone()
+        weights.copy_(self._average)
+        try:
+            yield
+        finally:
+            weights.copy_(latest)
+
+    def _minibatch(self, candles: NDArray[np.int64], targets: Targets) -> Floats:
+        """Write the gradients of a minibatch of candles and return its losses."""
+        book, settings = self._book, self._settings
+        n_contexts = gather_contexts(
+            candles, book.starts, self._contexts, self._owners, targets.weights
+        )
+        contexts, owners = self._contexts[:n_contexts], self._owners[:n_contexts]
+        position = book.position[contexts]
+        rows = book.rows[candles]
+        logits = self._network.forward(book.features, rows, owners, position, self._thinning)
+        gradient, losses = np.empty_like(logits), np.empty(len(LOSSES))
+        surrogate_gradients(
+            logits,
+            contexts,
+            book.kinds,
+            book.valid,
+            targets.old,
+            targets.advantages,
+            targets.weights,
+            1.0 / len(candles),
+            settings.clip_range,
+            settings.ent_coef,
+            gradient,
+            losses,
+        )
+        self._network.backward(gradient, owners, len(rows))
+        return losses
+
+    def score(self, book: Book) -> Score:
+        """Return what the most probable actions earn on a book with the weights of the moment."""
+        return score(book, probabilities_on(self._network, book))
+
+
+def probabilities_on(network: WindowNetwork | JoinedNetwork, book: Book) -> Floats:
+    """Return the probabilities of a network at all contexts of a book, shape (K, 3)."""
+    probabilities = np.empty((book.n_contexts, 3))
+    for start in range(0, len(book.rows), network.batch_size):
+        rows = book.rows[start : start + network.batch_size]
+        starts = book.starts[start : start + len(rows) + 1]
+        contexts = slice(starts[0], starts[-1])
+        owners = np.repeat(np.arange(len(rows)), np.diff(starts))
+        logits = network.forward(book.features, rows, owners, book.position[contexts])
+        probabilities_of(
+            logits, book.kinds[contexts], book.valid[contexts], probabilities[contexts]
+        )
+    return probabilities
+
+
+def score(book: Book, probabilities: Floats) -> Score:
+    """Return what the most probable actions earn on a book."""
+    chosen = np.argmax(probabilities, axis=1)
+    greedy = np.zeros_like(probabilities)
+    greedy[np.arange(len(chosen)), chosen] = 1.0
+    tables = book.tables(greedy)
+    evaluations = book.evaluate(tables, gamma=1.0)
+    entries, squares = 0.0, 0.0
+    for chains, table, evaluation in zip(book.chains, tables, evaluations, strict=True):
+        n_entries, n_squares = _visits(chains, table, evaluation)
+        entries, squares = entries + n_entries, squares + n_squares
+    return Score(
+        log_return=sum(each.objective for each in evaluations),
+        n_trades=round(entries),
+        deviation=math.sqrt(squares),
+    )
+
+
+def _visits(chains: Chains, table: PolicyTable, evaluation: Evaluation) -> tuple[float, float]:
+    """Return the expected entries and the expected sum of the squared rewards."""
+    entering = evaluation.flat_occupancy[:, None] * table.flat[:, 1:]
+    is_entry = chains.chain_at >= 0
+    entries = entering[is_entry]
+    squares = float(entries @ chains.enter_reward[chains.chain_at[is_entry]] ** 2)
+    staying = evaluation.state_occupancy * (1.0 - table.leave)
+    leaving = evaluation.state_occupancy * table.leave
+    squares += float(staying @ chains.stay_reward**2 + leaving @ chains.leave_reward**2)
+    return float(entries.sum()), squares
+
+
+def _normalized(targets: Targets) -> Targets:
+    """Return targets whose advantages have the variance 1 under the policy; their mean is 0."""
+    weights = targets.weights[:, None] * targets.old
+    total = weights.sum()
+    if not total > 0.0:
+        return targets
+    deviation = float(np.sqrt((weights * targets.advantages**2).sum() / total))
+    return Targets(targets.old, targets.advantages / (deviation + 1e-8), targets.weights)

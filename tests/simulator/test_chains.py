@@ -1,0 +1,190 @@
+"""Chains against the reference environment, and the oracle against every way to trade."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtf_scalper.errors import MarketError, SettingsError
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import EntryMode, Settings, TradeRules
+from mtf_scalper.simulator import chains as chains_module
+from mtf_scalper.simulator.chains import FLAT_ACTIONS, SIDES, chains_of
+from mtf_scalper.simulator.oracle import best_actions, oracle
+from mtf_scalper.simulator.reference import ReferenceEnv
+from mtf_scalper.simulator.types import Action
+
+ALL_EXITS = {
+    "stoploss": -0.03,
+    "minimal_roi": {0: 0.05, 10: 0.02},
+    "max_trade_duration_candles": 6,
+    "emergency_loss": -0.02,
+    "break_even_trigger": 0.01,
+}
+
+
+def lively_market(make_market: Any, seed: int, n_candles: int, **fields: Any) -> Market:
+    """Return a market with everything that a trade can meet."""
+    rng = np.random.default_rng(seed)
+    signals = rng.random((2, n_candles)) < 0.4
+    given_fields = {
+        "leverage": rng.uniform(1.0, 3.0, n_candles),
+        "funding": rng.normal(0.0, 0.05, n_candles),
+        "tick_size": 0.01,
+        "fee_rate": 0.001,
+        "entry_long": signals[0],
+        "entry_short": signals[1],
+        **fields,
+    }
+    return make_market(n_candles=n_candles, seed=seed, volatility=0.01, **given_fields)
+
+
+def settings_with(entry: EntryMode, rules: dict[str, Any], **values: Any) -> Settings:
+    return Settings(window_size=3, rules=TradeRules(entry=entry, **rules), **values)
+
+
+def fork(env: ReferenceEnv) -> ReferenceEnv:
+    twin = copy.copy(env)
+    twin._position = copy.copy(env._position)
+    twin.trades = list(env.trades)
+    return twin
+
+
+@pytest.mark.parametrize("entry", EntryMode)
+@pytest.mark.parametrize(
+    "rules", [{}, ALL_EXITS, {"can_short": False}], ids=["free", "all", "long"]
+)
+@pytest.mark.parametrize("reward", ["log_return", "exit_quality"])
+def test_every_state_is_what_the_reference_environment_says(
+    make_market: Any, entry: EntryMode, rules: dict[str, Any], reward: str
+) -> None:
+    market = lively_market(make_market, 3, 40)
+    settings = settings_with(entry, rules, reward=reward, add_state_info=True)
+    chains = chains_of(market, settings)
+    visited = 0
+    for row in range(chains.first_row, len(market) - 1):
+        env = ReferenceEnv(market, settings)
+        env.reset(options={"row": row})
+        valid = env.action_masks()[list(FLAT_ACTIONS)]
+        np.testing.assert_array_equal(chains.flat_valid[row], valid)
+        for index, enter in enumerate((Action.LONG_ENTER, Action.SHORT_ENTER)):
+            chain = chains.chain_at[row, index]
+            assert (chain >= 0) == valid[1 + index]
+            if chain < 0:
+                continue
+            trade = fork(env)
+            assert trade.step(enter)[1] == pytest.approx(chains.enter_reward[chain], abs=1e-12)
+            for state in range(chains.starts[chain], chains.starts[chain + 1]):
+                assert (trade.side, trade.row) == (SIDES[index], chains.rows[state])
+                assert chains.sides[state] == index
+                np.testing.assert_array_equal(trade.position_state(), chains.position[state])
+                exit_ = Action.LONG_EXIT if index == 0 else Action.SHORT_EXIT
+                left = fork(trade).step(exit_)[1]
+                assert left == pytest.approx(chains.leave_reward[state], abs=1e-12)
+                stayed = trade.step(Action.NEUTRAL)[1]
+                assert stayed == pytest.approx(chains.stay_reward[state], abs=1e-12)
+                visited += 1
+            assert trade.side == 0
+            assert trade.row == row + 1 + chains.starts[chain + 1] - chains.starts[chain]
+    assert visited == chains.n_states > 0
+
+
+def test_fee_relief_is_what_fees_cost_at_the_entry(make_market: Any) -> None:
+    market = make_market(n_candles=40, fee_rate=0.001)
+    chains = chains_of(market, settings_with(EntryMode.ANY, {}))
+    # Both fees of a long: log((1 - f) / (1 + f)), of a short by the other definition the same.
+    np.testing.assert_allclose(chains.fee_relief, 2.0 * 0.001, rtol=0.02)
+    other = chains_of(market, settings_with(EntryMode.ANY, {}, reward="exit_quality"))
+    assert not other.fee_relief.any()
+
+
+def test_a_long_trade_goes_on_in_a_fresh_chain(make_market: Any) -> None:
+    market = make_market(n_candles=60)
+    settings = settings_with(EntryMode.ANY, {"can_short": False})
+    whole, cut = chains_of(market, settings), chains_of(market, settings, longest=7)
+    assert (whole.continues < 0).all()
+    assert np.diff(cut.starts).max() == 7
+    goes_on = np.flatnonzero(cut.continues >= 0)
+    entries = np.flatnonzero(cut.chain_at[:, 0] >= 0)
+    np.testing.assert_array_equal(entries[cut.continues[goes_on]] + 1, entries[goes_on] + 1 + 7)
+    # Longs of leverage 1 without funding: marks differ by the rounding of profits alone.
+    assert best_actions(cut).value == pytest.approx(best_actions(whole).value, abs=1e-6)
+
+
+def test_too_many_states_are_refused(make_market: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains_module, "_MOST_STATES", 100)
+    market = lively_market(make_market, 1, 60)
+    with pytest.raises(SettingsError, match="more than 100 states of trades; set max_trade"):
+        chains_of(market, settings_with(EntryMode.CLASSIC, {}))
+
+
+def test_too_short_a_market_is_refused(make_market: Any) -> None:
+    with pytest.raises(MarketError, match="4 candles are too few for a window of 3"):
+        chains_of(make_market(n_candles=4), settings_with(EntryMode.ANY, {}))
+
+
+def outcomes(env: ReferenceEnv) -> Iterator[float]:
+    """Yield the log of the final equity of every way to go on."""
+    for action in np.flatnonzero(env.action_masks()):
+        twin = fork(env)
+        terminated = twin.step(int(action))[2]
+        if terminated:
+            yield float(np.log(twin.equity))
+        else:
+            yield from outcomes(twin)
+
+
+@pytest.mark.parametrize(
+    ("seed", "entry", "rules"),
+    [
+        (seed, entry, rules)
+        for seed, (entry, rules) in enumerate(
+            itertools.product(EntryMode, [{}, ALL_EXITS, {"can_short": False}])
+        )
+    ],
+)
+def test_the_oracle_is_the_best_of_all_ways_to_trade(
+    make_market: Any, seed: int, entry: EntryMode, rules: dict[str, Any]
+) -> None:
+    market = lively_market(make_market, seed, 11)
+    settings = settings_with(entry, rules)
+    env = ReferenceEnv(market, settings)
+    env.reset()
+    best = max(outcomes(env))
+    run = oracle(market, settings)
+    assert run.log_return == pytest.approx(best, abs=1e-10)
+    assert best_actions(chains_of(market, settings)).value == pytest.approx(best, abs=1e-10)
+
+
+@given(seed=st.integers(0, 10_000), entry=st.sampled_from(EntryMode), exits=st.booleans())
+def test_no_policy_beats_the_oracle(
+    make_market: Any, seed: int, entry: EntryMode, exits: bool
+) -> None:
+    market = lively_market(make_market, seed, 50)
+    settings = settings_with(entry, ALL_EXITS if exits else {})
+    best = oracle(market, settings).log_return
+    rng = np.random.default_rng(seed)
+    for keep in (0.0, 0.7, 0.95):
+        env = ReferenceEnv(market, settings)
+        env.reset()
+        terminated = False
+        while not terminated:
+            valid = np.flatnonzero(env.action_masks())
+            action = valid[0] if rng.random() < keep else rng.choice(valid)
+            terminated = env.step(int(action))[2]
+        assert float(np.log(env.equity)) <= best + 1e-9
+
+
+def test_without_entries_and_rules_the_oracle_trades_at_will(make_market: Any) -> None:
+    market = make_market(n_candles=80, volatility=0.01)
+    run = oracle(market, Settings(window_size=3))
+    assert run.log_return > 0.0
+    assert {trade.side for trade in run.trades} == set(SIDES)
+    assert oracle(make_market(n_candles=80, volatility=1e-5)).trades == ()
