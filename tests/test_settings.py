@@ -65,12 +65,13 @@ def test_defaults_hold_where_the_configuration_is_silent() -> None:
 
 
 def test_ppo_defaults_are_those_of_stable_baselines3(make_market, tiny_settings) -> None:
-    settings = Settings()
+    settings = Settings(advantage="gae")
     stock = PPO(MaskedPolicy, ReferenceEnv(make_market(), tiny_settings()), device="cpu")
-    names = ("n_epochs", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
+    assert settings.n_epochs_in_force == stock.n_epochs
+    names = ("gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
     for name in names:
         assert getattr(settings, name) == getattr(stock, name), name
-    assert settings.learning_rate == stock.learning_rate
+    assert settings.learning_rate_in_force == stock.learning_rate
     assert settings.clip_range == stock.clip_range(1.0)
 
 
@@ -82,7 +83,7 @@ def test_rl_config_wins_over_model_training_parameters_and_both_over_defaults() 
     assert settings.batch_size == 128
     assert settings.n_steps == 2048
     assert settings.learning_rate == 1e-3
-    assert settings.n_epochs == 10
+    assert settings.n_epochs is None
 
 
 def test_a_key_wins_under_its_freqtrade_name_too() -> None:
@@ -422,6 +423,19 @@ def test_a_trade_rule_changes_the_episode(name, make_market, tiny_settings) -> N
     assert outcome(base) != outcome({**base, name: RULE_EFFECTS[name]})
 
 
+_EXACT_ONLY = (
+    "advantage",
+    "weight_decay",
+    "dropout",
+    "weight_average",
+    "keep_bias",
+    "fee_warmup",
+    "validation_share",
+    "evidence",
+    "patience",
+)
+
+
 def test_every_setting_has_its_effect_tested() -> None:
     """Names the tests of those settings whose effect is tested elsewhere."""
     elsewhere = {
@@ -439,7 +453,7 @@ def test_every_setting_has_its_effect_tested() -> None:
         "inference_batch_size": "test_inference.py",
         "progress_bar": "freqai/test_model.py",
         **dict.fromkeys(
-            ("advantage", "weight_decay", "keep_bias", "fee_warmup", "validation_share", "patience"),
+            _EXACT_ONLY,
             "test_exact_training.py",
         ),
         "n_seeds": "ppo/test_ensemble.py",

@@ -11,39 +11,32 @@ slow the learning by heart, and the training ends when nothing better comes.
 
 from __future__ import annotations
 
-import copy
-import logging
-import math
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import configure_logger
 
 from mtf_scalper.compute import ComputeSetup
+from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.market import Market
-from mtf_scalper.models import facts_in_force, new_model
+from mtf_scalper.models import facts_in_force, load_weights, new_model
 from mtf_scalper.ppo.contexts import Book
 from mtf_scalper.ppo.exact_learner import ExactLearner
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.position_policy import PositionPolicy
+from mtf_scalper.ppo.surrogate import LOSSES
+from mtf_scalper.selection import Judge
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.oracle import best_actions
 from mtf_scalper.simulator.types import Action
 from mtf_scalper.simulator.vec_env import BatchedVecEnv
 from mtf_scalper.telemetry import EventLog, HistoryRow, Progress, ProgressCallback
 
-__all__ = ["held_back", "learn_exactly"]
-
-logger = logging.getLogger(__name__)
-
-_SMOOTHED_PASSES = 5
-"""Validation returns whose mean decides which weights are kept."""
+__all__ = ["learn_exactly"]
 
 
 def learn_exactly(
@@ -59,6 +52,8 @@ def learn_exactly(
 ) -> tuple[PPO, list[HistoryRow]]:
     """Train one policy on all markets together; see ``train`` for the arguments.
 
+    With ``settings.n_seeds`` above 1 several are trained, one after the other, and averaged.
+
     Returns
     -------
     model : PPO
@@ -66,59 +61,124 @@ def learn_exactly(
     history : list of HistoryRow
         One row per pass.
     """
-    model = _new_model(markets[0], settings, compute, initial, tensorboard_log)
-    steps_per_cycle = sum(len(market) for market in markets)
-    total_steps = settings.train_cycles * steps_per_cycle
-    events.write("training_started", **facts_in_force(model, settings, compute, total_steps))
-    report = _Reports(model, total_steps, on_progress, events)
-    report.progress("evaluation")
+    starts = _starting_weights(initial, settings)
+    steps_per_pass = sum(len(market) for market in markets)
+    total_steps = settings.n_seeds * settings.train_cycles * steps_per_pass
+    reports = _Reports(total_steps, on_progress, events)
+    models = [
+        _new_model(
+            markets[0], settings.changed(random_state=settings.random_state + member), compute
+        )
+        for member in range(settings.n_seeds)
+    ]
+    facts = facts_in_force(models[0], settings, compute, total_steps)
+    events.write("training_started", **facts, n_seeds=settings.n_seeds)
+    reports.progress(0, "evaluation")
     book = Book(markets, settings)
-    learner = ExactLearner(model.policy, book, settings)
-    judge = _Judge(learner, validation, settings, model)
+    held = Book(validation, settings) if validation else None
+    for member, (model, start) in enumerate(zip(models, starts, strict=True)):
+        if start is None:
+            _begin_with_a_bias(model, settings)
+        else:
+            load_weights(model.policy, start)
+        name = "PPO" if settings.n_seeds == 1 else f"PPO_seed_{model.seed}"
+        model._logger = _logger(tensorboard_log, name)
+        first_step = member * settings.train_cycles * steps_per_pass
+        _learn(model, settings, book, held, reports, first_step, steps_per_pass)
+    model = models[0] if settings.n_seeds == 1 else _ensemble(models, markets[0], settings, compute)
+    model.num_timesteps = reports.steps
+    return model, reports.history
+
+
+def _logger(tensorboard_log: str | None, name: str) -> Logger:
+    """Return a logger; without TensorBoard the usual one would leave a folder behind."""
+    if tensorboard_log is None:
+        return Logger(None, [])
+    return configure_logger(0, tensorboard_log, name)
+
+
+def _learn(
+    model: PPO,
+    settings: Settings,
+    book: Book,
+    held: Book | None,
+    reports: _Reports,
+    first_step: int,
+    steps_per_pass: int,
+) -> None:
+    """Train one policy."""
+    learner = ExactLearner(model.policy, book, settings, seed=model.seed or 0)
+    judge = Judge(learner, held, settings, model)
     try:
         for cycle in range(settings.train_cycles):
             fee_share = _fee_share(cycle, settings)
-            report.progress("update")
+            reports.progress(first_step + cycle * steps_per_pass, "update")
             losses = learner.cycle(fee_share)
-            model.num_timesteps = (cycle + 1) * steps_per_cycle
             judge.look(is_at_full_fees=fee_share >= 1.0)
-            report.after_cycle(losses, fee_share, judge)
+            steps = first_step + (cycle + 1) * steps_per_pass
+            reports.after_pass(steps, losses, fee_share, judge, model)
             if judge.is_done:
                 break
     finally:
         model.logger.close()
     judge.load_best()
-    return model, report.history
 
 
 def _new_model(
-    market: Market,
-    settings: Settings,
-    compute: ComputeSetup,
-    initial: PPO | None,
-    tensorboard_log: str | None,
+    market: Market, settings: Settings, compute: ComputeSetup, **policy_kwargs: Any
 ) -> PPO:
     sees_position = settings.add_state_info
     layers: Any = list(settings.net_arch)
-    model = new_model(
+    return new_model(
         PPO,
         PositionPolicy if sees_position else MaskedPolicy,
         # Only its spaces are looked at.
         BatchedVecEnv(market, settings, [settings.window_size - 1] * settings.n_envs),
         settings,
         compute,
-        initial,
-        tensorboard_log,
+        None,
+        None,
         # No value function is learned: values are computed.
         net_arch=layers if sees_position else {"pi": layers, "vf": []},
         optimizer_class=torch.optim.AdamW,
         optimizer_kwargs={"eps": 1e-5, "weight_decay": settings.weight_decay},
+        **policy_kwargs,
     )
+
+
+def _ensemble(
+    models: Sequence[PPO], market: Market, settings: Settings, compute: ComputeSetup
+) -> PPO:
+    """Return one model whose probabilities are the mean of all models'."""
+    ensemble = _new_model(market, settings, compute, n_members=len(models))
+    assert isinstance(ensemble.policy, MaskedPolicy)
+    for member, model in enumerate(models):
+        ensemble.policy.set_member_state(member, model.policy.state_dict())
+    return ensemble
+
+
+def _starting_weights(
+    initial: PPO | None, settings: Settings
+) -> list[dict[str, torch.Tensor] | None]:
+    """Return the weights that each policy of the ensemble goes on from, None to begin anew."""
     if initial is None:
-        with torch.no_grad():
-            _logit_biases(model)[Action.NEUTRAL] += settings.keep_bias
-    model._logger = configure_logger(0, tensorboard_log, "PPO")
-    return model
+        return [None] * settings.n_seeds
+    policy = initial.policy
+    n_members = policy.n_members if isinstance(policy, MaskedPolicy) else 1
+    if n_members != settings.n_seeds:
+        raise SettingsError(
+            f"n_seeds {settings.n_seeds} differs from the {n_members} of the model to go on from; "
+            "switch continual learning off or start under another identifier"
+        )
+    if not isinstance(policy, MaskedPolicy):
+        return [policy.state_dict()]
+    return [policy.member_state(member) for member in range(n_members)]
+
+
+def _begin_with_a_bias(model: PPO, settings: Settings) -> None:
+    """Make keeping the present position more likely at first."""
+    with torch.no_grad():
+        _logit_biases(model)[Action.NEUTRAL] += settings.keep_bias
 
 
 def _logit_biases(model: PPO) -> torch.Tensor:
@@ -133,103 +193,25 @@ def _fee_share(cycle: int, settings: Settings) -> float:
     return 1.0 if cycle >= rising else cycle / rising
 
 
-class _Judge:
-    """Keeps the weights that earn most on held-back candles, and says when nothing better comes.
-
-    A few days of candles hold few independent trades, and the best of thirty passes by one return
-    is mostly the luckiest. Passes are compared by the mean of their last few returns, and none is
-    kept whose return is not ``evidence`` standard errors above that of the policy before the
-    training: one that trades nothing, or leaves all exits to the rules.
-    """
-
-    def __init__(
-        self, learner: ExactLearner, validation: Sequence[Market], settings: Settings, model: PPO
-    ) -> None:
-        self._learner = learner
-        self._model = model
-        self._patience = settings.patience
-        self._evidence = settings.evidence
-        self._book = Book(validation, settings) if validation else None
-        self._oracle = 0.0
-        self._weights = copy.deepcopy(model.policy.state_dict())
-        self._best = -math.inf
-        self._start = 0.0
-        if self._book is not None:
-            self._oracle = sum(best_actions(chains).value for chains in self._book.chains)
-            self._start = learner.score(self._book).log_return
-        self._latest: deque[float] = deque(maxlen=_SMOOTHED_PASSES)
-        self._waited = 0
-        self.log_return: float | None = None
-        self.n_trades: int | None = None
-
-    @property
-    def oracle_share(self) -> float | None:
-        """Latest validation return as a share of the hindsight optimum, if there is one."""
-        if self.log_return is None or self._oracle <= 0.0:
-            return None
-        return self.log_return / self._oracle
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the training may end."""
-        return self._waited >= self._patience
-
-    @property
-    def learned_nothing(self) -> bool:
-        """Whether no pass was better than the policy before the training by enough."""
-        return self._book is not None and self._best == -math.inf
-
-    def look(self, *, is_at_full_fees: bool) -> None:
-        """Let the policy trade the held-back candles."""
-        with self._learner.averaged():
-            weights = copy.deepcopy(self._model.policy.state_dict())
-            score = None if self._book is None else self._learner.score(self._book)
-        if score is None:
-            self._weights = weights
-            return
-        self.log_return, self.n_trades = score.log_return, score.n_trades
-        self._latest.append(score.log_return)
-        smoothed = float(np.mean(self._latest))
-        is_evident = smoothed - self._start > self._evidence * score.deviation
-        if is_evident and smoothed > self._best:
-            self._best, self._weights = smoothed, weights
-            self._waited = 0
-        elif is_at_full_fees:
-            self._waited += 1
-
-    def load_best(self) -> None:
-        """Put the weights that are kept into the model."""
-        if self.learned_nothing:
-            logger.warning(
-                "nothing was learned: no pass earned %g standard errors more on the held-back "
-                "candles than the policy before the training, which is kept",
-                self._evidence,
-            )
-        self._model.policy.load_state_dict(self._weights)
-
-
 class _Reports:
-    """Tells history, log, events and a person how far the training is."""
+    """Tells history, TensorBoard, events and a person how far the training is."""
 
     def __init__(
-        self,
-        model: PPO,
-        total_steps: int,
-        on_progress: ProgressCallback | None,
-        events: EventLog,
+        self, total_steps: int, on_progress: ProgressCallback | None, events: EventLog
     ) -> None:
         self.history: list[HistoryRow] = []
-        self._model = model
+        self.steps = 0
         self._total_steps = total_steps
         self._on_progress = on_progress
         self._events = events
         self._started = time.monotonic()
         self._oracle_share: float | None = None
 
-    def progress(self, phase: str) -> None:
+    def progress(self, steps: int, phase: str) -> None:
         """Tell the progress."""
+        self.steps = steps
         progress = Progress(
-            steps=self._model.num_timesteps,
+            steps=steps,
             total_steps=self._total_steps,
             seconds=time.monotonic() - self._started,
             phase=phase,
@@ -239,47 +221,31 @@ class _Reports:
         if self._on_progress is not None:
             self._on_progress(progress)
 
-    def after_cycle(self, losses: dict[str, float], fee_share: float, judge: _Judge) -> None:
+    def after_pass(
+        self, steps: int, losses: dict[str, float], fee_share: float, judge: Judge, model: PPO
+    ) -> None:
         """Tell what a pass brought."""
         self._oracle_share = judge.oracle_share
         row = HistoryRow(
-            steps=self._model.num_timesteps,
+            steps=steps,
             seconds=time.monotonic() - self._started,
-            mean_episode_return=losses.pop("objective"),
+            mean_episode_return=losses["objective"],
             validation_log_return=judge.log_return,
             validation_trades=judge.n_trades,
             oracle_share=judge.oracle_share,
         )
         self.history.append(row)
-        logger = self._model.logger
-        for name, value in losses.items():
-            logger.record(f"train/{name}", value)
-        logger.record("train/fee_share", fee_share)
-        logger.record("rollout/ep_rew_mean", row.mean_episode_return)
-        validation = {
-            "log_return": row.validation_log_return,
-            "trades": row.validation_trades,
-            "oracle_share": row.oracle_share,
+        scalars: dict[str, float | None] = {
+            **{f"train/{name}": losses[name] for name in LOSSES},
+            "train/fee_share": fee_share,
+            "rollout/ep_rew_mean": row.mean_episode_return,
+            "validation/log_return": row.validation_log_return,
+            "validation/trades": row.validation_trades,
+            "validation/oracle_share": row.oracle_share,
         }
-        for name, seen in validation.items():
-            if seen is not None:
-                logger.record(f"validation/{name}", seen)
-        logger.dump(row.steps)
+        for name, value in scalars.items():
+            if value is not None:
+                model.logger.record(name, value)
+        model.logger.dump(steps)
         self._events.write("update", **asdict(row))
-        self.progress("evaluation")
-
-
-def held_back(markets: Sequence[Market], settings: Settings) -> tuple[list[Market], list[Market]]:
-    """Split each market into what is learned on and its last part, which selects the weights.
-
-    A market whose last part would be no longer than a window is not split.
-    """
-    train, validation = [], []
-    for market in markets:
-        n_held = int(np.floor(len(market) * settings.validation_share))
-        if n_held < settings.window_size + 2 or len(market) - n_held < settings.window_size + 2:
-            train.append(market)
-            continue
-        train.append(market.slice(0, len(market) - n_held))
-        validation.append(market.slice(len(market) - n_held, len(market)))
-    return train, validation
+        self.progress(steps, "evaluation")

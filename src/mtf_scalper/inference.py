@@ -24,7 +24,7 @@ from mtf_scalper.simulator.observation import n_state_inputs
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
 
-__all__ = ["Policy", "Simulation", "observed_batch_sizes", "simulate"]
+__all__ = ["Policy", "Simulation", "confidence", "observed_batch_sizes", "simulate"]
 
 
 @contextlib.contextmanager
@@ -76,10 +76,18 @@ class Policy:
             )
         self.window_shape: tuple[int, int] = (window, n_market // window)
 
+    @property
+    def n_members(self) -> int:
+        """Networks whose probabilities are averaged."""
+        policy = self.model.policy
+        assert isinstance(policy, MaskedPolicy)
+        return policy.n_members
+
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the probability of every action at every row, for an agent without a position.
 
-        Up to ``settings.inference_batch_size`` windows go through the network at once.
+        Up to ``settings.inference_batch_size`` windows go through the network at once. What an
+        ensemble says is the mean of its members.
 
         Parameters
         ----------
@@ -96,13 +104,20 @@ class Policy:
         MarketError
             If the number of features is not that of the policy.
         """
+        return np.asarray(self.member_probabilities(features).mean(axis=0))
+
+    def member_probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return what each member of the ensemble says by itself, shape (n_members, T, 5).
+
+        See ``probabilities``; a policy of one seed has one member.
+        """
         window, n_features = self.window_shape
         features = np.asarray(features, dtype=np.float32)
         if features.ndim != 2 or features.shape[1] != n_features:
             raise MarketError(
                 f"the policy was trained on {n_features} features, got shape {features.shape}"
             )
-        result = np.full((len(features), N_ACTIONS), np.nan)
+        result = np.full((self.n_members, len(features), N_ACTIONS), np.nan)
         if len(features) < window:
             return result
         windows = sliding_window_view(features, window, axis=0).transpose(0, 2, 1)
@@ -111,7 +126,7 @@ class Policy:
         for start in range(0, len(windows), size):
             batch = windows[start : start + size]
             rows = slice(window - 1 + start, window - 1 + start + len(batch))
-            result[rows] = self._through(batch, state)
+            result[:, rows] = self._through(batch, state)
         return result
 
     def probabilities_in(
@@ -133,13 +148,13 @@ class Policy:
         """
         seen = state[: n_state_inputs(self.settings)]
         window = features[row + 1 - self.window_shape[0] : row + 1]
-        probabilities: NDArray[np.float64] = self._through(window[None], seen)[0]
+        probabilities: NDArray[np.float64] = self._through(window[None], seen)[:, 0].mean(axis=0)
         return probabilities
 
     def _through(
         self, windows: NDArray[np.float32], state: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """Return probabilities of shape (N, 5) for windows of shape (N, window, F)."""
+        """Return members' probabilities, (n_members, N, 5), for windows (N, window, F)."""
         policy = self.model.policy
         assert isinstance(policy, MaskedPolicy)
         policy.set_training_mode(False)
@@ -148,9 +163,9 @@ class Policy:
         inputs[:, :length] = windows.reshape(len(windows), length)
         inputs[:, length:] = state
         with torch.inference_mode():
-            logits = policy.logits(torch.from_numpy(inputs).to(self.model.device))
-            chances = torch.softmax(logits, dim=1).cpu().numpy()
-        return np.asarray(chances[:, self._actions], dtype=np.float64)
+            logits = policy.member_logits(torch.from_numpy(inputs).to(self.model.device))
+            chances = torch.softmax(logits, dim=2).cpu().numpy()
+        return np.asarray(chances[:, :, self._actions], dtype=np.float64)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint that stock ``PPO.load`` reads as well."""
@@ -160,6 +175,24 @@ class Policy:
     def load(cls, path: Path, settings: Settings) -> Policy:
         """Read a checkpoint."""
         return cls(PPO.load(path, device="cpu"), settings)
+
+
+def confidence(members: NDArray[np.float64], actions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how sure an ensemble is of actions: their mean probability less its deviation.
+
+    Parameters
+    ----------
+    members : ndarray of float64, shape (n_members, T, 5)
+        From ``Policy.member_probabilities``.
+    actions : ndarray of int64, shape (T,)
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        In [0, 1]; one member disagrees with nobody, and its probability is returned as it is.
+    """
+    chosen = np.take_along_axis(members, actions[None, :, None], axis=2)[:, :, 0]
+    return np.asarray(np.maximum(chosen.mean(axis=0) - chosen.std(axis=0), 0.0))
 
 
 def simulate(

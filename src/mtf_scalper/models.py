@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from mtf_scalper.compute import ComputeSetup
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.settings import Settings
 
-__all__ = ["facts_in_force", "new_model", "release"]
+__all__ = ["facts_in_force", "load_weights", "new_model", "release"]
 
 
 def new_model(
@@ -39,8 +40,8 @@ def new_model(
         env,
         n_steps=settings.n_steps,
         batch_size=settings.batch_size,
-        n_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
+        n_epochs=settings.n_epochs_in_force,
+        learning_rate=settings.learning_rate_in_force,
         gamma=settings.gamma,
         gae_lambda=settings.gae_lambda,
         clip_range=settings.clip_range,
@@ -64,18 +65,27 @@ def new_model(
     return model
 
 
-def _take_over(model: PPO, initial: PPO) -> None:
-    """Copy weights and optimiser state from ``initial``."""
-    theirs, ours = (
-        {name: tuple(weights.shape) for name, weights in ppo.policy.state_dict().items()}
-        for ppo in (initial, model)
-    )
+def load_weights(policy: ActorCriticPolicy, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give a policy the weights of another one.
+
+    Raises
+    ------
+    SettingsError
+        If they are of another shape.
+    """
+    theirs = {name: tuple(value.shape) for name, value in weights.items()}
+    ours = {name: tuple(value.shape) for name, value in policy.state_dict().items()}
     if theirs != ours:
         raise SettingsError(
             "net_arch, the window or the features differ from those of the model to go on from; "
             "switch continual learning off or start under another identifier"
         )
-    model.policy.load_state_dict(initial.policy.state_dict())
+    policy.load_state_dict(weights)
+
+
+def _take_over(model: PPO, initial: PPO) -> None:
+    """Copy weights and optimiser state from ``initial``."""
+    load_weights(model.policy, initial.policy.state_dict())
     # The optimiser would go on to share its running averages with the model that they came from.
     model.policy.optimizer.load_state_dict(copy.deepcopy(initial.policy.optimizer.state_dict()))
 

@@ -242,8 +242,8 @@ class Settings(_Frozen):
     reward_parameters, rules
         Parameters of the step reward, and the rules of a trade.
     learning_rate ... target_kl
-        PPO's own settings, named as in stable-baselines3. Where ``n_epochs`` is not given see
-        ``epochs``.
+        PPO's own settings, named as in stable-baselines3. Where ``learning_rate`` and
+        ``n_epochs`` are not given they go by ``advantage``.
     weight_decay : float
         Decoupled weight decay of Adam. This one and those below: with exact advantages only.
     dropout : float
@@ -291,7 +291,7 @@ class Settings(_Frozen):
     reward_parameters: RewardParameters = RewardParameters()
     rules: TradeRules = TradeRules()
 
-    learning_rate: Positive = 3e-4
+    learning_rate: Positive | None = None
     n_epochs: Count | None = None
     gamma: Ratio = 0.99
     gae_lambda: Ratio = 0.95
@@ -361,8 +361,15 @@ class Settings(_Frozen):
         return self
 
     @property
-    def epochs(self) -> int:
-        """Epochs per update: ``n_epochs``, or 10 after a rollout and 1 after an evaluation."""
+    def learning_rate_in_force(self) -> float:
+        """``learning_rate``, or 3e-4 after rollouts and 1e-3 with exact advantages."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-3 if self.advantage is Advantage.EXACT else 3e-4
+
+    @property
+    def n_epochs_in_force(self) -> int:
+        """``n_epochs``, or 10 after a rollout and 1 after an exact evaluation."""
         if self.n_epochs is not None:
             return self.n_epochs
         return 1 if self.advantage is Advantage.EXACT else 10

@@ -14,11 +14,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from mtf_scalper.compute import ComputeSetup, configure_torch
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.evaluation.report import Report, evaluate
-from mtf_scalper.exact_training import held_back, learn_exactly
+from mtf_scalper.exact_training import learn_exactly
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
 from mtf_scalper.models import release
 from mtf_scalper.rollout_training import learn_from_rollouts
+from mtf_scalper.selection import held_back
 from mtf_scalper.settings import Advantage, Device, Settings
 from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.simulator.masks import with_entry_mode

@@ -42,6 +42,7 @@ def settings_with(entry: EntryMode, **values: Any) -> Settings:
         "net_arch": (16, 8),
         "batch_size": 16,
         "n_epochs": 1,
+        "dropout": 0.0,
         "rules": {"entry": entry, **EXITS},
     }
     return Settings(**{**given, **values})
@@ -56,7 +57,7 @@ def policy_for(settings: Settings, n_features: int = 3, seed: int = 0) -> Masked
     policy = kind(
         spaces.Box(-np.inf, np.inf, (length,)),
         spaces.Discrete(5),
-        lambda _: settings.learning_rate,
+        lambda _: settings.learning_rate_in_force,
         net_arch=layers if settings.add_state_info else {"pi": layers, "vf": []},
         activation_fn=torch.nn.ReLU,
         optimizer_class=torch.optim.AdamW,
@@ -231,3 +232,52 @@ def test_other_activations_are_refused() -> None:
     )
     with pytest.raises(SettingsError, match="activations must be ReLU, got Tanh"):
         network_of(policy, settings.batch_size)
+
+
+def test_units_are_left_out_as_dropout_says(make_market: Any) -> None:
+    settings = settings_with(EntryMode.ANY, net_arch=(16, 8))
+    policy = policy_for(settings)
+    layers = [m for m in policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)]
+    network = network_of(policy, 64, dropout=0.25)
+    market = lively_market(make_market, 8)
+    rows = np.arange(10, 50)
+    owners, position = np.arange(40), np.zeros((40, 0), dtype=np.float32)
+    logits = network.forward(market.features, rows, owners, position, np.random.default_rng(4))
+    network.backward(np.ones_like(logits), owners, 40)
+    ours = [p.grad.clone() for p in (*layers[0].parameters(), *layers[1].parameters())]
+
+    random = np.random.default_rng(4)
+    hidden = torch.stack(
+        [torch.from_numpy(market.features[row - 2 : row + 1].ravel().copy()) for row in rows]
+    )
+    policy.zero_grad()
+    kept_share = []
+    for layer in layers:
+        hidden = torch.relu(layer(hidden))
+        drawn = np.frombuffer(random.bytes(hidden.numel()), dtype=np.uint8).reshape(hidden.shape)
+        kept = torch.from_numpy(drawn >= 64)
+        kept_share.append(float(kept.float().mean()))
+        hidden = hidden * kept / 0.75
+    expected = policy.action_net(hidden)
+    np.testing.assert_allclose(logits, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+    parameters = [p for layer in layers for p in layer.parameters()]
+    slopes = torch.autograd.grad(expected.sum(), parameters)
+    for found, slope in zip(ours, slopes, strict=True):
+        torch.testing.assert_close(found, slope, rtol=1e-3, atol=1e-4)
+    assert np.mean(kept_share) == pytest.approx(0.75, abs=0.05)
+
+
+def test_what_is_kept_is_the_average_of_the_weights(make_market: Any) -> None:
+    """After few steps it is nearly their plain mean; the latest weights come back."""
+    settings = settings_with(EntryMode.ANY, learning_rate=0.01)
+    policy = policy_for(settings)
+    learner = ExactLearner(policy, Book([lively_market(make_market, 9)], settings), settings)
+    learner.cycle(1.0)
+    latest = {name: value.clone() for name, value in policy.state_dict().items()}
+    with learner.averaged():
+        moved = sum(
+            float((value - latest[name]).abs().sum()) for name, value in policy.state_dict().items()
+        )
+    assert moved > 0.0
+    for name, value in policy.state_dict().items():
+        assert torch.equal(value, latest[name])

@@ -27,7 +27,7 @@ from mtf_scalper.freqai.config import check_identifier, read_settings, trade_rul
 from mtf_scalper.freqai.decisions import Decisions
 from mtf_scalper.freqai.reuse import check_features, check_same_candles, note_candles
 from mtf_scalper.freqai.windows import build_market, check_raw_prices, check_window, log_gaps
-from mtf_scalper.inference import Policy, observed_batch_sizes
+from mtf_scalper.inference import Policy, confidence, observed_batch_sizes
 from mtf_scalper.market.candles import check_candles
 from mtf_scalper.market.market import Market
 from mtf_scalper.progress import LoggedProgress, WindowBar
@@ -239,7 +239,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         try:
             policy = Policy(model, self.settings)
             with observed_batch_sizes(model) as batch_sizes:
-                probabilities = policy.probabilities(dataframe.to_numpy(dtype=np.float32))
+                members = policy.member_probabilities(dataframe.to_numpy(dtype=np.float32))
         except MtfScalperError as error:
             checkpoint = f"checkpoint {Path(dk.data_path).name}/{dk.model_filename}_model.zip"
             raise OperationalException(f"{dk.pair}, {checkpoint}: {error}") from None
@@ -247,10 +247,12 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         if self.settings.add_state_info:
             features = dataframe.to_numpy(dtype=np.float32)
             self.decisions.note(dk.pair, self._dates, features, policy, only_latest=self.live)
-        probabilities = np.nan_to_num(probabilities, nan=0.0)
+        members = np.nan_to_num(members, nan=0.0)
+        probabilities = members.mean(axis=0)
+        action = probabilities.argmax(axis=1)
         output = DataFrame(probabilities, columns=list(columns.PROBABILITIES))
-        output.insert(0, columns.ACTION, probabilities.argmax(axis=1).astype(np.float64))
-        output.insert(1, columns.CONFIDENCE, probabilities.max(axis=1))
+        output.insert(0, columns.ACTION, action.astype(np.float64))
+        output.insert(1, columns.CONFIDENCE, confidence(members, action))
         self._events(dk).write(
             "prediction", rows=len(dataframe), batch_sizes=batch_sizes, seconds=seconds
         )

@@ -66,14 +66,18 @@ class ExactLearner:
     book : Book
     settings : Settings
         Uses the settings of PPO.
+    seed : int
+        Of the order of minibatches and of what is left out.
     """
 
-    def __init__(self, policy: ActorCriticPolicy, book: Book, settings: Settings) -> None:
+    def __init__(
+        self, policy: ActorCriticPolicy, book: Book, settings: Settings, seed: int = 0
+    ) -> None:
         self._book = book
         self._settings = settings
         rows = max(settings.batch_size, _ROWS_PER_PASS)
         self._network = network_of(policy, rows, settings.dropout)
-        self._random = np.random.default_rng(settings.random_state)
+        self._random = np.random.default_rng(seed)
         self._thinning = self._random if settings.dropout else None
         self._average = self._network.storage.weights.detach().clone()
         self._n_steps = 0
@@ -97,9 +101,9 @@ class ExactLearner:
             targets = _normalized(targets)
         counts = np.add.reduceat(targets.weights, book.starts[:-1])
         candles = np.flatnonzero(counts > 0.0)
-        self._network.storage.set_learning_rate(settings.learning_rate)
+        self._network.storage.set_learning_rate(settings.learning_rate_in_force)
         sums, n_batches = np.zeros(len(LOSSES)), 0
-        for _ in range(settings.epochs):
+        for _ in range(settings.n_epochs_in_force):
             order = self._random.permutation(candles)
             for start in range(0, len(order), settings.batch_size):
                 losses = self._minibatch(order[start : start + settings.batch_size], targets)

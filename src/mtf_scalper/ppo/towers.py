@@ -72,7 +72,7 @@ class Tower:
     def _leave_out(self, output: Tensor, random: np.random.Generator) -> None:
         # A byte for each unit: ten times faster than torch's own random numbers on a CPU.
         drawn = np.frombuffer(random.bytes(output.numel()), dtype=np.uint8)
-        kept = torch.from_numpy(drawn >= self._n_dropped)
+        kept = torch.from_numpy(drawn >= self._n_dropped)  # a new array, not the frozen bytes
         output.mul_(kept.view_as(output)).mul_(self._scale)
 
     def backward(self, gradient: Tensor) -> None:

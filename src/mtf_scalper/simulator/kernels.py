@@ -3,6 +3,18 @@
 Everything that runs per step stands in this one file, because numba's cache on disk does not notice
 edits in other files. What each part means is said in ``reference.py`` and ``exits.py``; that both
 agree is a test. Nothing here allocates: the caller owns all arrays.
+
+What makes it fast:
+
+- Functions within the loop take records, not arrays, where they can. numba counts references to an
+  array in every function that takes one, even an inlined one, and each count costs as much as the
+  arithmetic of a step.
+- Whether a rule may force an exit is told by a few products (``_may_be_forced``); the rules
+  themselves are asked only then.
+- Actions are random while an agent learns, and a processor guesses branches on them wrongly.
+  Conditions are joined by ``&`` and ``|``; branches are left where they save much or are rare.
+- Observations and logarithms have loops of their own: divisions follow upon each other there in a
+  short piece of code, so that the processor works on several environments at once.
 """
 
 from __future__ import annotations
@@ -16,6 +28,7 @@ from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings
+from mtf_scalper.simulator.masks import entry_mode
 from mtf_scalper.simulator.observation import age_limit
 
 __all__ = [
@@ -36,6 +49,8 @@ PROFIT_UNIT = 0.02
 STATE_LIMIT = 10.0
 N_STATE = 5
 N_ACTIONS = 5
+MARGIN = 1e-6
+SERIES_LIMIT = 0.05
 
 NEUTRAL, LONG_ENTER, LONG_EXIT, SHORT_ENTER, SHORT_EXIT = range(5)
 ALWAYS, CLASSIC, ANY = range(3)
@@ -67,11 +82,11 @@ EXIT_CODES = {
 CANDLE = np.dtype(
     [
         *((name, np.float64) for name in ("open", "high", "low", "close")),
-        *((name, np.float64) for name in ("leverage", "funding", "tick_size")),
+        *((name, np.float64) for name in ("leverage", "funding", "tick_size", "exit_rate")),
         *((name, np.bool_) for name in ("entry_long", "entry_short")),
     ]
 )
-"""One row of a market; see ``Market``."""
+"""One row of a market; see ``Market``. ``exit_rate`` is its open as the price of an exit."""
 
 STATE = np.dtype(
     [
@@ -119,7 +134,15 @@ def candles_of(market: Market) -> NDArray[np.void]:
         candles[name] = market.ohlc[:, column]
     for name in ("leverage", "funding", "tick_size", "entry_long", "entry_short"):
         candles[name] = getattr(market, name)
+    _round_opens(candles)
     return candles
+
+
+@njit(cache=True, error_model="numpy")
+def _round_opens(candles: NDArray[np.void]) -> None:
+    for row in range(len(candles)):
+        candle = candles[row]
+        candle.exit_rate = _round_to_tick(candle.open, candle.tick_size, 0)
 
 
 def rules_of(market: Market, settings: Settings) -> NDArray[np.void]:
@@ -127,7 +150,7 @@ def rules_of(market: Market, settings: Settings) -> NDArray[np.void]:
     rules, parameters = settings.rules, settings.reward_parameters
     drawdown = rules.max_training_drawdown
     values = {
-        "entry": list(EntryMode).index(rules.entry),
+        "entry": list(EntryMode).index(entry_mode(rules, market)),
         "max_duration": rules.max_trade_duration_candles or 0,
         "timeframe_minutes": market.timeframe_minutes,
         "reward": _reward_code(settings),
@@ -208,8 +231,10 @@ def observe(
 
     E is 5, the action mask, or 10, the position's state before it.
     """
-    for env in range(len(states)):
-        _observe(candles, rules[0], states[env], extras, env)
+    rule = rules[0]
+    for index in range(len(states)):
+        env: Any = np.uint64(index)
+        _observe(candles, rule, states[env], extras, env)
 
 
 @njit(cache=True, error_model="numpy")
@@ -247,22 +272,54 @@ def step(
     int
         Environments whose episode ended or in which a trade closed.
     """
+    rule = rules[0]
+    last_row = len(candles) - 1
+    lowest = math.inf
+    for rung in range(len(roi)):
+        lowest = min(lowest, roi[rung, 1])
     events = 0
-    for env in range(len(actions)):
+    for index in range(len(actions)):
+        # Of an index with a sign numba asks every time whether it counts from the end.
+        env: Any = np.uint64(index)
         state, outcome = states[env], outcomes[env]
-        _step_one(candles, roi, rules[0], state, actions[env], outcome)
-        _observe(candles, rules[0], state, extras, env)
-        ended = outcome.terminated or outcome.truncated
+        action, row = actions[env], state.row + 1
+        is_last = row == last_row
+        decided, candle = candles[np.uint64(row - 1)], candles[np.uint64(row)]
+        following = candles[np.uint64(min(row + 1, last_row))]
+        side_before = state.side
+        entries = _entries(decided, rule, not is_last)
+        executed, is_valid = _executed(side_before, entries, action)
+        state.row = row
+        if (side_before == 0) and (executed != NEUTRAL):
+            _enter(state, 1 if executed == LONG_ENTER else -1, candle.open, decided.leverage)
+        side = state.side
+        if side == 0:
+            outcome.exit_code = STAY
+            outcome.equity = outcome.log_return = state.equity
+        else:
+            code, rate = STAY, following.open
+            state.funding_paid += side * candle.funding
+            if (executed == LONG_EXIT) | (executed == SHORT_EXIT):
+                code, rate = AGENT, candle.exit_rate
+            elif _may_be_forced(candle, rule, state, lowest) | is_last:
+                code, price = _find_exit(candle, roi, rule, state, is_last)
+                if code != STAY:
+                    rate = _round_to_tick(price, candle.tick_size, 0)
+            _mark(candle, rule, state, code, rate, outcome)
+        outcome.executed = executed
+        ended = _note_end(rule, state, is_last, outcome)
+        if rule.reward != LOG_RETURN:
+            _reward(rule, state, action, is_valid, side_before, side, outcome)
+        events += ended | (outcome.exit_code != STAY)
         if ended:
-            last_extras[env] = extras[env]
+            _observe(candles, rule, state, last_extras, env)
             _start(state, restart_rows[env])
-            _observe(candles, rules[0], state, extras, env)
-        if ended or outcome.exit_code != STAY:
-            events += 1
+    observe(candles, rules, states, extras)
+    _write_log_returns(rules, outcomes)
     return events
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _start(state: Any, row: int) -> None:
     state.row = row
     state.first_row = row
@@ -271,192 +328,213 @@ def _start(state: Any, row: int) -> None:
     state.closed_equity = 1.0
 
 
-# Rows of ``extras`` are written by index: a view of a row would be counted as a reference.
-@njit(cache=True, error_model="numpy")
+# numba itself inlines this one, so that ``extras`` is not counted. Its rows are written by index: a
+# view of a row would be counted too.
+@njit(cache=True, error_model="numpy", inline="always")
 def _observe(candles: Any, rules: Any, state: Any, extras: NDArray[np.float32], env: int) -> None:
+    side, row = state.side, state.row
+    candle = candles[np.uint64(row)]
     mask = extras.shape[1] - N_ACTIONS
     if mask > 0:
-        _position_state(candles, rules, state, extras, env)
-    side = state.side
-    neutral, long, short = True, False, False
-    if side == 0:
-        neutral, long, short = _entries(candles, rules, state.row)
-    extras[env, mask + NEUTRAL] = neutral
-    extras[env, mask + LONG_ENTER] = long
+        profit, age, best, worst = _position_state(candle.close, rules, state)
+        extras[env, 0] = side
+        extras[env, 1] = profit
+        extras[env, 2] = age
+        extras[env, 3] = best
+        extras[env, 4] = worst
+    neutral, long, short = _entries(candle, rules, row + 2 < len(candles))
+    is_flat = side == 0
+    extras[env, mask + NEUTRAL] = neutral | (not is_flat)
+    extras[env, mask + LONG_ENTER] = long & is_flat
     extras[env, mask + LONG_EXIT] = side > 0
-    extras[env, mask + SHORT_ENTER] = short
+    extras[env, mask + SHORT_ENTER] = short & is_flat
     extras[env, mask + SHORT_EXIT] = side < 0
 
 
-@njit(cache=True, error_model="numpy")
-def _position_state(
-    candles: Any, rules: Any, state: Any, extras: NDArray[np.float32], env: int
-) -> None:
-    side, row = state.side, state.row
-    profit, age, best, worst = 0.0, 0.0, 0.0, 0.0
-    if side != 0:
-        profit = _in_units(_profit(rules, state, side, candles[row].close, False))
-        age = min((row + 1 - state.open_row) / rules.age_limit, STATE_LIMIT)
-        best = _in_units(_profit(rules, state, side, state.best_rate, False))
-        worst = _in_units(_profit(rules, state, side, state.worst_rate, False))
-    extras[env, 0] = side
-    extras[env, 1] = profit
-    extras[env, 2] = age
-    extras[env, 3] = best
-    extras[env, 4] = worst
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _position_state(close: float, rules: Any, state: Any) -> tuple[float, float, float, float]:
+    side = state.side
+    if side == 0:
+        return 0.0, 0.0, 0.0, 0.0
+    open_value = state.open_rate * (1.0 + side * rules.fee_rate)
+    kept = 1.0 - side * rules.fee_rate
+    leverage = state.leverage
+    age = min((state.row + 1 - state.open_row) / rules.age_limit, STATE_LIMIT)
+    profit = side * (close * kept / open_value - 1.0) * leverage
+    best = side * (state.best_rate * kept / open_value - 1.0) * leverage
+    worst = side * (state.worst_rate * kept / open_value - 1.0) * leverage
+    return _in_units(profit), age, _in_units(best), _in_units(worst)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _in_units(profit: float) -> float:
-    return max(-STATE_LIMIT, min(STATE_LIMIT, profit / PROFIT_UNIT))
+    """Return a profit, rounded to 8 digits, as the network sees it.
+
+    The product differs from the quotient by ``PROFIT_UNIT`` in the last digit of a double; as
+    float32 they are one number, for multiples of 1e-8 lie farther from its roundings than that.
+    """
+    units: float = np.floor(profit * 1e8 + 0.5) * (1.0 / (1e8 * PROFIT_UNIT))
+    return max(-STATE_LIMIT, min(STATE_LIMIT, units))
 
 
-@njit(cache=True, error_model="numpy")
-def _step_one(candles: Any, roi: Any, rules: Any, state: Any, action: int, outcome: Any) -> None:
-    last_row = len(candles) - 1
-    side_before = state.side
-    executed, is_valid = _executed(candles, rules, side_before, state.row, action)
-    state.row += 1
-    row = state.row
-    if executed in (LONG_ENTER, SHORT_ENTER):
-        _enter(candles, state, 1 if executed == LONG_ENTER else -1)
-    held = state.side
-    outcome.exit_code = STAY
-    profit, age = 0.0, 0
-    if held != 0:
-        agent_exits = executed in (LONG_EXIT, SHORT_EXIT)
-        _live_through(candles, roi, rules, state, agent_exits, outcome)
-        age = row - state.open_row
-        if outcome.exit_code != STAY:
-            profit = outcome.profit_ratio
-        else:
-            profit = _profit(rules, state, held, candles[row + 1].open, True)
-    equity = state.closed_equity
-    if state.side != 0:
-        equity *= max(1.0 + profit, EQUITY_FLOOR)
-    log_return = math.log(equity / state.equity) if equity != state.equity else 0.0
-    state.equity = equity
-    outcome.executed = executed
-    outcome.log_return = log_return
-    outcome.row = row
-    outcome.equity = equity
-    outcome.side = state.side
-    ruined = state.side == 0 and equity <= EQUITY_FLOOR
-    outcome.terminated = row == last_row or equity <= rules.min_equity or ruined
-    lived = row - state.first_row
-    outcome.truncated = not outcome.terminated and lived >= rules.max_episode_steps
-    if rules.reward == LOG_RETURN:
-        outcome.reward = log_return
-        return
-    best, worst = 0.0, 0.0
-    if held != 0:
-        best = max(_profit(rules, state, held, state.best_rate, False), profit)
-        worst = min(_profit(rules, state, held, state.worst_rate, False), profit)
-    closed = outcome.exit_code != STAY
-    if rules.reward == USER_REWARD:
-        outcome.is_valid = is_valid
-        outcome.side_before = side_before
-        outcome.age_candles = age
-        outcome.profit = profit
-        outcome.best_profit = best
-        outcome.worst_profit = worst
-        return
-    outcome.reward = _reward(rules, action, is_valid, side_before, closed, profit, best, worst, age)
-
-
-@njit(cache=True, error_model="numpy")
-def _executed(candles: Any, rules: Any, side: int, row: int, action: int) -> tuple[int, bool]:
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _executed(side: int, entries: tuple[bool, bool, bool], action: int) -> tuple[int, bool]:
     """Return the action itself if it is valid, else the first valid one; and whether it was."""
-    if side > 0:
-        is_valid = action in (NEUTRAL, LONG_EXIT)
-        return (action if is_valid else NEUTRAL), is_valid
-    if side < 0:
-        is_valid = action in (NEUTRAL, SHORT_EXIT)
-        return (action if is_valid else NEUTRAL), is_valid
-    neutral, long, short = _entries(candles, rules, row)
+    neutral, long, short = entries
+    is_flat = side == 0
+    neutral |= not is_flat
     is_valid = (
-        (action == NEUTRAL and neutral)
-        or (action == LONG_ENTER and long)
-        or (action == SHORT_ENTER and short)
+        ((action == NEUTRAL) & neutral)
+        | ((action == LONG_ENTER) & long & is_flat)
+        | ((action == SHORT_ENTER) & short & is_flat)
+        | ((action == LONG_EXIT) & (side > 0))
+        | ((action == SHORT_EXIT) & (side < 0))
     )
-    if is_valid:
-        return action, True
-    if neutral:
-        return NEUTRAL, False
-    return (LONG_ENTER if long else SHORT_ENTER), False
+    first = NEUTRAL if neutral else (LONG_ENTER if long else SHORT_ENTER)
+    return (action if is_valid else first), is_valid
 
 
-@njit(cache=True, error_model="numpy")
-def _entries(candles: Any, rules: Any, row: int) -> tuple[bool, bool, bool]:
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _entries(candle: Any, rules: Any, can_enter: bool) -> tuple[bool, bool, bool]:
     """Return whether staying flat, a long and a short entry are valid without a position."""
-    can_enter = row + 2 < len(candles)
     anywhere = rules.entry == ANY
-    long = can_enter and (anywhere or candles[row].entry_long)
-    short = can_enter and rules.can_short and (anywhere or candles[row].entry_short)
-    return not (rules.entry == ALWAYS and (long or short)), long, short
+    long = can_enter & (anywhere | candle.entry_long)
+    short = can_enter & rules.can_short & (anywhere | candle.entry_short)
+    return not ((rules.entry == ALWAYS) & (long | short)), long, short
 
 
-@njit(cache=True, error_model="numpy")
-def _enter(candles: Any, state: Any, side: int) -> None:
-    row = state.row
-    rate = candles[row].open
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _enter(state: Any, side: int, rate: float, leverage: float) -> None:
     state.side = side
-    state.open_row = row
+    state.open_row = state.row
     state.open_rate = rate
-    state.leverage = candles[row - 1].leverage
+    state.leverage = leverage
     state.best_rate = rate
     state.worst_rate = rate
     state.funding_paid = 0.0
 
 
-@njit(cache=True, error_model="numpy")
-def _live_through(
-    candles: Any, roi: Any, rules: Any, state: Any, agent_exits: bool, outcome: Any
-) -> None:
-    """Charge funding, look for the exit that comes first, and close the trade at it."""
-    row, side = state.row, state.side
-    state.funding_paid += side * candles[row].funding
-    rate, code = _find_exit(candles, roi, rules, state, agent_exits)
-    if code == STAY:
-        high, low = candles[row].high, candles[row].low
-        if side > 0:
-            state.best_rate = max(state.best_rate, high)
-            state.worst_rate = min(state.worst_rate, low)
-        else:
-            state.best_rate = min(state.best_rate, low)
-            state.worst_rate = max(state.worst_rate, high)
-        return
-    rate = _round_to_tick(rate, candles[row].tick_size, 0)
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _mark(candle: Any, rules: Any, state: Any, code: int, rate: float, outcome: Any) -> None:
+    """Mark the account at a rate: that of the exit, or the next open as if it were one."""
+    side = state.side
     profit = _profit(rules, state, side, rate, True)
+    equity = state.closed_equity * max(1.0 + profit, EQUITY_FLOOR)
+    outcome.log_return = state.equity
+    outcome.equity = equity
+    state.equity = equity
     outcome.exit_code = code
+    outcome.profit = profit
+    if code == STAY:
+        best, worst = _best_and_worst(candle, side)
+        state.best_rate = side * max(side * state.best_rate, side * best)
+        state.worst_rate = side * min(side * state.worst_rate, side * worst)
+        return
     outcome.trade_side = side
     outcome.open_row = state.open_row
     outcome.open_rate = state.open_rate
     outcome.close_rate = rate
     outcome.leverage = state.leverage
     outcome.profit_ratio = profit
-    state.closed_equity *= max(1.0 + profit, EQUITY_FLOOR)
+    state.closed_equity = equity
     state.side = 0
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _best_and_worst(candle: Any, side: int) -> tuple[float, float]:
+    """Return the prices inside a candle that are best and worst for a side."""
+    high, low = candle.high, candle.low
+    return (high, low) if side > 0 else (low, high)
+
+
+@njit(cache=True, error_model="numpy")
+def _write_log_returns(rules: NDArray[np.void], outcomes: NDArray[np.void]) -> None:
+    """Write the log returns; until now the field held the equity before the step."""
+    is_reward = rules[0].reward == LOG_RETURN
+    for index in range(len(outcomes)):
+        outcome = outcomes[np.uint64(index)]
+        log_return = _log_ratio(outcome.equity, outcome.log_return)
+        outcome.log_return = log_return
+        if is_reward:
+            outcome.reward = log_return
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _log_ratio(numerator: float, denominator: float) -> float:
+    """Return the log of a ratio: log(a / b) = 2 artanh((a - b) / (a + b)).
+
+    Near 1 by the series of artanh, of which nothing is left out that a double would show.
+    """
+    part = (numerator - denominator) / (numerator + denominator)
+    if abs(part) > SERIES_LIMIT:
+        return math.log(numerator / denominator)
+    square = part * part
+    series = 1 / 3 + square * (1 / 5 + square * (1 / 7 + square * (1 / 9 + square * (1 / 11))))
+    return 2.0 * (part + part * square * series)
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _note_end(rules: Any, state: Any, is_last: bool, outcome: Any) -> bool:
+    """Note where the step has led to; return whether the episode ends there."""
+    row, side, equity = state.row, state.side, state.equity
+    is_ruined = (equity <= rules.min_equity) | ((side == 0) & (equity <= EQUITY_FLOOR))
+    terminated = is_last | is_ruined
+    truncated = (not terminated) & (row - state.first_row >= rules.max_episode_steps)
+    outcome.row = row
+    outcome.side = side
+    outcome.terminated = terminated
+    outcome.truncated = truncated
+    return bool(terminated | truncated)
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _may_be_forced(candle: Any, rules: Any, state: Any, lowest_roi: float) -> bool:
+    """Return False only where no rule forces an exit, by comparisons without a division.
+
+    Profit ratios are compared as products with what was paid, prices as losses; ``MARGIN`` is far
+    more than what rounding does to either.
+    """
+    side, leverage, open_rate = state.side, state.leverage, state.open_rate
+    best, worst = _best_and_worst(candle, side)
+    paid = open_rate * (1.0 + side * rules.fee_rate)
+    kept = side * leverage * (1.0 - side * rules.fee_rate)
+    owed = side * leverage * (paid + side * state.funding_paid)
+    at_open = candle.open * kept - owed
+    at_best = best * kept - owed
+    at_best_before = state.best_rate * kept - side * leverage * paid
+    emergency = at_open < (rules.emergency_loss + MARGIN) * paid
+    break_even = (at_best_before >= (rules.break_even_trigger - MARGIN) * paid) & (
+        at_open <= (rules.break_even_floor + MARGIN) * paid
+    )
+    age = state.row - state.open_row
+    too_old = (rules.max_duration > 0) & (age >= rules.max_duration)
+    takes_profit = at_best > (lowest_roi - MARGIN) * paid
+    # Distances from the entry in shares of the stake; the stop is rounded towards it by a tick.
+    stop = math.inf if math.isnan(rules.stoploss) else rules.stoploss
+    margin = 1.0 - rules.maintenance_margin_rate * leverage
+    liquidation = margin * (1.0 - rules.liquidation_buffer) * (1.0 - rules.maintenance_margin_rate)
+    liquidation = liquidation if margin > 0.0 else -math.inf
+    loss = (side * (open_rate - worst) + candle.tick_size + MARGIN * open_rate) * leverage
+    stopped = loss >= min(stop, liquidation) * open_rate
+    return bool(emergency | break_even | too_old | takes_profit | stopped)
 
 
 @njit(cache=True, error_model="numpy")
 def _find_exit(
-    candles: Any, roi: Any, rules: Any, state: Any, agent_exits: bool
-) -> tuple[float, int]:
-    row = state.row
-    opened = candles[row].open
-    if agent_exits:
-        return opened, AGENT
+    candle: Any, roi: NDArray[np.float64], rules: Any, state: Any, is_last: bool
+) -> tuple[int, float]:
+    """Return the exit that the rules force, if any, and its price."""
+    opened = candle.open
     code = _safety_exit(rules, state, opened)
     if code != STAY:
-        return opened, code
-    rate, code = _stop(candles, rules, state)
+        return code, opened
+    code, rate = _stop(candle, rules, state)
     if code != STAY:
-        return rate, code
-    rate, code = _take_profit(candles, roi, rules, state)
+        return code, rate
+    code, rate = _take_profit(candle, roi, rules, state)
     if code != STAY:
-        return rate, code
-    return opened, (END_OF_DATA if row == len(candles) - 1 else STAY)
+        return code, rate
+    return (END_OF_DATA if is_last else STAY), opened
 
 
 @njit(cache=True, error_model="numpy")
@@ -475,56 +553,56 @@ def _safety_exit(rules: Any, state: Any, opened: float) -> int:
 
 
 @njit(cache=True, error_model="numpy")
-def _stop(candles: Any, rules: Any, state: Any) -> tuple[float, int]:
-    row, side = state.row, state.side
+def _stop(candle: Any, rules: Any, state: Any) -> tuple[int, float]:
+    side = state.side
     open_rate, leverage = state.open_rate, state.leverage
-    worst = candles[row].low if side > 0 else candles[row].high
+    worst = candle.low if side > 0 else candle.high
     if not math.isnan(rules.stoploss):
         price = open_rate * (1.0 - side * rules.stoploss / leverage)
-        price = _round_to_tick(price, candles[row].tick_size, side)
+        price = _round_to_tick(price, candle.tick_size, side)
         if side * (price - worst) >= 0.0:
-            return _stop_fill(candles, row, side, price), STOP_LOSS
+            return STOP_LOSS, _stop_fill(candle, side, price)
     bare = open_rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
     price = max(0.0, bare + side * abs(open_rate - bare) * rules.liquidation_buffer)
     if price > 0.0 and side * (price - worst) >= 0.0:
-        return _stop_fill(candles, row, side, price), LIQUIDATION
-    return 0.0, STAY
+        return LIQUIDATION, _stop_fill(candle, side, price)
+    return STAY, 0.0
 
 
 @njit(cache=True, error_model="numpy")
-def _stop_fill(candles: Any, row: int, side: int, price: float) -> float:
-    beyond = price > candles[row].high if side > 0 else price < candles[row].low
-    return candles[row].open if beyond else price
+def _stop_fill(candle: Any, side: int, price: float) -> float:
+    beyond = price > candle.high if side > 0 else price < candle.low
+    return candle.open if beyond else price
 
 
 @njit(cache=True, error_model="numpy")
-def _take_profit(candles: Any, roi: Any, rules: Any, state: Any) -> tuple[float, int]:
-    row, side = state.row, state.side
-    age_minutes = (row - state.open_row) * rules.timeframe_minutes
+def _take_profit(candle: Any, roi: Any, rules: Any, state: Any) -> tuple[int, float]:
+    side = state.side
+    age_minutes = (state.row - state.open_row) * rules.timeframe_minutes
     rung = -1
     for index in range(len(roi)):
         if roi[index, 0] <= age_minutes:
             rung = index
     if rung < 0:
-        return 0.0, STAY
-    opened, high, low = candles[row].open, candles[row].high, candles[row].low
+        return STAY, 0.0
+    opened, high, low = candle.open, candle.high, candle.low
     rung_minutes, ratio = roi[rung, 0], roi[rung, 1]
     if _profit(rules, state, side, high if side > 0 else low, True) <= ratio:
-        return 0.0, STAY
+        return STAY, 0.0
     on_a_candle = rung_minutes % rules.timeframe_minutes == 0
     if ratio == -1.0 and on_a_candle:
-        return opened, ROI
+        return ROI, opened
     open_value = state.open_rate * (1.0 + side * rules.fee_rate)
     target = (1.0 + side * ratio / state.leverage) * open_value
     target += side * state.funding_paid
     rate = target / (1.0 - side * rules.fee_rate)
     is_new = age_minutes > 0 and age_minutes == rung_minutes and on_a_candle
     if is_new and side * (opened - rate) > 0.0:
-        return opened, ROI
-    return min(max(rate, low), high), ROI
+        return ROI, opened
+    return ROI, min(max(rate, low), high)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _profit(rules: Any, state: Any, side: int, rate: float, with_funding: bool) -> float:
     open_value = state.open_rate * (1.0 + side * rules.fee_rate)
     funding = state.funding_paid if with_funding else 0.0
@@ -532,9 +610,10 @@ def _profit(rules: Any, state: Any, side: int, rate: float, with_funding: bool) 
     return _round_8(side * (close_value / open_value - 1.0) * state.leverage)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def _round_8(value: float) -> float:
-    return math.floor(value * 1e8 + 0.5) / 1e8
+    rounded: float = np.floor(value * 1e8 + 0.5) / 1e8
+    return rounded
 
 
 @njit(cache=True, error_model="numpy")
@@ -555,18 +634,31 @@ def _round_to_tick(price: float, tick_size: float, direction: int) -> float:
 @njit(cache=True, error_model="numpy")
 def _reward(
     rules: Any,
+    state: Any,
     action: int,
     is_valid: bool,
     side_before: int,
-    closed: bool,
-    profit: float,
-    best: float,
-    worst: float,
-    age: int,
-) -> float:
+    held: int,
+    outcome: Any,
+) -> None:
+    """Write a reward other than the default, or what a user's reward needs."""
+    profit, best, worst, age = 0.0, 0.0, 0.0, 0
+    if held != 0:
+        profit = outcome.profit
+        best = max(_profit(rules, state, held, state.best_rate, False), profit)
+        worst = min(_profit(rules, state, held, state.worst_rate, False), profit)
+        age = state.row - state.open_row
     if rules.reward == EXIT_QUALITY:
-        return _exit_quality(rules, profit, best, worst) if closed else 0.0
-    return _freqtrade_example(rules, action, is_valid, side_before, profit, age)
+        closed = outcome.exit_code != STAY
+        outcome.reward = _exit_quality(rules, profit, best, worst) if closed else 0.0
+    elif rules.reward == FREQTRADE_EXAMPLE:
+        outcome.reward = _freqtrade_example(rules, action, is_valid, side_before, profit, age)
+    outcome.is_valid = is_valid
+    outcome.side_before = side_before
+    outcome.age_candles = age
+    outcome.profit = profit
+    outcome.best_profit = best
+    outcome.worst_profit = worst
 
 
 @njit(cache=True, error_model="numpy")

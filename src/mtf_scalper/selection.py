@@ -1,0 +1,116 @@
+"""Which weights of a training are kept: held-back candles decide, and they want evidence."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+from stable_baselines3 import PPO
+
+from mtf_scalper.market.market import Market
+from mtf_scalper.ppo.contexts import Book
+from mtf_scalper.ppo.exact_learner import ExactLearner
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.oracle import best_actions
+
+__all__ = ["Judge", "held_back"]
+
+logger = logging.getLogger(__name__)
+
+_SMOOTHED_PASSES = 5
+"""Validation returns whose mean decides which weights are kept."""
+
+
+def held_back(markets: Sequence[Market], settings: Settings) -> tuple[list[Market], list[Market]]:
+    """Split each market into what is learned on and its last part, which selects the weights.
+
+    A market whose last part would be no longer than a window is not split.
+    """
+    train, validation = [], []
+    for market in markets:
+        n_held = int(np.floor(len(market) * settings.validation_share))
+        if n_held < settings.window_size + 2 or len(market) - n_held < settings.window_size + 2:
+            train.append(market)
+            continue
+        train.append(market.slice(0, len(market) - n_held))
+        validation.append(market.slice(len(market) - n_held, len(market)))
+    return train, validation
+
+
+class Judge:
+    """Keeps the weights that earn most on held-back candles, and says when nothing better comes.
+
+    A few days of candles hold few independent trades, and the best of thirty passes by one return
+    is mostly the luckiest. Passes are compared by the mean of their last few returns, and none is
+    kept whose return is not ``evidence`` standard errors above that of the policy before the
+    training: one that trades nothing, or leaves all exits to the rules.
+    """
+
+    def __init__(
+        self, learner: ExactLearner, held: Book | None, settings: Settings, model: PPO
+    ) -> None:
+        self._learner = learner
+        self._model = model
+        self._patience = settings.patience
+        self._evidence = settings.evidence
+        self._book = held
+        self._oracle = 0.0
+        self._weights = copy.deepcopy(model.policy.state_dict())
+        self._best = -math.inf
+        self._start = 0.0
+        if self._book is not None:
+            self._oracle = sum(best_actions(chains).value for chains in self._book.chains)
+            self._start = learner.score(self._book).log_return
+        self._latest: deque[float] = deque(maxlen=_SMOOTHED_PASSES)
+        self._waited = 0
+        self.log_return: float | None = None
+        self.n_trades: int | None = None
+
+    @property
+    def oracle_share(self) -> float | None:
+        """Latest validation return as a share of the hindsight optimum, if there is one."""
+        if self.log_return is None or self._oracle <= 0.0:
+            return None
+        return self.log_return / self._oracle
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the training may end."""
+        return self._waited >= self._patience
+
+    @property
+    def learned_nothing(self) -> bool:
+        """Whether no pass was better than the policy before the training by enough."""
+        return self._book is not None and self._best == -math.inf
+
+    def look(self, *, is_at_full_fees: bool) -> None:
+        """Let the policy trade the held-back candles."""
+        with self._learner.averaged():
+            weights = copy.deepcopy(self._model.policy.state_dict())
+            score = None if self._book is None else self._learner.score(self._book)
+        if score is None:
+            self._weights = weights
+            return
+        self.log_return, self.n_trades = score.log_return, score.n_trades
+        self._latest.append(score.log_return)
+        smoothed = float(np.mean(self._latest))
+        is_evident = smoothed - self._start > self._evidence * score.deviation
+        if is_evident and smoothed > self._best:
+            self._best, self._weights = smoothed, weights
+            self._waited = 0
+        elif is_at_full_fees:
+            self._waited += 1
+
+    def load_best(self) -> None:
+        """Put the weights that are kept into the model."""
+        if self.learned_nothing:
+            logger.warning(
+                "nothing was learned: no pass earned %g standard errors more on the held-back "
+                "candles than the policy before the training, which is kept",
+                self._evidence,
+            )
+        self._model.policy.load_state_dict(self._weights)
