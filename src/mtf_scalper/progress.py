@@ -13,7 +13,7 @@ from rich.progress import Progress as RichProgress
 
 from mtf_scalper.telemetry import Progress
 
-__all__ = ["EventBars", "LoggedProgress", "WindowBar", "progress_columns", "speed"]
+__all__ = ["EventBars", "LoggedProgress", "WindowBar", "detail", "progress_columns", "speed"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,15 @@ logger = logging.getLogger(__name__)
 def speed(progress: Progress) -> str:
     """Return the speed as people read it."""
     return f"{progress.steps_per_second:,.0f} steps/s"
+
+
+def detail(progress: Progress) -> str:
+    """Return phase and speed, and the validation return against the oracle where it is known."""
+    return ", ".join((progress.phase, speed(progress), *_share(progress.oracle_share)))
+
+
+def _share(oracle_share: float | None) -> tuple[str, ...]:
+    return () if oracle_share is None else (f"{oracle_share:.0%} of the oracle",)
 
 
 def progress_columns() -> tuple[
@@ -49,7 +58,7 @@ class WindowBar(RichProgress):
             self._window,
             total=progress.total_steps,
             completed=progress.steps,
-            detail=f"{progress.phase}, {speed(progress)}",
+            detail=detail(progress),
         )
 
 
@@ -71,7 +80,7 @@ class LoggedProgress:
             self._title,
             progress.steps,
             progress.total_steps,
-            speed(progress),
+            ", ".join((speed(progress), *_share(progress.oracle_share))),
             progress.seconds_left,
         )
 
@@ -99,15 +108,20 @@ class EventBars(RichProgress):
             self._windows[key] = self.add_task(title, total=event["total_steps"], detail="")
         elif name == "progress":
             known = {field: event[field] for field in ("steps", "total_steps", "seconds", "phase")}
-            progress = Progress(**known)
+            progress = Progress(**known, oracle_share=event.get("oracle_share"))
             self.update(
                 self._windows[key],
                 total=progress.total_steps,
                 completed=progress.steps,
-                detail=f"{progress.phase}, {speed(progress)}",
+                detail=detail(progress),
             )
         elif name == "training_finished":
-            detail = f"{event['seconds']:.0f} s, {event['steps_per_second']:,.0f} steps/s"
+            said = [f"{event['seconds']:.0f} s", f"{event['steps_per_second']:,.0f} steps/s"]
+            for report in event.get("reports", ()):
+                said += _share(report["oracle_share"])
             self.update(
-                self._windows[key], total=event["steps"], completed=event["steps"], detail=detail
+                self._windows[key],
+                total=event["steps"],
+                completed=event["steps"],
+                detail=", ".join(said),
             )

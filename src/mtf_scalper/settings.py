@@ -369,10 +369,10 @@ class Settings(_Frozen):
 
     @property
     def n_epochs_in_force(self) -> int:
-        """``n_epochs``, or 10 after a rollout and 1 after an exact evaluation."""
+        """``n_epochs``, or 10 after a rollout and 2 after an exact evaluation."""
         if self.n_epochs is not None:
             return self.n_epochs
-        return 1 if self.advantage is Advantage.EXACT else 10
+        return 2 if self.advantage is Advantage.EXACT else 10
 
     @property
     def rollout_steps(self) -> int:

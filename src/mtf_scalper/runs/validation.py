@@ -30,7 +30,7 @@ from mtf_scalper.monitoring.facts import (
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.monitoring.speed import SpeedComparison, compare_speed
 from mtf_scalper.monitoring.verdicts import Check
-from mtf_scalper.progress import EventBars, progress_columns, speed
+from mtf_scalper.progress import EventBars, detail, progress_columns
 from mtf_scalper.runs.demo import find_project
 from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
 from mtf_scalper.runs.program import BacktestRun, RunError, run_backtest
@@ -161,7 +161,7 @@ def _speed(plan: ValidationPlan, console: Console) -> SpeedComparison:
                 tasks[name],
                 total=progress.total_steps,
                 completed=progress.steps,
-                detail=f"{progress.phase}, {speed(progress)}",
+                detail=detail(progress),
             )
 
         return compare_speed(market, settings, report, before=dict(plan.before))
