@@ -31,6 +31,7 @@ from mtf_scalper.compute import available_cpus
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 
+DOCUMENT = "performance.md"
 HERE = Path(__file__).resolve().parent
 _PACKAGES = ("torch", "stable-baselines3", "numba", "numpy", "gymnasium", "freqtrade", "sbx-rl")
 
@@ -226,7 +227,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(threading)},
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -254,7 +255,9 @@ def in_fresh_process(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def write(name: str, measured: Measured, repeats: int, project: Path) -> Path:
+def write(
+    name: str, measured: Measured, repeats: int, project: Path, document: str = DOCUMENT
+) -> Path:
     """Write results, figures and the benchmark's section of the document; return the results."""
     about = machine()
     path = project / "benchmarks" / "results" / f"{name}.json"
@@ -270,14 +273,21 @@ def write(name: str, measured: Measured, repeats: int, project: Path) -> Path:
         f"{about['date']}, {about['cpu']}, {about['cpus']} CPUs, commit {about['commit']}; "
         f"median (lowest to highest) of {repeats}."
     )
-    _replace_section(project / "docs" / "performance.md", name, [*_sections(measured), footer])
+    _replace_section(project / "docs" / document, name, [*_sections(measured), footer])
     return path
 
 
-def run(name: str, description: str | None, measure: Measure, *, repeats: int = 3) -> int:
+def run(
+    name: str,
+    description: str | None,
+    measure: Measure,
+    *,
+    repeats: int = 3,
+    document: str = DOCUMENT,
+) -> int:
     """Measure, print and write; return 0, or 1 where parity failed and nothing was measured.
 
-    ``repeats`` is the default of ``--repeats``.
+    ``repeats`` is the default of ``--repeats``, ``document`` the file of ``docs/`` with the markers.
     """
     parser = argparse.ArgumentParser(description=(description or name).splitlines()[0])
     parser.add_argument("--repeats", type=int, default=repeats)
@@ -285,19 +295,28 @@ def run(name: str, description: str | None, measure: Measure, *, repeats: int = 
         "--quick", action="store_true", help="tiny sizes; the files go to a temporary folder"
     )
     arguments = parser.parse_args()
-    project = HERE.parent
-    if arguments.quick:
-        project = Path(tempfile.mkdtemp(prefix="benchmark-"))
-        (project / "docs").mkdir()
-        shutil.copy(HERE.parent / "docs" / "performance.md", project / "docs")
+    project = quick_project(document) if arguments.quick else HERE.parent
     try:
         measured = measure(QUICK if arguments.quick else Workload(), arguments.repeats)
     except ParityError as error:
         print(f"{name}: no parity, so nothing was measured: {error}", file=sys.stderr)
         return 1
-    path = write(name, measured, arguments.repeats, project)
-    print(f"\n{name}\n\n" + "\n\n".join(_sections(measured)) + f"\n\nwritten to {path}", flush=True)
+    path = write(name, measured, arguments.repeats, project, document)
+    show(name, measured, path)
     return 0
+
+
+def quick_project(document: str) -> Path:
+    """Return a temporary folder that takes the place of the project in a quick run."""
+    project = Path(tempfile.mkdtemp(prefix="benchmark-"))
+    (project / "docs").mkdir()
+    shutil.copy(HERE.parent / "docs" / document, project / "docs")
+    return project
+
+
+def show(name: str, measured: Measured, path: Path) -> None:
+    """Print what was measured."""
+    print(f"\n{name}\n\n" + "\n\n".join(_sections(measured)) + f"\n\nwritten to {path}", flush=True)
 
 
 def _sections(measured: Measured) -> list[str]:
@@ -333,7 +352,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str:
+def commit() -> str:
     """Return the commit, with ``-dirty`` where code differs: results of this run do not count."""
     commit = _git("rev-parse", "--short", "HEAD")
     code = ("src", ":(glob)benchmarks/*.py", "pyproject.toml", "constraints.txt")
