@@ -1,10 +1,10 @@
 """What is learned on planted markets, and how soon: exact advantages against the reference recipes.
 
-Run: ``python benchmarks/learning.py``, about 45 minutes on two quiet cores. ``--kinds``, ``--seeds``
-and ``--sides`` do a part of it; runs that are done are kept and the tables are made of all that
-there are. *After* and *before* are learned by FastPPO, whose update is checked here to be that of
-stable-baselines3 and which takes a fraction of its time; their times are steps at the speed that
-stable-baselines3 itself, trained to the end on the first kind and seed, has in the same suite.
+Run: ``python benchmarks/learning.py``, about 45 minutes on two quiet cores. ``--kinds``,
+``--seeds`` and ``--sides`` do a part of it; runs that are done are kept, and the tables are made of
+all that there are. *After* and *before* are learned by FastPPO, whose update is checked here to be
+that of stable-baselines3 and which takes a fraction of its time; their times are steps at the speed
+that stable-baselines3 itself, trained to the end on the first kind and seed, has in the same suite.
 """
 
 from __future__ import annotations

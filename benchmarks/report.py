@@ -287,7 +287,8 @@ def run(
 ) -> int:
     """Measure, print and write; return 0, or 1 where parity failed and nothing was measured.
 
-    ``repeats`` is the default of ``--repeats``, ``document`` the file of ``docs/`` with the markers.
+    ``repeats`` is the default of ``--repeats``; ``document`` is the file of ``docs/`` with the
+    markers.
     """
     parser = argparse.ArgumentParser(description=(description or name).splitlines()[0])
     parser.add_argument("--repeats", type=int, default=repeats)

@@ -22,7 +22,9 @@ from mtf_scalper.settings import EntryMode
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 DOCUMENT = BENCHMARKS.parent / "docs" / "performance.md"
+LEARNING_DOCUMENT = BENCHMARKS.parent / "docs" / "learning_results.md"
 NAMES = ("training", "update", "environment", "scaling", "memory", "startup", "inference")
+LEARNING_NAMES = ("evaluation", "learning", "real_candles")
 
 pytest.importorskip(
     "freqtrade.freqai.prediction_models.ReinforcementLearner", reason="freqtrade is not installed"
@@ -44,20 +46,25 @@ def benchmarks() -> Iterator[dict[str, ModuleType]]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return a folder with a copy of the document."""
+    """Return a folder with copies of the documents."""
     (tmp_path / "docs").mkdir()
-    text = DOCUMENT.read_text(encoding="utf-8")
-    (tmp_path / "docs" / "performance.md").write_text(text, encoding="utf-8")
+    for document in (DOCUMENT, LEARNING_DOCUMENT):
+        text = document.read_text(encoding="utf-8")
+        (tmp_path / "docs" / document.name).write_text(text, encoding="utf-8")
     return tmp_path
 
 
 def written(
-    benchmarks: dict[str, ModuleType], project: Path, name: str, measured: Any
+    benchmarks: dict[str, ModuleType],
+    project: Path,
+    name: str,
+    measured: Any,
+    document: Path = DOCUMENT,
 ) -> dict[str, Any]:
     """Write what was measured; return its file, after a look at the document."""
-    path = benchmarks["report"].write(name, measured, 1, project)
+    path = benchmarks["report"].write(name, measured, 1, project, document.name)
     assert path == project / "benchmarks" / "results" / f"{name}.json"
-    text = (project / "docs" / "performance.md").read_text(encoding="utf-8")
+    text = (project / "docs" / document.name).read_text(encoding="utf-8")
     section = text.split(f"<!-- {name}: ")[1].split(f"<!-- end of {name} -->")[0]
     for table in measured.tables:
         assert table in section
@@ -327,6 +334,224 @@ def test_inference(benchmarks: dict[str, ModuleType], project: Path) -> None:
     assert results["ratio"]["median"] > 0
 
 
+def test_evaluation(benchmarks: dict[str, ModuleType], project: Path) -> None:
+    measured = benchmarks["evaluation"].measure(
+        benchmarks["report"].QUICK, 1, n_candles=400, longest=20, n_calls=2
+    )
+    results = written(benchmarks, project, "evaluation", measured, LEARNING_DOCUMENT)
+    assert list(results["milliseconds"]) == ["100", "200", "400", "800", "1600"]
+    assert results["sizes"]["400"] == {"entries": 20, "states": 388}
+    assert list(results["parity"]) == ["classic", "any", "any, renewed"]
+    assert max(results["parity"].values()) < 1e-10
+    assert [each["at_most"] for each in results["requirements"]] == [5.0, 1.2]
+
+
+def test_the_evaluation_of_the_issue_is_measured(benchmarks: dict[str, ModuleType]) -> None:
+    evaluation = benchmarks["evaluation"]
+    assert (evaluation.CANDLES, evaluation.LONGEST_TRADE) == (10_000, 300)
+    assert evaluation.CANDLES // evaluation.CANDLES_PER_ENTRY == 500
+    assert evaluation.FACTORS[-1] / evaluation.FACTORS[0] == 16
+
+
+@pytest.mark.parametrize("wrong", ["flat_values", "leave_advantages", "state_occupancy"])
+def test_evaluations_that_differ_are_not_timed(
+    wrong: str, benchmarks: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = benchmarks["evaluation"]
+    right = evaluation.evaluate_policy
+
+    def spoiled(*args: Any, **named: Any) -> Any:
+        found = right(*args, **named)
+        getattr(found, wrong)[20] += 1e-6
+        return found
+
+    monkeypatch.setattr(evaluation, "evaluate_policy", spoiled)
+    with pytest.raises(benchmarks["report"].ParityError, match=wrong):
+        evaluation.check_parity()
+
+
+def tiny_learning(benchmarks: dict[str, ModuleType], **changes: Any) -> Any:
+    learning = benchmarks["learning"]
+    plan = learning.Plan(**{"kinds": ("linear", "none"), "seeds": (1,), "threads": 1, **changes})
+    return learning.quick_plan(plan)
+
+
+def test_learning(benchmarks: dict[str, ModuleType], project: Path) -> None:
+    """Every kind of side learns; the suite is done in two parts, and a third has nothing to do."""
+    learning, store = benchmarks["learning"], benchmarks["run_store"].RunStore(project / "runs")
+    run = benchmarks["learning_runs"].run
+    done: list[str] = []
+
+    def call(task: dict[str, Any]) -> dict[str, Any]:
+        done.append(f"{task['kind']} {task['side']}")
+        result: dict[str, Any] = run(task)
+        return result
+
+    plan = tiny_learning(benchmarks, sides=("exact", "after", "before", "before-sb3", "all-passes"))
+    part = tiny_learning(benchmarks, kinds=("none",), sides=("exact",))
+    learning.complete(part, store, call=call)
+    for _ in range(2):
+        learning.complete(plan, store, call=call)
+    assert Counter(done) == Counter(
+        [
+            *(f"{kind} {side}" for side in ("exact", "after", "before") for kind in plan.kinds),
+            "linear before-sb3",
+            "linear all-passes",
+        ]
+    )
+    runs = store.results(learning.tasks_of(plan))
+    results = written(
+        benchmarks, project, "learning", learning.measured(plan, runs), LEARNING_DOCUMENT
+    )
+    assert len(results["runs"]) == len(done)
+    for each in results["runs"]:
+        assert each["learned_candles"] == (400 if each["side"] == "all-passes" else 340)
+        assert len(each["curve"]) == each["updates"] >= 1
+        assert [row[0] for row in each["curve"]][-1] == each["steps"]
+        assert sorted(row[1] for row in each["curve"]) == [row[1] for row in each["curve"]]
+        assert each["log_return"] <= each["oracle"]
+        assert (each["reference"] > 0.0) == (each["kind"] == "linear")
+    judged = [requirement["what"] for requirement in results["requirements"]]
+    assert "held out, exact less *after*, `linear`" in judged
+    assert "trades, `none`" in judged
+    assert "30 cycles on 400 candles, all included" in judged
+
+
+def learned(side: str, curve: list[list[float]], **facts: Any) -> dict[str, Any]:
+    """Return a run on the linear market whose reference earns 1."""
+    last = curve[-1]
+    values = {"kind": "linear", "side": side, "seed": 1, "steps": last[0], "seconds": last[1]}
+    values |= {"log_return": last[2], "n_trades": 5, "reference": 1.0, "oracle": 2.0}
+    values |= {"learned_candles": 10, "wanted_steps": 100, "rollout_steps": 50, "commit": "a"}
+    return {**values, "curve": curve, **facts}
+
+
+def test_times_to_the_goal(benchmarks: dict[str, ModuleType]) -> None:
+    learning = benchmarks["learning"]
+    ours = learned("exact", [[10, 1.0, 0.5, 5], [20, 2.0, 0.8, 5], [30, 3.0, 0.9, 5]])
+    late = learned("after", [[50, 4.0, 0.7, 5], [100, 8.0, 0.85, 5]])
+    never = learned("before", [[100, 4.0, 0.6, 5], [150, 6.0, 0.3, 5]])
+    stock = learned("after-sb3", [[50, 100.0, 0.5, 5], [100, 200.0, 0.6, 5]])
+    assert learning.reached(ours) == (20, 2.0)
+    assert learning.reached(never) is None
+    plan = learning.Plan(kinds=("linear",), seeds=(1,))
+    measured = learning.measured(plan, [ours, late, never, stock])
+    times = measured.tables[1]
+    (row,) = [line for line in times.splitlines() if "| *after*  " in line]
+    # 100 steps at 2 seconds per step of stable-baselines3, 2 seconds of exact advantages.
+    assert [cell.strip() for cell in row.split("|")][3:6] == ["1 of 1", "200 at SB3's speed", "100"]
+    (row,) = [line for line in times.splitlines() if "| *before*  " in line]
+    assert [cell.strip() for cell in row.split("|")][3:7] == [
+        "0 of 1",
+        "never in 30 cycles",
+        "-",
+        "60.0",
+    ]
+    (ratio,) = [each for each in measured.requirements if "time to" in each.what]
+    assert (ratio.measured, ratio.met) == (100.0, True)
+    # Without a run of stable-baselines3 there is no time to compare with.
+    measured = learning.measured(plan, [ours, late, never])
+    assert "speed not measured" in measured.tables[1]
+    assert not [each for each in measured.requirements if "time to" in each.what]
+
+
+def test_another_number_of_passes_is_no_comparison(benchmarks: dict[str, ModuleType]) -> None:
+    learning = benchmarks["learning"]
+    short = learned("after", [[50, 4.0, 0.7, 5]])
+    with pytest.raises(benchmarks["report"].ParityError, match="linear after: 50 steps, not 100"):
+        learning.measured(learning.Plan(kinds=("linear",)), [short])
+
+
+def test_opponents_keep_their_settings(benchmarks: dict[str, ModuleType]) -> None:
+    from mtf_scalper.monitoring.speed import BEFORE
+    from mtf_scalper.settings import Settings
+
+    settings_of = benchmarks["learning_runs"].settings_of
+    report = benchmarks["report"]
+    after = Settings(**settings_of("after", {}, 2))
+    recipe = report.Workload().settings(EntryMode.ANY)
+    for name in ("n_envs", "n_steps", "batch_size", "n_epochs", "net_arch", "gamma", "clip_range"):
+        assert getattr(after, name) == getattr(recipe, name)
+    assert after.train_cycles == 30
+    before = Settings(**settings_of("before-sb3", {}, 2))
+    assert {name: getattr(before, name) for name in BEFORE} == dict(BEFORE)
+    for side in ("after", "before"):
+        quicker = Settings(**settings_of(f"{side}-sb3", {}, 2)).changed(
+            algorithm="fast_ppo", vec_env="batched"
+        )
+        assert Settings(**settings_of(side, {}, 2)) == quicker
+    exact = Settings(**settings_of("exact", {}, 2))
+    assert exact == Settings(cpu_count=2, device="cpu")
+
+
+def test_a_run_is_done_again_when_its_task_has_changed(
+    benchmarks: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    store = benchmarks["run_store"].RunStore(tmp_path / "runs")
+    calls: list[int] = []
+
+    def call(task: dict[str, Any]) -> dict[str, Any]:
+        calls.append(task["size"][0])
+        return {"commit": "a", "log_return": 0.5}
+
+    for size in (1, 1, 2):
+        store.complete({"one": {"size": (size,)}}, call)
+    assert calls == [1, 2]
+    store.complete({"one": {"size": (2,)}}, call, again=True)
+    assert calls == [1, 2, 2]
+    assert store.load("one", {"size": (1,)}) is None
+    assert store.results({"one": {"size": (2,)}, "two": {}}) == [{"commit": "a", "log_return": 0.5}]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [".gitignore", "one.json"]
+
+
+def test_real_candles(
+    benchmarks: dict[str, ModuleType],
+    project: Path,
+    real_candles_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MTF_SCALPER_CANDLES", str(real_candles_folder))
+    real, store = benchmarks["real_candles"], benchmarks["run_store"].RunStore(project / "runs")
+    plan = real.quick_plan(real.Plan(pairs=("BTC/USDT:USDT",), entries=("any",), threads=1))
+    real.complete(plan, store, call=real.run)
+    runs = store.results(real.tasks_of(plan))
+    results = written(benchmarks, project, "real_candles", real.measured(runs), LEARNING_DOCUMENT)
+    assert [run["side"] for run in results["runs"]] == ["exact", "after", "before"]
+    for name in ("flat", "buy_and_hold", "classic_exits", "oracle"):
+        assert len({run[name] for run in results["runs"]}) == 1
+    for run in results["runs"]:
+        assert len(run["random_exits"]) == 100
+        assert run["log_return"] <= run["oracle"]
+
+
+def test_windows_of_real_candles(
+    benchmarks: dict[str, ModuleType],
+    real_candles_folder: Path,
+) -> None:
+    real = benchmarks["real_candles"]
+    market = real.whole_market(real_candles_folder, "SOL/USDT:USDT")
+    learned, tested = real.window_of(market, 12, real.Plan(), 10)
+    assert (len(learned), len(tested)) == (30 * 288, 7 * 288 + 9)
+    # The first decision, at the tenth row, is made at the first candle after those of the training.
+    assert tested.dates[9] == learned.dates[-1] + np.timedelta64(5, "m")
+    assert tested.dates[-1] == np.datetime64("2024-12-30T23:55")
+    assert np.abs(learned.features[: -int(0.15 * len(learned))]).max() <= 1.0 + 1e-6
+    due = learned.dates[learned.funding != 0.0]
+    assert len(due) == 90
+    assert not due[due.astype("datetime64[h]").astype(int) % 8 != 0].size
+
+
+def test_without_real_candles_the_reason_is_told(
+    benchmarks: dict[str, ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MTF_SCALPER_CANDLES", str(tmp_path / "none"))
+    assert benchmarks["real_candles"].main([]) == 0
+    assert "nothing was measured: MTF_SCALPER_CANDLES" in capsys.readouterr().out
+
+
 def test_a_function_runs_in_a_process_of_its_own(benchmarks: dict[str, ModuleType]) -> None:
     there = benchmarks["report"].in_fresh_process("report:number", 12.345)
     assert there == benchmarks["report"].number(12.345) == "12.3"
@@ -342,6 +567,16 @@ def test_every_benchmark_has_its_place_in_the_document_and_in_make(
         assert text.count(f"<!-- end of {name} -->") == 1
         assert f"benchmarks/{name}.py\n" in makefile
         assert callable(benchmarks[name].measure)
+
+
+def test_every_learning_benchmark_has_its_place_in_the_document(
+    benchmarks: dict[str, ModuleType],
+) -> None:
+    text = LEARNING_DOCUMENT.read_text(encoding="utf-8")
+    for name in LEARNING_NAMES:
+        assert text.count(f"<!-- {name}: written by benchmarks/{name}.py -->") == 1
+        assert text.count(f"<!-- end of {name} -->") == 1
+        assert LEARNING_DOCUMENT.name == benchmarks[name].DOCUMENT
 
 
 def test_a_document_without_markers_is_an_error(
