@@ -81,6 +81,7 @@ def test_the_api_is_pinned() -> None:
         "TrainResult",
         "__version__",
         "evaluate",
+        "oracle",
         "reward",
         "simulate",
         "train",

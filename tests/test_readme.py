@@ -11,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 from mtf_scalper.cli import app
+from mtf_scalper.freqai.config import read_settings
 from mtf_scalper.settings import RewardName, Settings
 from mtf_scalper.simulator.environments import open_vec_env
 from mtf_scalper.simulator.rewards import Parameters, RewardState
@@ -33,10 +34,9 @@ def section(title: str) -> str:
     return match.group(1)
 
 
-def test_the_python_program_runs_as_it_is(tmp_path: Path) -> None:
-    program = blocks("python")[0]
-    assert len(program.splitlines()) <= 15
-    script = tmp_path / "readme.py"
+def output_of(program: str, tmp_path: Path) -> str:
+    """Run a program as a person would, warnings being errors, and return what it printed."""
+    script = tmp_path / "program.py"
     script.write_text(program, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)],
@@ -47,7 +47,24 @@ def test_the_python_program_runs_as_it_is(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"[1-9]\d* trades, log return [+-]\d\.\d{3}\n", done.stdout)
+    return done.stdout
+
+
+def test_the_python_program_runs_as_it_is(tmp_path: Path) -> None:
+    program = blocks("python")[0]
+    assert len(program.splitlines()) <= 15
+    printed = output_of(program, tmp_path)
+    assert re.fullmatch(r"[1-9]\d* trades, log return \+\d\.\d{3} of \+\d\.\d{3}\n", printed)
+
+
+def test_the_worked_example_of_learning_runs_as_it_is(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "learning.md").read_text(encoding="utf-8")
+    printed = output_of(blocks("python", page)[0], tmp_path)
+    assert re.search(r"^ +\d+\.\d s, validation \+0\.\d{3}$", printed, re.MULTILINE)
+    assert re.search(r"^policy +not degenerate$", printed, re.MULTILINE)
+    share = re.search(r"^share of the oracle +([\d.]+)%$", printed, re.MULTILINE)
+    assert share is not None
+    assert 20.0 < float(share[1]) < 100.0
 
 
 def test_the_exact_freqtrade_command_is_shown() -> None:
@@ -81,7 +98,15 @@ def test_every_setting_and_its_default_is_in_the_table() -> None:
         f"| `net_arch` | {list(defaults.net_arch)} |",
         f"| `device` | `{defaults.device}` |",
         f"| `inference_batch_size` | {defaults.inference_batch_size} |",
-        f"| `entry` | `{defaults.rules.entry}` |",
+        f"| `entry` | `{read_settings({'freqai': {}}).rules.entry}` |",
+        f"| `advantage` | `{defaults.advantage}` |",
+        f"| `n_seeds` | {defaults.n_seeds} |",
+        f"| `fee_warmup`, `keep_bias` | {defaults.fee_warmup}, {defaults.keep_bias:g} |",
+        "| `dropout`, `weight_average`, `weight_decay` | "
+        f"{defaults.dropout}, {defaults.weight_average}, {defaults.weight_decay} |",
+        "| `evidence`, `patience`, `validation_share` | "
+        f"{defaults.evidence:g}, {defaults.patience}, {defaults.validation_share} |",
+        f"{defaults.n_epochs_in_force} with `exact`",
         f"| `random_state` | {defaults.random_state} |",
     ):
         assert row in table

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mtf_scalper.inference import Policy, simulate
     from mtf_scalper.market.market import Market
     from mtf_scalper.settings import Settings, TradeRules
+    from mtf_scalper.simulator.oracle import oracle
     from mtf_scalper.simulator.playback import Simulation
     from mtf_scalper.simulator.rewards import RewardState
     from mtf_scalper.simulator.user_rewards import reward
@@ -32,6 +33,7 @@ __all__ = [
     "TrainResult",
     "__version__",
     "evaluate",
+    "oracle",
     "reward",
     "simulate",
     "train",
@@ -47,6 +49,7 @@ _HOMES = {
     "TradeRules": "mtf_scalper.settings",
     "TrainResult": "mtf_scalper.training",
     "evaluate": "mtf_scalper.evaluation.report",
+    "oracle": "mtf_scalper.simulator.oracle",
     "reward": "mtf_scalper.simulator.user_rewards",
     "simulate": "mtf_scalper.inference",
     "train": "mtf_scalper.training",

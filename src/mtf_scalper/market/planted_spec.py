@@ -92,7 +92,7 @@ PLANTED_SPECS: Final[Mapping[PlantedKind, PlantedSpec]] = MappingProxyType(
 """Every kind's numbers.
 
 Calibrated for a fee of 0.05% per side: on 7,344 candles the reference policy earns a log return
-of about 1 (slow) to 2.5, and a forecast fitted to 6,240 candles of 40 features (ridge regression on windows
-of 10, a network of two layers where products are needed) about 80% of that on other markets.
-Prices are therefore quieter and easier to foretell than real ones.
+of about 1 (slow) to 2.5, and a forecast fitted to 6,240 candles of 40 features (ridge regression on
+windows of 10, a network of two layers where products are needed) about 80% of that on other
+markets. Prices are therefore quieter and easier to foretell than real ones.
 """
