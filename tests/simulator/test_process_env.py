@@ -260,7 +260,7 @@ market = Market(
     features=rng.standard_normal((100, 3)),
     ohlc=np.stack([prices, 1.001 * prices, 0.999 * prices, prices], 1),
 )
-settings = Settings(
+settings = Settings(advantage="gae",
     n_envs=2, n_steps=32, batch_size=32, n_epochs=1, train_cycles=1, net_arch=(8,),
     window_size=4, cpu_count=1, device="cpu", start_method={start_method!r},
     rules={{"entry": "any"}},
