@@ -52,6 +52,12 @@ SMALL: dict[str, Any] = {
     }
 }
 
+# With nothing held back the last weights of a training are kept, whatever they are worth.
+UNSELECTED: dict[str, Any] = {
+    "data_split_parameters": {"test_size": 0.01},
+    "rl_config": {"validation_share": 0.0},
+}
+
 # freqtrade calls pandas in ways that pandas 3.1 deprecates; nothing of ours does.
 OF_FREQTRADE = pytest.mark.filterwarnings(
     "ignore:The inplace keyword in:pandas.errors.Pandas4Warning",
@@ -233,6 +239,15 @@ def open_workshop(
 def rl_config() -> Callable[..., Config]:
     """Return a function that writes overrides of ``freqai.rl_config``."""
     return lambda **settings: {"freqai": {"rl_config": settings}}
+
+
+@pytest.fixture(scope="session")
+def unselected() -> Callable[..., Config]:
+    """Return the same of exact trainings whose last weights are kept."""
+    sections = UNSELECTED["rl_config"]
+    return lambda **settings: {
+        "freqai": {**UNSELECTED, "rl_config": {**sections, **settings}},
+    }
 
 
 @pytest.fixture(scope="session")

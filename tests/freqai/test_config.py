@@ -23,6 +23,7 @@ Config = dict[str, Any]
 MakeConfig = Callable[..., Config]
 
 REFERENCE = {
+    "advantage": "exact",
     "train_cycles": 30,
     "cpu_count": 8,
     "n_envs": 8,
@@ -70,6 +71,8 @@ def test_the_shipped_config_holds_the_reference_recipe(shipped: Config) -> None:
     settings = read_settings(shipped)
     assert settings.net_arch == (512, 512, 256)
     assert settings.vec_env == "batched"
+    # What goes by the advantage is left to the settings' defaults.
+    assert (settings.n_epochs, settings.learning_rate) == (None, None)
     assert settings.window_size == 10
     assert settings.random_state == 42
     assert settings.rules.entry is EntryMode.ALWAYS

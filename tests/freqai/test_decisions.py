@@ -25,11 +25,11 @@ AT = np.datetime64("2024-01-30T12:00", "ns")
 def test_a_backtest_that_finds_its_predictions_still_has_the_network_at_hand(
     make_config: Callable[..., dict[str, Any]],
     make_strategy: Callable[..., IStrategy],
-    rl_config: Callable[..., dict[str, Any]],
+    unselected: Callable[..., dict[str, Any]],
     candles: pd.DataFrame,
 ) -> None:
     """Models are reused; predictions on disk are written, and made again."""
-    config = make_config(rl_config(add_state_info=True))
+    config = make_config(unselected(add_state_info=True, train_cycles=5))
     strategy = make_strategy(config)
     frames, answers = [], []
     for is_first in (True, False):

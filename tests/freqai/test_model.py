@@ -31,6 +31,7 @@ from mtf_scalper.errors import MarketError, WorkerDiedError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.model import MtfScalperRLModel
 from mtf_scalper.ppo.fast_ppo import FastPPO
+from mtf_scalper.settings import Advantage
 from mtf_scalper.simulator.environments import first_rows
 from mtf_scalper.simulator.process_env import ProcessVecEnv
 from mtf_scalper.simulator.types import Action
@@ -63,7 +64,8 @@ def test_a_training_gives_a_model_that_loads_as_stock_ppo(
     trained: tuple[Any, PPO, pd.DataFrame, np.ndarray], tmp_path: Path
 ) -> None:
     workshop, ppo, _, _ = trained
-    assert type(ppo) is FastPPO
+    assert type(ppo) is PPO
+    assert workshop.model.settings.advantage is Advantage.EXACT
     ppo.save(tmp_path / "model")
     assert type(PPO.load(tmp_path / "model", device="cpu")) is PPO
     kitchen = workshop.kitchen
@@ -72,6 +74,15 @@ def test_a_training_gives_a_model_that_loads_as_stock_ppo(
     assert seen.shape[1] >= 40
     assert set(columns.RAW_PRICES).isdisjoint(seen.columns)
     assert set(columns.RAW_PRICES).isdisjoint(kitchen.training_features_list)
+
+
+def test_a_training_from_rollouts_gives_a_model_that_loads_as_stock_ppo(
+    open_workshop: OpenWorkshop, rl_config: RlConfig, tmp_path: Path
+) -> None:
+    ppo = open_workshop(rl_config(advantage="gae")).train()
+    assert type(ppo) is FastPPO
+    ppo.save(tmp_path / "model")
+    assert type(PPO.load(tmp_path / "model", device="cpu")) is PPO
 
 
 def test_predictions_are_probabilities_of_every_row(
@@ -188,13 +199,18 @@ def test_the_same_seed_gives_the_same_predictions(
         assert result.equals(predictions) is same
 
 
-def test_training_goes_on_from_the_last_weights(open_workshop: OpenWorkshop) -> None:
+@pytest.mark.parametrize("advantage", ["exact", "gae"])
+def test_training_goes_on_from_the_last_weights(
+    advantage: str, open_workshop: OpenWorkshop, unselected: RlConfig
+) -> None:
     """Without a step of the optimiser (its rate is 1e-12) the weights stay those of before."""
     for continual in (True, False):
-        workshop = open_workshop({"freqai": {"continual_learning": continual}})
+        overrides = unselected(advantage=advantage)["freqai"]
+        workshop = open_workshop({"freqai": {**overrides, "continual_learning": continual}})
         model = workshop.model
         model.tb_logger = None
         first = workshop.train()
+        assert first.num_timesteps > 0
         workshop.save(first)
         model.settings = model.settings.changed(learning_rate=1e-12, random_state=7)
         workshop.kitchen.find_features(workshop.window)
@@ -291,7 +307,7 @@ def test_environments_are_eight_staggered_seeded_processes(
 def test_environments_for_evaluation_start_on_the_first_row(
     open_workshop: OpenWorkshop, rl_config: RlConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workshop = open_workshop(rl_config(randomize_starting_position=True))
+    workshop = open_workshop(rl_config(randomize_starting_position=True, advantage="gae"))
     frame = workshop.window[["%-body", "%-mfi"]]
     monkeypatch.setattr(workshop.model, "_window", workshop.window)
     env = workshop.model._create_vec_env(frame, PAIR, n_envs=3, is_train=False)
@@ -305,7 +321,7 @@ def test_environments_for_evaluation_start_on_the_first_row(
 def test_a_training_in_processes_leaves_none(
     open_workshop: OpenWorkshop, rl_config: RlConfig, no_child_left: None
 ) -> None:
-    workshop = open_workshop(rl_config(vec_env="subproc"))
+    workshop = open_workshop(rl_config(vec_env="subproc", advantage="gae"))
     assert type(workshop.train()) is PPO
     (started,) = read_events(workshop.kitchen.data_path / EVENTS_FILE, "training_started")
     assert (started["vec_env"], started["n_envs"]) == ("subproc", 2)
@@ -326,7 +342,7 @@ class Watched(MtfScalperRLModel):
 def test_a_killed_worker_ends_the_training_and_all_processes(
     open_workshop: OpenWorkshop, rl_config: RlConfig, no_child_left: None
 ) -> None:
-    endless = rl_config(vec_env="subproc", train_cycles=100_000)
+    endless = rl_config(vec_env="subproc", train_cycles=100_000, advantage="gae")
     workshop = open_workshop(endless, Watched)
     killed: list[int] = []
 
@@ -370,7 +386,7 @@ def test_a_failing_training_leaves_no_process(
                 raise RuntimeError("the terminal is gone\nreally")
 
     monkeypatch.setattr("mtf_scalper.freqai.model.LoggedProgress", FailingReport)
-    workshop = open_workshop(rl_config(vec_env="subproc"))
+    workshop = open_workshop(rl_config(vec_env="subproc", advantage="gae"))
     with pytest.raises(RuntimeError, match="the terminal is gone"):
         workshop.train()
     with pytest.raises(OperationalException) as caught:
@@ -446,9 +462,9 @@ def test_a_failed_window_ends_the_backtest_with_its_reason(
 
 
 def test_a_bad_window_fails_before_any_environment_is_made(
-    open_workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch
+    open_workshop: OpenWorkshop, rl_config: RlConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workshop = open_workshop()
+    workshop = open_workshop(rl_config(advantage="gae"))
     monkeypatch.setattr(workshop.model, "_create_vec_env", None)
     workshop.window[["open", "high", "low", "close"]] = 5.0
     with pytest.raises(MarketError, match="column 'close' is constant"):
@@ -660,7 +676,10 @@ def test_tensorboard_gets_a_run_per_window(open_workshop: OpenWorkshop) -> None:
     workshop.train()
     folder = Path(workshop.model.full_path) / "tensorboard" / "BTC"
     assert [path.name for path in folder.iterdir()] == ["PPO_1"]
-    assert list((folder / "PPO_1").glob("events.out.tfevents.*"))
+    (file,) = (folder / "PPO_1").glob("events.out.tfevents.*")
+    content = file.read_bytes()
+    for name in (b"train/approx_kl", b"train/fee_share", b"validation/log_return"):
+        assert name in content
 
 
 def test_a_provider_without_exchange_needs_a_configured_fee(open_workshop: OpenWorkshop) -> None:

@@ -80,6 +80,10 @@ CASES = {
 }
 
 
+# A day of candles known by heart, so that there are trades.
+LEARNS = {"train_cycles": 30, "learning_rate": 0.01, "dropout": 0.0, "weight_average": 0.0}
+
+
 @pytest.fixture(scope="module")
 def run(
     make_config: Callable[..., Config], rl_config: Callable[..., Config], exchange: Exchange
@@ -174,11 +178,13 @@ def test_trades_go_on_where_the_simulator_is_ruined(
         assert equity[-10] < EQUITY_FLOOR
 
 
+@pytest.mark.parametrize("advantage", ["exact", "gae"])
 def test_a_trained_model_trades_the_same_and_predicts_where_given_predictions_do(
-    run: Callable[..., Backtested],
+    advantage: str, run: Callable[..., Backtested], unselected: Callable[..., Config]
 ) -> None:
+    overrides = unselected(advantage=advantage, entry="any", **LEARNS)
     policies = (None, random_policy)
-    learned, given = (run(policy, days="20240130-20240201") for policy in policies)
+    learned, given = (run(policy, overrides, days="20240130-20240201") for policy in policies)
     expected = np.arange(2 * 288 + 1) % 288 >= WITHOUT_PREDICTION
     expected[-1] = False  # FreqAI predicts up to the end of the period, the backtest includes it
     for pair, each in compare(learned).items():
@@ -189,14 +195,12 @@ def test_a_trained_model_trades_the_same_and_predicts_where_given_predictions_do
             np.testing.assert_array_equal(one.pairs[pair].is_predicted, expected)
 
 
-SEES_ITS_POSITION = {"add_state_info": True, "train_cycles": 3, "learning_rate": 0.01}
-
-
+@pytest.mark.parametrize("advantage", ["exact", "gae"])
 def test_an_agent_that_sees_its_position_trades_the_same(
-    run: Callable[..., Backtested], rl_config: Callable[..., Config]
+    advantage: str, run: Callable[..., Backtested], unselected: Callable[..., Config]
 ) -> None:
     """In the backtest it is asked at the state of freqtrade's trade, here at the simulator's."""
-    overrides = rl_config(**SEES_ITS_POSITION, entry="any")
+    overrides = unselected(advantage=advantage, entry="any", add_state_info=True, **LEARNS)
     backtested = run(None, overrides, days="20240130-20240201")
     left, blind_differs = 0, 0
     blind = {

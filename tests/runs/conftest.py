@@ -29,7 +29,9 @@ from mtf_scalper.runs.program import (
 
 PAIR = "BTC/USDT:USDT"
 TIMERANGE = "20240111-20240113"
+# From rollouts, so that there are processes to watch.
 RL_CONFIG = {
+    "advantage": "gae",
     "train_cycles": 1,
     "cpu_count": 1,
     "n_envs": 2,
