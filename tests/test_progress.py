@@ -40,7 +40,7 @@ def test_event_bars_show_window_speed_and_end() -> None:
         assert task.fields["detail"] == "update, 100 steps/s"
         events.append(event("progress", **facts, oracle_share=0.5))
         bars.show(events)
-        assert task.fields["detail"] == "update, 100 steps/s, 50% of the oracle"
+        assert task.fields["detail"] == "update, 100 steps/s, 50% of oracle"
         events.append(event("training_finished", steps=1024, seconds=8.0, steps_per_second=128.0))
         bars.show(events)
         assert task.finished
@@ -48,9 +48,9 @@ def test_event_bars_show_window_speed_and_end() -> None:
         ended = {**events[-1], "reports": [{"oracle_share": 0.42}, {"oracle_share": None}]}
         events.append(ended)
         bars.show(events)
-        assert task.fields["detail"] == "8 s, 128 steps/s, 42% of the oracle"
+        assert task.fields["detail"] == "8 s, 128 steps/s, 42% of oracle"
     assert "BTC/USDT:USDT to 2024-10-01" in printed(console)
-    assert "8 s, 128 steps/s, 42% of the oracle" in printed(console)
+    assert "8 s, 128 steps/s, 42% of oracle" in printed(console)
 
 
 def test_window_bar_moves_inside_another_live_display() -> None:
@@ -59,9 +59,11 @@ def test_window_bar_moves_inside_another_live_display() -> None:
         bar(Progress(steps=20, total_steps=100, seconds=2.0, phase="rollout"))
         assert bar.tasks[0].percentage == 20.0
         assert bar.tasks[0].fields["detail"] == "rollout, 10 steps/s"
+        bar(Progress(20, 100, seconds=2.0, phase="evaluation", oracle_share=-40.0))
+        assert bar.tasks[0].fields["detail"] == "evaluation, 10 steps/s, below -100% of oracle"
         bar(Progress(20, 100, seconds=2.0, phase="evaluation", oracle_share=-0.25))
     assert "ETH to 2024-10-08" in printed(console)
-    assert "evaluation, 10 steps/s, -25% of the oracle" in printed(console)
+    assert "evaluation, 10 steps/s, -25% of oracle" in printed(console)
 
 
 def test_log_lines_tell_speed_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
@@ -72,5 +74,5 @@ def test_log_lines_tell_speed_and_time_left(caplog: pytest.LogCaptureFixture) ->
         LoggedProgress("SOL", every_seconds=0.0)(replace(progress, oracle_share=0.5))
     assert caplog.messages == [
         "SOL: 250 of 1000 steps, 50 steps/s, 15 s left",
-        "SOL: 250 of 1000 steps, 50 steps/s, 50% of the oracle, 15 s left",
+        "SOL: 250 of 1000 steps, 50 steps/s, 50% of oracle, 15 s left",
     ]

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mtf_scalper._version import __version__
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.market.synthetic_spec import SyntheticSpec, pair_spec
+
+if TYPE_CHECKING:
+    from mtf_scalper.market.market import Market
+    from mtf_scalper.settings import Settings
 
 __all__ = ["app", "main"]
 
@@ -101,7 +106,13 @@ def demo(
     """Train a PPO agent and backtest it with the real freqtrade program, offline."""
     from mtf_scalper.runs.demo import run_demo
 
-    raise typer.Exit(run_demo(datadir, timerange))
+    def markets_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Market], Settings]:
+        # Loaded once the trainings are done, which need the memory.
+        from mtf_scalper.freqai.parity import markets_of_backtest
+
+        return markets_of_backtest(arguments)
+
+    raise typer.Exit(run_demo(markets_of, datadir, timerange))
 
 
 @app.command(epilog=_EXIT_CODES)

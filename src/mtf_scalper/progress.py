@@ -29,7 +29,10 @@ def detail(progress: Progress) -> str:
 
 
 def _share(oracle_share: float | None) -> tuple[str, ...]:
-    return () if oracle_share is None else (f"{oracle_share:.0%} of the oracle",)
+    """Say the share; where the optimum earns next to nothing, losses are a huge multiple of it."""
+    if oracle_share is None:
+        return ()
+    return ("below -100% of oracle" if oracle_share < -1.0 else f"{oracle_share:.0%} of oracle",)
 
 
 def progress_columns() -> tuple[

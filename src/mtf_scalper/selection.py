@@ -13,7 +13,7 @@ from stable_baselines3 import PPO
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.contexts import Book
-from mtf_scalper.ppo.exact_learner import ExactLearner
+from mtf_scalper.ppo.exact_learner import ExactLearner, Score
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.oracle import best_actions
 
@@ -47,7 +47,9 @@ class Judge:
     A few days of candles hold few independent trades, and the best of thirty passes by one return
     is mostly the luckiest. Passes are compared by the mean of their last few returns, and none is
     kept whose return is not ``evidence`` standard errors above that of the policy before the
-    training: one that trades nothing, or leaves all exits to the rules.
+    training: one that trades nothing, or leaves all exits to the rules. The error is that of the
+    paired difference: candle by candle, what one policy earned more than the other. Returns of
+    different candles are next to uncorrelated, so the root of the summed squares estimates it.
     """
 
     def __init__(
@@ -61,10 +63,10 @@ class Judge:
         self._oracle = 0.0
         self._weights = copy.deepcopy(model.policy.state_dict())
         self._best = -math.inf
-        self._start = 0.0
+        self._start: Score | None = None
         if self._book is not None:
             self._oracle = sum(best_actions(chains).value for chains in self._book.chains)
-            self._start = learner.score(self._book).log_return
+            self._start = learner.score(self._book)
         self._latest: deque[float] = deque(maxlen=_SMOOTHED_PASSES)
         self._waited = 0
         self.log_return: float | None = None
@@ -92,13 +94,14 @@ class Judge:
         with self._learner.averaged():
             weights = copy.deepcopy(self._model.policy.state_dict())
             score = None if self._book is None else self._learner.score(self._book)
-        if score is None:
+        if score is None or self._start is None:
             self._weights = weights
             return
         self.log_return, self.n_trades = score.log_return, score.n_trades
         self._latest.append(score.log_return)
         smoothed = float(np.mean(self._latest))
-        is_evident = smoothed - self._start > self._evidence * score.deviation
+        error = float(np.linalg.norm(score.rewards - self._start.rewards))
+        is_evident = smoothed - self._start.log_return > self._evidence * error
         if is_evident and smoothed > self._best:
             self._best, self._weights = smoothed, weights
             self._waited = 0

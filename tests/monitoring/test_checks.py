@@ -105,6 +105,7 @@ def good() -> RunFacts:
             "train_period_days": 30,
             "data_split_parameters": {"test_size": 0.15},
             "rl_config": {
+                "advantage": "gae",
                 "train_cycles": 4,
                 "cpu_count": 8,
                 "n_envs": 8,
@@ -236,6 +237,7 @@ BROKEN: list[tuple[str, str, Callable[[], RunFacts]]] = [
     ("batches in prediction", "2015 rows", lambda: with_event("prediction", rows=2015)),
     ("batches in prediction", "wrote no", lambda: without_events("prediction")),
     ("batches in prediction", "conv_width", lambda: replace(good(), freqai_config={})),
+    ("rl_config", "advantage is exact", lambda: with_rl_config(advantage="exact")),
     ("rl_config", "n_envs is 4", lambda: with_rl_config(n_envs=4)),
     ("rl_config", "train_cycles is 30", lambda: with_rl_config(train_cycles=30)),
     ("rl_config", "net_arch is [128", lambda: with_rl_config(net_arch=[128, 128])),

@@ -23,7 +23,7 @@ from mtf_scalper.monitoring.doctor import (
 )
 from mtf_scalper.monitoring.inventory import Package, find_candles, find_packages
 from mtf_scalper.monitoring.machine import Machine, inspect_machine, matmul_gflops, torch_build
-from mtf_scalper.settings import Settings, VecEnvKind
+from mtf_scalper.settings import Advantage, Settings, VecEnvKind
 
 FAST_MACHINE = Machine(
     python="3.11.7",
@@ -44,6 +44,10 @@ FAST_MACHINE = Machine(
     gflops_one_thread=100.0,
     gflops_all_threads=1200.0,
 )
+
+
+IN_PROCESSES = Settings(advantage=Advantage.GAE, vec_env=VecEnvKind.SUBPROC)
+(FROM_ROLLOUTS,) = machine_findings(FAST_MACHINE, IN_PROCESSES)
 
 
 def changed(**facts: object) -> Machine:
@@ -194,7 +198,9 @@ def test_nothing_is_found_on_a_fast_machine() -> None:
     ],
 )
 def test_each_cause_of_slowness_is_found_alone(machine: Machine, named: str) -> None:
-    findings = list(machine_findings(machine, Settings(vec_env=VecEnvKind.SUBPROC)))
+    findings = [
+        finding for finding in machine_findings(machine, IN_PROCESSES) if finding != FROM_ROLLOUTS
+    ]
     assert len(findings) == 1
     assert findings[0].level is Level.SLOW
     assert named in findings[0].what
@@ -203,8 +209,16 @@ def test_each_cause_of_slowness_is_found_alone(machine: Machine, named: str) -> 
 
 def test_without_processes_their_findings_are_gone() -> None:
     few = changed(cpus_installed=2, cpus_affinity=2, cpus_available=2, start_methods=("spawn",))
-    settings = Settings(vec_env=VecEnvKind.DUMMY)
-    assert list(machine_findings(few, settings)) == []
+    settings = IN_PROCESSES.changed(vec_env=VecEnvKind.DUMMY)
+    assert list(machine_findings(few, settings)) == [FROM_ROLLOUTS]
+    exact = IN_PROCESSES.changed(advantage=Advantage.EXACT)
+    assert list(machine_findings(few, exact)) == []
+
+
+def test_rollouts_are_named_as_slow_and_what_is_faster() -> None:
+    assert FROM_ROLLOUTS.level is Level.SLOW
+    assert "rollouts" in FROM_ROLLOUTS.what
+    assert '"advantage": "exact"' in FROM_ROLLOUTS.advice
 
 
 def test_a_gpu_build_with_its_gpu_is_no_finding() -> None:

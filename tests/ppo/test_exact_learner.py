@@ -206,6 +206,8 @@ def test_the_score_is_what_the_environment_pays(
     (run,) = play(market, settings, choose)
     assert score.log_return == pytest.approx(run.log_return, abs=1e-9)
     assert score.n_trades == len(run.trades) > 0
+    # The step that row t decides shows in the equity of row t + 1.
+    np.testing.assert_allclose(score.rewards[:-1], np.diff(np.log(run.equity)), atol=1e-9)
 
 
 def test_target_kl_ends_a_cycle_early(make_market: Any) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.runs import demo
+from mtf_scalper.runs.project import demo_market
 
 
 def test_the_demo_runs_only_in_the_projects_root(
@@ -13,13 +14,13 @@ def test_the_demo_runs_only_in_the_projects_root(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MtfScalperError, match=r"configs/config_rl_hybrid\.json; run this from"):
-        demo.run_demo()
+        demo.run_demo(lambda _: pytest.fail("not needed"))
 
 
 def test_the_demo_market_is_written_once(tmp_path: Path) -> None:
-    datadir = demo.demo_market(tmp_path)
+    datadir = demo_market(tmp_path)
     files = sorted((datadir / "futures").iterdir())
     before = [file.stat().st_mtime_ns for file in files]
-    assert demo.demo_market(tmp_path) == datadir
+    assert demo_market(tmp_path) == datadir
     assert [file.stat().st_mtime_ns for file in files] == before
     assert {file.name.split("-")[0] for file in files} == {"BTC_USDT_USDT", "ETH_USDT_USDT"}

@@ -18,13 +18,22 @@ from mtf_scalper.errors import MarketError
 from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.monitoring.checks import judge
+from mtf_scalper.monitoring.exact_checks import judge_exact
 from mtf_scalper.monitoring.facts import RunFacts
+from mtf_scalper.monitoring.speed import BEFORE
 from mtf_scalper.monitoring.verdicts import Check, Recipe, Verdict
 from mtf_scalper.runs import plan as plan_module
 from mtf_scalper.runs import validation
 from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
 from mtf_scalper.runs.program import RunError
 from mtf_scalper.runs.validation import observe, run_validation, write_verdicts
+
+# A training of the tiny run is over between two samples.
+NOT_OF_A_TINY_EXACT_RUN = {
+    "exact: environment processes",
+    "exact: CPU use in trainings",
+}
+TINY_BEFORE = {"vec_env": "dummy", "n_steps": 32, "batch_size": 16, "net_arch": (8,)}
 
 ROOT = Path(__file__).resolve().parents[2]
 ETH, SOL = "ETH/USDT:USDT", "SOL/USDT:USDT"
@@ -39,6 +48,19 @@ def test_the_checks_hold_for_a_tiny_run(finished: Any, tiny_plan: ValidationPlan
     assert finished.facts.missing == {}
     assert finished.facts.speed is not None
     assert finished.facts.speed.steps_before == finished.facts.speed.steps_after == 128
+
+
+def test_the_checks_hold_for_a_tiny_exact_run(make_request: Any, tiny_plan: ValidationPlan) -> None:
+    request = make_request("exact", advantage="exact", vec_env="batched", train_cycles=3)
+    recipe = replace(tiny_plan.recipe, advantage="exact", vec_env="batched", train_cycles=3)
+    plan = replace(tiny_plan, request=request, recipe=recipe, before={**BEFORE, **TINY_BEFORE})
+    facts = observe(plan, Console(file=io.StringIO()))
+    assert facts.missing == {}
+    failed = [check for check in judge_exact(facts, recipe) if not check.has_passed]
+    assert [check for check in failed if check.name not in NOT_OF_A_TINY_EXACT_RUN] == []
+    assert facts.speed is not None
+    # Passes over all candles against one rollout of the settings before.
+    assert (facts.speed.steps_before, facts.speed.steps_after % 4) == (32, 0)
 
 
 def test_the_same_run_fails_the_checks_of_another_recipe(finished: Any) -> None:
@@ -137,6 +159,14 @@ def test_a_plan_takes_the_configured_pairs_first_and_the_last_whole_week(
     assert plan.request.timerange == "20240212-20240219"
     assert plan.request.overrides["freqai"]["rl_config"]["train_cycles"] == 4
     assert plan.recipe == Recipe(train_cycles=4)
+    assert plan.request.overrides["freqai"]["rl_config"]["advantage"] == "gae"
+    assert plan.exact is not None
+    assert plan.exact.recipe == Recipe(train_cycles=4, advantage="exact")
+    assert plan.exact.request.folder == Path(f"{plan.request.folder}-exact")
+    expected = dict(plan.request.overrides["freqai"])
+    expected["rl_config"] = {**expected["rl_config"], "advantage": "exact"}
+    assert plan.exact.request.overrides["freqai"] == expected
+    assert plan.exact.request.timerange == plan.request.timerange
     assert plan.request.folder.parent == tmp_path
     market = training_market(seven_weeks, plan.pair, plan.until)
     assert len(market) == 30 * 288

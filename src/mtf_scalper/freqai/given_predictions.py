@@ -24,6 +24,7 @@ __all__ = [
     "ParityError",
     "always_enter",
     "bounded_timerange",
+    "is_predicted",
     "random_policy",
 ]
 
@@ -94,9 +95,7 @@ class _GivenDecisions:
 class GivenPredictions:
     """Stands where the strategy expects FreqAI's model and predicts given probabilities.
 
-    It predicts where FreqAI would: inside the backtest's period, and in every window of
-    ``backtest_period_days`` from the first candle with ``conv_width`` candles before it in the
-    window.
+    It predicts where FreqAI would, see ``is_predicted``.
     """
 
     def __init__(self, config: Mapping[str, Any], given: Given) -> None:
@@ -115,18 +114,24 @@ class GivenPredictions:
         predicted[columns.ACTION] = values.argmax(axis=1)
         predicted[columns.CONFIDENCE] = values.max(axis=1)
         predicted["do_predict"] = 1
-        predicted = predicted.where(self._is_predicted(dataframe["date"]), 0.0)
+        predicted = predicted.where(is_predicted(self._config, dataframe["date"]), 0.0)
         return pd.concat([dataframe, predicted], axis=1)
 
-    def _is_predicted(self, dates: pd.Series) -> pd.Series:
-        freqai = self._config["freqai"]
-        period = bounded_timerange(self._config)
-        candle = pd.Timedelta(minutes=timeframe_to_minutes(str(self._config["timeframe"])))
-        window = round(pd.Timedelta(days=freqai["backtest_period_days"]) / candle)
-        row_in_window = ((dates - period.startdt) // candle) % window
-        inside = (dates >= period.startdt) & (dates < period.stopdt)
-        result: pd.Series = inside & (row_in_window >= freqai.get("conv_width", 1) - 1)
-        return result
+
+def is_predicted(config: Mapping[str, Any], dates: pd.Series) -> pd.Series:
+    """Return where FreqAI predicts in a backtest: bool, shape (T,).
+
+    Inside the backtest's period, and in every window of ``backtest_period_days`` from the first
+    candle with ``conv_width`` candles before it in the window.
+    """
+    freqai = config["freqai"]
+    period = bounded_timerange(config)
+    candle = pd.Timedelta(minutes=timeframe_to_minutes(str(config["timeframe"])))
+    window = round(pd.Timedelta(days=freqai["backtest_period_days"]) / candle)
+    row_in_window = ((dates - period.startdt) // candle) % window
+    inside = (dates >= period.startdt) & (dates < period.stopdt)
+    result: pd.Series = inside & (row_in_window >= freqai.get("conv_width", 1) - 1)
+    return result
 
 
 def bounded_timerange(config: Mapping[str, Any]) -> TimeRange:

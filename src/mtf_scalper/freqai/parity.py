@@ -8,8 +8,8 @@ at the states that its trades have in the simulator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from freqtrade.configuration import setup_utils_configuration
-from freqtrade.data.converter import trim_dataframe
 from freqtrade.data.dataprovider import DataProvider
 from freqtrade.enums import RunMode
 from freqtrade.exceptions import FreqtradeException
 from freqtrade.exchange import Exchange
 from freqtrade.loggers import error_console
 from freqtrade.optimize.backtesting import Backtesting
-from freqtrade.plugins.pairlist.pairlist_helpers import expand_pairlist
 from freqtrade.strategy import IStrategy
 from numpy.typing import NDArray
 
@@ -36,7 +34,7 @@ from mtf_scalper.freqai.given_predictions import (
     ParityError,
     bounded_timerange,
 )
-from mtf_scalper.freqai.windows import build_market
+from mtf_scalper.freqai.traded import check_pairs, traded_market, traded_markets, traded_rows
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
@@ -53,6 +51,7 @@ __all__ = [
     "backtest",
     "compare",
     "load_config",
+    "markets_of_backtest",
 ]
 
 FIELDS = ("side", "close_date", "exit_reason", "open_rate", "close_rate", "leverage")
@@ -140,6 +139,26 @@ def load_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
+def markets_of_backtest(arguments: Mapping[str, Any]) -> tuple[dict[str, Market], Settings]:
+    """Return what a backtest with these arguments of freqtrade's command line trades, by pair.
+
+    Nothing is trained and nothing is traded.
+
+    Returns
+    -------
+    markets : dict of str to Market
+    settings : Settings
+        With the trade rules in force.
+
+    Raises
+    ------
+    ParityError
+        If freqtrade fails, or a pair has no candles.
+    """
+    with _opened(load_config(arguments), None) as backtesting:
+        return traded_markets(backtesting)
+
+
 def backtest(
     config: dict[str, Any],
     given: Given | None = None,
@@ -165,13 +184,20 @@ def backtest(
     ParityError
         If freqtrade fails, or a pair has no candles.
     """
-    backtesting = None
-    try:
-        backtesting = Backtesting(config, exchange=exchange)
+    with _opened(config, exchange) as backtesting:
         strategy = backtesting.strategylist[0]
         if prepare is not None:
             prepare(strategy)
         return _run(backtesting, strategy, given)
+
+
+@contextmanager
+def _opened(config: dict[str, Any], exchange: Exchange | None) -> Iterator[Backtesting]:
+    """Open freqtrade's backtester; what goes wrong in it is one line."""
+    backtesting = None
+    try:
+        backtesting = Backtesting(config, exchange=exchange)
+        yield backtesting
     except ModuleNotFoundError:
         raise
     except (FreqtradeException, ImportError) as error:  # it refuses strategies as an ImportError
@@ -191,7 +217,7 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
     predictions, refused = _watched(strategy)
     with backtesting.progress if error_console.is_terminal else nullcontext():
         data, timerange = backtesting.load_bt_data()
-        _check_pairs(config, data)
+        check_pairs(config, data)
         backtesting.backtest_one_strategy(strategy, data, timerange)
     results = backtesting.all_bt_content[strategy.get_strategy_name()]["results"]
     settings = Settings(
@@ -204,10 +230,7 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
     pairs = {}
     for pair, candles in data.items():
         frame = strategy.feature_engineering_standard(candles.copy(), {"pair": pair})
-        rows = trim_dataframe(frame, timerange, startup_candles=backtesting.required_startup)
-        if rows.empty:
-            raise ParityError(f"{pair}: no candles in {config['timerange']} after the warm-up")
-        traded = slice(int(rows.index[0]), int(rows.index[-1]) + 1)
+        traded = traded_rows(frame, pair, backtesting, timerange)
         predicted = predictions[pair].set_index("date").reindex(frame["date"])
         trades = _their_trades(results[results["pair"] == pair])
         pairs[pair] = _pair_backtest(
@@ -228,16 +251,6 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
         conditions=_conditions(backtesting, strategy),
         refused_stakes=len(refused),
     )
-
-
-def _check_pairs(config: Mapping[str, Any], data: Mapping[str, pd.DataFrame]) -> None:
-    """Refuse to leave a configured pair out, as freqtrade does with a warning."""
-    configured = config["exchange"]["pair_whitelist"]
-    for pair in expand_pairlist(configured, list(data), keep_invalid=True):
-        if pair not in data:
-            raise ParityError(
-                f"{pair}: no candles in {config['datadir']}, or the configuration excludes it"
-            )
 
 
 def _predict_given(strategy: IStrategy, predictions: GivenPredictions) -> None:
@@ -285,14 +298,10 @@ def _pair_backtest(
 ) -> PairBacktest:
     probabilities = predicted[list(columns.PROBABILITIES)].to_numpy(dtype=np.float64, na_value=0.0)
     is_predicted = (predicted["do_predict"].to_numpy() == 1) & (probabilities.sum(axis=1) > 0.0)
-    for name in {columns.ENTRY_LONG, columns.ENTRY_SHORT} & set(frame.columns):
-        frame[name] = frame[name].to_numpy(dtype=np.bool_) & is_predicted
-    # Of the whole frame: the backtester finds price steps from the warm-up's candles too. Features
-    # there have to be, but nothing looks at them.
-    features = frame[["close"]]
-    market = build_market(features, frame, pair, settings, config=config, provider=provider)
     return PairBacktest(
-        market=market.slice(traded.start, traded.stop),
+        market=traded_market(
+            frame, traded, is_predicted, pair, settings, config=config, provider=provider
+        ),
         probabilities=np.where(is_predicted[:, None], probabilities, _NEUTRAL)[traded],
         is_predicted=is_predicted[traded],
         trades=trades,

@@ -143,6 +143,19 @@ def check_layers(facts: RunFacts, recipe: Recipe) -> Check:
     return make_check("layer sizes", str(list(recipe.net_arch)), made)
 
 
+def check_policy_layers(facts: RunFacts, recipe: Recipe) -> Check:
+    """Check the widths of the saved policies; with exact advantages there is no value network."""
+
+    def made() -> Judgement:
+        saved = _checkpoints(facts)
+        seen = {each.policy_layers for each in saved}
+        shown = "; ".join(str(list(layers)) for layers in sorted(seen))
+        problem = _unless(seen == {recipe.net_arch}, "a saved policy has other layers")
+        return f"{shown} in {len(saved)} models", problem
+
+    return make_check("layer sizes", str(list(recipe.net_arch)), made)
+
+
 def check_prediction_batches(facts: RunFacts, recipe: Recipe) -> Check:
     """Check that the network saw full batches, and every window once."""
     size = recipe.inference_batch_size
@@ -165,7 +178,16 @@ def check_prediction_batches(facts: RunFacts, recipe: Recipe) -> Check:
 
 def check_configuration(facts: RunFacts, recipe: Recipe) -> Check:
     """Check that ``rl_config``, as freqtrade loaded it, holds the recipe."""
-    keys = ("train_cycles", "cpu_count", "n_envs", "n_steps", "batch_size", "net_arch", "device")
+    keys = (
+        "advantage",
+        "train_cycles",
+        "cpu_count",
+        "n_envs",
+        "n_steps",
+        "batch_size",
+        "net_arch",
+        "device",
+    )
     wanted = {key: _plain(getattr(recipe, key)) for key in keys}
 
     def made() -> Judgement:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mtf_scalper.monitoring.inventory import CandleFile, Package, find_candles, find_packages
 from mtf_scalper.monitoring.machine import Machine, inspect_machine
-from mtf_scalper.settings import Settings, VecEnvKind
+from mtf_scalper.settings import Advantage, Settings, VecEnvKind
 
 __all__ = [
     "DEFAULT_DATADIR",
@@ -41,6 +41,10 @@ _SPAWNED_ENV_GB = 0.2
 _BUSY_SHARE = 0.5
 _LEAST_GFLOPS_PER_THREAD = 15.0
 _LEAST_THREAD_GAIN = 1.3
+_WITHOUT_PROCESSES = (
+    'set "advantage": "exact" in rl_config, which needs no environments, or "vec_env": "batched", '
+    "which uses no processes"
+)
 
 
 class Level(StrEnum):
@@ -172,14 +176,15 @@ def machine_findings(machine: Machine, settings: Settings) -> Iterator[Finding]:
     """Yield what would be slow on this machine under these settings, and why."""
     yield from _cpu_findings(machine, settings)
     yield from _torch_findings(machine)
+    yield from _learning_findings(settings)
     spawns_only = machine.start_methods == ("spawn",)
-    processes = settings.n_envs if settings.vec_env is VecEnvKind.SUBPROC else 0
+    processes = _processes(settings)
     if spawns_only and processes:
         yield Finding(
             Level.SLOW,
             f"this platform starts each of the {processes} environment processes from nothing, "
             "and every one imports the package again: seconds at the start of every training",
-            'set "vec_env": "batched" in rl_config, which uses no processes',
+            _WITHOUT_PROCESSES,
         )
     needed_gb = _TRAINING_GB + (processes * _SPAWNED_ENV_GB if spawns_only else 0.0)
     if machine.memory_available_gb < needed_gb:
@@ -218,12 +223,12 @@ def _cpu_findings(machine: Machine, settings: Settings) -> Iterator[Finding]:
             f"this process may use {cpus} of the machine's {machine.cpus_installed} CPUs ({cause})",
             "give the container or the job more CPUs",
         )
-    if settings.vec_env is VecEnvKind.SUBPROC and settings.n_envs > cpus:
+    if _processes(settings) > cpus:
         yield Finding(
             Level.SLOW,
             f"{settings.n_envs} environment processes share {cpus} CPUs with the network's "
             "update: they take turns, and sending observations can cost more than it brings",
-            'set "vec_env": "batched" in rl_config, which uses no processes',
+            _WITHOUT_PROCESSES,
         )
     if machine.cpu_busy_share > _BUSY_SHARE:
         yield Finding(
@@ -238,6 +243,22 @@ def _cpu_findings(machine: Machine, settings: Settings) -> Iterator[Finding]:
             f"{cpus} threads multiply matrices only {gain:.1f} times as fast as one: the CPUs are "
             "busy, or two of them share one core",
             "set cpu_count in rl_config to the number of cores",
+        )
+
+
+def _processes(settings: Settings) -> int:
+    """Return how many processes the environments take; exact advantages need no environments."""
+    is_gae = settings.advantage is Advantage.GAE
+    return settings.n_envs if is_gae and settings.vec_env is VecEnvKind.SUBPROC else 0
+
+
+def _learning_findings(settings: Settings) -> Iterator[Finding]:
+    if settings.advantage is Advantage.GAE:
+        yield Finding(
+            Level.SLOW,
+            "what an action is worth is estimated from rollouts in environments: a training of 30 "
+            "cycles takes minutes, where values that are computed take seconds",
+            'set "advantage": "exact" in rl_config, unless something is wanted that needs rollouts',
         )
 
 

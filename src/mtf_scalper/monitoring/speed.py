@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import Settings, VecEnvKind
+from mtf_scalper.settings import Advantage, Settings, VecEnvKind
 from mtf_scalper.telemetry import Progress
 from mtf_scalper.training import train
 
 __all__ = ["BEFORE", "SpeedComparison", "compare_speed"]
 
 BEFORE: Final[dict[str, Any]] = {
+    "advantage": Advantage.GAE,
     "n_envs": 1,
     "vec_env": VecEnvKind.DUMMY,
     "n_steps": 2048,
@@ -22,6 +23,10 @@ BEFORE: Final[dict[str, Any]] = {
     "net_arch": (256, 256, 128),
 }
 """The settings before; every other one, torch's threads among them, is as in the run."""
+
+
+OnProgress = Callable[[str, Progress], None]
+_EXACT_PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,13 @@ class SpeedComparison:
 def compare_speed(
     market: Market,
     settings: Settings,
-    on_progress: Callable[[str, Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     *,
     before: dict[str, Any] | None = None,
 ) -> SpeedComparison:
     """Train one rollout and update of ``settings``, and as many steps of the settings before.
+
+    With exact advantages there is no rollout: a few passes then stand against one rollout.
 
     Parameters
     ----------
@@ -67,19 +74,45 @@ def compare_speed(
     before : dict, optional
         Settings to replace in ``settings`` for the other training; ``BEFORE`` by default.
     """
+    if settings.advantage is Advantage.EXACT:
+        return _compare_exact(market, settings, on_progress, BEFORE if before is None else before)
     # Both trainings end with the first whole rollout that completes this number of steps.
     cycles = math.ceil(settings.rollout_steps / len(market))
     fitting = market.slice(0, settings.rollout_steps // cycles)
     after = settings.changed(train_cycles=cycles)
     other = after.changed(**(BEFORE if before is None else before))
+    return _compared(fitting, other, after, on_progress)
+
+
+def _compare_exact(
+    market: Market, settings: Settings, on_progress: OnProgress | None, before: dict[str, Any]
+) -> SpeedComparison:
+    """Train a few passes with exact advantages, and one rollout of the settings before.
+
+    A step is a candle that was decided on, in either.
+    """
+    after = settings.changed(train_cycles=_EXACT_PASSES)
+    other = settings.changed(**{"n_epochs": None, "learning_rate": None, **before})
+    steps = min(len(market), other.rollout_steps)
+    return _compared(market, other.changed(train_cycles=1), after, on_progress, n_before=steps)
+
+
+def _compared(
+    market: Market,
+    before: Settings,
+    after: Settings,
+    on_progress: OnProgress | None,
+    n_before: int | None = None,
+) -> SpeedComparison:
     measured = {}
-    for name, recipe in (("before", other), ("after", after)):
+    for name, recipe in (("before", before), ("after", after)):
 
         def report(progress: Progress, name: str = name) -> None:
             if on_progress is not None:
                 on_progress(name, progress)
 
-        measured[name] = train(fitting, recipe, on_progress=report)
+        candles = market if name == "after" else market.slice(0, n_before or len(market))
+        measured[name] = train(candles, recipe, on_progress=report)
     return SpeedComparison(
         steps_before=measured["before"].steps,
         steps_after=measured["after"].steps,

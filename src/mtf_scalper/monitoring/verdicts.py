@@ -55,8 +55,9 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The settings that have to be in force; the defaults are the reference recipe."""
+    """The settings that have to be in force; by default the reference recipe, from rollouts."""
 
+    advantage: str = "gae"
     train_cycles: int = 30
     cpu_count: int = 8
     interop_threads: int = 2

@@ -8,7 +8,6 @@ pass, and the weights of any one moment follow it more than their mean does.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -45,14 +44,13 @@ class Score:
     log_return : float
         Sum of the rewards; with the default reward the log of the final equity.
     n_trades : int
-    deviation : float
-        Root of the sum of the squared rewards: the standard error of ``log_return`` if rewards of
-        different candles are uncorrelated and their mean is small.
+    rewards : ndarray of float64, shape (T,)
+        Reward of the step that each row decides, of all markets one after the other.
     """
 
     log_return: float
     n_trades: int
-    deviation: float
+    rewards: Floats
 
 
 class ExactLearner:
@@ -193,27 +191,27 @@ def score(book: Book, probabilities: Floats) -> Score:
     greedy[np.arange(len(chosen)), chosen] = 1.0
     tables = book.tables(greedy)
     evaluations = book.evaluate(tables, gamma=1.0)
-    entries, squares = 0.0, 0.0
-    for chains, table, evaluation in zip(book.chains, tables, evaluations, strict=True):
-        n_entries, n_squares = _visits(chains, table, evaluation)
-        entries, squares = entries + n_entries, squares + n_squares
+    visits = [
+        _visits(chains, table, evaluation)
+        for chains, table, evaluation in zip(book.chains, tables, evaluations, strict=True)
+    ]
     return Score(
         log_return=sum(each.objective for each in evaluations),
-        n_trades=round(entries),
-        deviation=math.sqrt(squares),
+        n_trades=round(sum(entries for entries, _ in visits)),
+        rewards=np.concatenate([rewards for _, rewards in visits]),
     )
 
 
-def _visits(chains: Chains, table: PolicyTable, evaluation: Evaluation) -> tuple[float, float]:
-    """Return the expected entries and the expected sum of the squared rewards."""
-    entering = evaluation.flat_occupancy[:, None] * table.flat[:, 1:]
-    is_entry = chains.chain_at >= 0
-    entries = entering[is_entry]
-    squares = float(entries @ chains.enter_reward[chains.chain_at[is_entry]] ** 2)
-    staying = evaluation.state_occupancy * (1.0 - table.leave)
-    leaving = evaluation.state_occupancy * table.leave
-    squares += float(staying @ chains.stay_reward**2 + leaving @ chains.leave_reward**2)
-    return float(entries.sum()), squares
+def _visits(chains: Chains, table: PolicyTable, evaluation: Evaluation) -> tuple[float, Floats]:
+    """Return the expected entries, and the expected reward of each row's step, shape (T,)."""
+    rows, sides = np.nonzero(chains.chain_at >= 0)
+    entries = (evaluation.flat_occupancy[:, None] * table.flat[:, 1:])[rows, sides]
+    rewards = np.bincount(
+        rows, entries * chains.enter_reward[chains.chain_at[rows, sides]], chains.n_rows
+    )
+    in_trade = (1.0 - table.leave) * chains.stay_reward + table.leave * chains.leave_reward
+    held = np.bincount(chains.rows, evaluation.state_occupancy * in_trade, chains.n_rows)
+    return float(entries.sum()), np.asarray(rewards + held, dtype=np.float64)
 
 
 def _normalized(targets: Targets) -> Targets:

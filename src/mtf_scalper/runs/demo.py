@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,51 +11,34 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.market.datadir import ensure_datadir
-from mtf_scalper.market.synthetic import SyntheticSpec
+from mtf_scalper.market.market import Market
 from mtf_scalper.progress import EventBars
+from mtf_scalper.runs.parity import offline_arguments
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, run_backtest
+from mtf_scalper.runs.project import demo_market, find_project, shown
+from mtf_scalper.runs.verdict import PairVerdict, judge_trades, verdict_lines, verdict_table
+from mtf_scalper.settings import Settings
 
-__all__ = ["DEMO_TIMERANGE", "SYNTHETIC_PERIOD", "demo_market", "find_project", "run_demo"]
+__all__ = ["DEMO_TIMERANGE", "MarketsOf", "run_demo"]
 
-DEMO_TIMERANGE = "20241001-20241015"
-"""Two windows of seven days for each pair."""
-SYNTHETIC_PERIOD = ("2024-08-01", "2024-11-02")
-"""Enough before October 2024 for 30 days of training and the indicators' warm-up."""
-# The reference recipe but for its length: 3 passes over the data instead of 30, in rollouts a
-# quarter as long so that there are several updates.
-_OVERRIDES = {"freqai": {"rl_config": {"train_cycles": 3, "n_steps": 1024, "progress_bar": False}}}
-
-
-def find_project() -> Path:
-    """Return the project's root, the current folder.
-
-    Raises
-    ------
-    MtfScalperError
-        If it holds no ``configs/config_rl_hybrid.json``.
-    """
-    project = Path.cwd()
-    if not (project / "configs" / "config_rl_hybrid.json").is_file():
-        raise MtfScalperError(
-            f"{project} holds no configs/config_rl_hybrid.json; run this from the project's root"
-        )
-    return project
+DEMO_TIMERANGE = "20241001-20241101"
+"""Five windows of up to seven days for each pair."""
+_OVERRIDES = {"freqai": {"rl_config": {"progress_bar": False}}}
 
 
-def demo_market(project: Path) -> Path:
-    """Return the data directory of the synthetic market, written on first use."""
-    datadir = project / "user_data" / "data" / "synthetic"
-    ensure_datadir(SyntheticSpec(), datadir, *SYNTHETIC_PERIOD)
-    return datadir
+MarketsOf = Callable[[Mapping[str, Any]], tuple[dict[str, Market], Settings]]
+"""From arguments of freqtrade's command line to what a backtest with them trades, by pair."""
 
 
-def run_demo(datadir: Path | None = None, timerange: str | None = None) -> int:
-    """Train and backtest through the real program and print a table.
+def run_demo(
+    markets_of: MarketsOf, datadir: Path | None = None, timerange: str | None = None
+) -> int:
+    """Train and backtest through the real program, and print tables of what came of it.
 
     Parameters
     ----------
+    markets_of : callable
+        What the backtest traded; ``mtf_scalper.freqai.parity.markets_of_backtest``.
     datadir : Path, optional
         freqtrade data directory with the configuration's pairs; the synthetic market by default.
     timerange : str, optional
@@ -70,6 +55,7 @@ def run_demo(datadir: Path | None = None, timerange: str | None = None) -> int:
         If the program fails: says why.
     """
     console = Console()
+    started = time.monotonic()
     project = find_project()
     market = datadir or demo_market(project)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -80,17 +66,40 @@ def run_demo(datadir: Path | None = None, timerange: str | None = None) -> int:
         timerange=timerange or DEMO_TIMERANGE,
         overrides=_OVERRIDES,
     )
-    console.print(f"freqtrade backtesting {request.timerange} on {_short(market, project)}")
-    console.print("training one agent per pair and week; the environments run on all cores")
+    console.print(f"freqtrade backtesting {request.timerange} on {shown(market, project)}")
+    console.print("training one agent per pair and week")
     with EventBars(console) as bars:
         outcome = run_backtest(request, lambda run: bars.show(run.events()))
     console.print(_result_table(outcome))
     console.print(_exit_table(outcome))
-    console.print(f"whole run       {outcome.seconds:.0f} s")
-    console.print(f"trades, results {_short(outcome.results, project)}")
-    console.print(f"freqtrade's log {_short(request.log, project)}")
-    console.print(f"models, events  {_short(request.models, project)}")
+    verdicts = _verdicts(request, outcome, markets_of)
+    console.print(verdict_table(verdicts))
+    for line in verdict_lines(verdicts):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"whole run       {time.monotonic() - started:.0f} s")
+    for what, path in (
+        ("trades, results", outcome.results),
+        ("freqtrade's log", request.log),
+        ("models, events ", request.models),
+    ):
+        console.print(f"{what} {shown(path, project)}", soft_wrap=True)
     return 0
+
+
+def _verdicts(
+    request: BacktestRequest, outcome: BacktestOutcome, markets_of: MarketsOf
+) -> tuple[PairVerdict, ...]:
+    """Play the backtest's trades again on the markets that they were made on."""
+    shipped = request.project / "configs" / "config_rl_hybrid.json"
+    with offline_arguments(
+        (shipped, request.folder / "overrides.json"),
+        request.timerange,
+        datadir=request.datadir,
+        train_cycles=None,
+        folder=request.folder / "verdict",
+    ) as arguments:
+        markets, settings = markets_of(arguments)
+    return judge_trades(outcome.strategy["trades"], markets, settings)
 
 
 def _result_table(outcome: BacktestOutcome) -> Table:
@@ -136,10 +145,3 @@ def _exit_table(outcome: BacktestOutcome) -> Table:
             f"{row['profit_total']:+.2%}",
         )
     return table
-
-
-def _short(path: Path, project: Path) -> str:
-    """Return the path as seen from the project."""
-    absolute = path.resolve()
-    inside = absolute.is_relative_to(project)
-    return str(absolute.relative_to(project) if inside else absolute)

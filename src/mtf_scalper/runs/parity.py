@@ -12,8 +12,8 @@ from typing import Any
 from mtf_scalper.errors import MarketError
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.monitoring.inventory import find_candles
-from mtf_scalper.runs.demo import demo_market, find_project
 from mtf_scalper.runs.program import MODEL, STRATEGY
+from mtf_scalper.runs.project import demo_market, find_project
 
 __all__ = ["offline_arguments"]
 
@@ -25,12 +25,13 @@ def offline_arguments(
     *,
     datadir: Path | None = None,
     pairs: Sequence[str] = (),
-    train_cycles: int = 2,
+    train_cycles: int | None = 2,
+    folder: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Start the replay exchange and yield what freqtrade is told to backtest on it.
 
-    The run has an own FreqAI identifier and an own folder in ``user_data/runs``, where freqtrade's
-    log goes as well; nothing that is there already is used or changed.
+    The run has an own FreqAI identifier and an own folder, where freqtrade's log goes as well;
+    nothing that is there already is used or changed.
 
     Parameters
     ----------
@@ -43,7 +44,9 @@ def offline_arguments(
     pairs : sequence of str
         Instead of the configuration's, if there are any.
     train_cycles : int
-        Passes over the candles of every training window.
+        Passes over the candles of every training window; None for the configuration's.
+    folder : Path, optional
+        For the run; a new one in ``user_data/runs`` by default. Its name is the identifier.
 
     Yields
     ------
@@ -60,7 +63,7 @@ def offline_arguments(
     market = (datadir or demo_market(project)).resolve()
     _check_pairs(pairs, market)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-    folder = project / "user_data" / "runs" / f"parity-{stamp}"
+    folder = folder or project / "user_data" / "runs" / f"parity-{stamp}"
     with running_exchange(market) as url:
         folder.mkdir(parents=True)
         overrides = folder / "overrides.json"
@@ -84,15 +87,18 @@ def _check_pairs(pairs: Sequence[str], datadir: Path) -> None:
         raise MarketError(f"{missing[0]}: no candles in {datadir}")
 
 
-def _overrides(folder: Path, url: str, pairs: Sequence[str], train_cycles: int) -> dict[str, Any]:
+def _overrides(
+    folder: Path, url: str, pairs: Sequence[str], train_cycles: int | None
+) -> dict[str, Any]:
     exchange = offline_exchange_config(url)["exchange"]
     if pairs:
         exchange["pair_whitelist"] = list(pairs)
+    cycles = {} if train_cycles is None else {"train_cycles": train_cycles}
     return {
         "exchange": exchange,
         "freqai": {
             "identifier": folder.name,
-            "rl_config": {"train_cycles": train_cycles, "progress_bar": False},
+            "rl_config": {**cycles, "progress_bar": False},
         },
         "log_config": _log_config(folder / "freqtrade.log"),
     }

@@ -25,8 +25,8 @@ from mtf_scalper.monitoring.doctor import DEFAULT_DATADIR, REQUIRED_FILES
 from mtf_scalper.monitoring.inventory import CandleFile, find_candles
 from mtf_scalper.monitoring.speed import BEFORE
 from mtf_scalper.monitoring.verdicts import Recipe
-from mtf_scalper.runs.demo import demo_market
 from mtf_scalper.runs.program import BacktestRequest
+from mtf_scalper.runs.project import demo_market
 
 __all__ = ["ValidationPlan", "plan_validation", "training_market"]
 
@@ -48,6 +48,8 @@ class ValidationPlan:
         The backtest; samples and verdicts go to its folder.
     recipe : Recipe
         Settings that have to be in force in it.
+    exact : ValidationPlan or None
+        The same with exact advantages, where this one learns from rollouts.
     pair : str
         Pair whose candles the speed is measured on.
     until : Timestamp
@@ -61,6 +63,7 @@ class ValidationPlan:
     pair: str
     until: pd.Timestamp
     before: Mapping[str, Any] = field(default_factory=lambda: dict(BEFORE))
+    exact: ValidationPlan | None = None
 
 
 def plan_validation(
@@ -86,22 +89,44 @@ def plan_validation(
     until = min(usable[pair] for pair in pairs)
     since = until - timedelta(days=BACKTEST_DAYS)
     recipe = Recipe() if full else replace(Recipe(), train_cycles=SHORT_CYCLES)
+    exactly = replace(recipe, advantage="exact")
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    request = BacktestRequest(
+    from_rollouts, exact = (
+        _request(project, output / name, datadir, (since, until), pairs, each)
+        for name, each in ((f"validation-{stamp}", recipe), (f"validation-{stamp}-exact", exactly))
+    )
+    with_exact = ValidationPlan(request=exact, recipe=exactly, pair=pairs[0], until=since)
+    return ValidationPlan(
+        request=from_rollouts, recipe=recipe, pair=pairs[0], until=since, exact=with_exact
+    )
+
+
+def _request(
+    project: Path,
+    folder: Path,
+    datadir: Path,
+    days: tuple[pd.Timestamp, pd.Timestamp],
+    pairs: list[str],
+    recipe: Recipe,
+) -> BacktestRequest:
+    return BacktestRequest(
         project=project,
-        folder=output / f"validation-{stamp}",
+        folder=folder,
         datadir=datadir.resolve(),
-        timerange=f"{since:%Y%m%d}-{until:%Y%m%d}",
+        timerange=f"{days[0]:%Y%m%d}-{days[1]:%Y%m%d}",
         overrides={
             "exchange": {"pair_whitelist": pairs},
             "freqai": {
                 "train_period_days": TRAIN_DAYS,
                 "backtest_period_days": BACKTEST_DAYS,
-                "rl_config": {"train_cycles": recipe.train_cycles, "progress_bar": False},
+                "rl_config": {
+                    "advantage": recipe.advantage,
+                    "train_cycles": recipe.train_cycles,
+                    "progress_bar": False,
+                },
             },
         },
     )
-    return ValidationPlan(request=request, recipe=recipe, pair=pairs[0], until=since)
 
 
 def training_market(datadir: Path, pair: str, until: pd.Timestamp) -> Market:

@@ -20,6 +20,7 @@ from mtf_scalper._version import __version__
 from mtf_scalper.compute import available_cpus
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.monitoring.checks import judge
+from mtf_scalper.monitoring.exact_checks import judge_exact
 from mtf_scalper.monitoring.facts import (
     RunFacts,
     read_checkpoints,
@@ -31,9 +32,9 @@ from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.monitoring.speed import SpeedComparison, compare_speed
 from mtf_scalper.monitoring.verdicts import Check
 from mtf_scalper.progress import EventBars, detail, progress_columns
-from mtf_scalper.runs.demo import find_project
 from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
 from mtf_scalper.runs.program import BacktestRun, RunError, run_backtest
+from mtf_scalper.runs.project import find_project, shown
 from mtf_scalper.telemetry import Progress
 
 __all__ = ["observe", "run_validation", "write_verdicts"]
@@ -69,18 +70,22 @@ def run_validation(full: bool, output: Path, datadir: Path | None) -> int:
     project = plan.request.project
     started = time.monotonic()
     console.print(
-        f"freqtrade backtesting {plan.request.timerange} on {_shown(plan.request.datadir, project)}"
+        f"freqtrade backtesting {plan.request.timerange} on {shown(plan.request.datadir, project)}"
     )
-    console.print(f"training {plan.recipe.train_cycles} cycles, watching the whole process tree")
-    facts = observe(plan, console)
-    checks = judge(facts, plan.recipe)
+    console.print(
+        f"training {plan.recipe.train_cycles} cycles from rollouts, watching the whole process tree"
+    )
+    checks = judge(observe(plan, console), plan.recipe)
+    if plan.exact is not None:
+        console.print("the same with exact advantages")
+        checks += judge_exact(observe(plan.exact, console), plan.exact.recipe)
     seconds = time.monotonic() - started
     verdicts = write_verdicts(plan, checks, seconds)
     _print_checks(console, checks)
     passed = sum(check.has_passed for check in checks)
     console.print(f"{passed} of {len(checks)} checks passed in {seconds:.0f} s")
-    console.print(f"samples, verdicts  {_shown(verdicts.parent, project)}")
-    console.print(f"models, events     {_shown(plan.request.models, project)}")
+    console.print(f"samples, verdicts  {shown(verdicts.parent, project)}")
+    console.print(f"models, events     {shown(plan.request.models, project)}")
     return int(passed < len(checks))
 
 
@@ -132,7 +137,7 @@ def write_verdicts(plan: ValidationPlan, checks: tuple[Check, ...], seconds: flo
     content = {
         "passed": all(check.has_passed for check in checks),
         "version": __version__,
-        "datadir": _shown(request.datadir, request.project),
+        "datadir": shown(request.datadir, request.project),
         "timerange": request.timerange,
         "recipe": asdict(plan.recipe),
         "cpus": available_cpus(),
@@ -190,8 +195,3 @@ def _print_checks(console: Console, checks: tuple[Check, ...]) -> None:
     for check in checks:
         if not check.has_passed:
             console.print(f"failed: {check.name}: {check.reason}", markup=False)
-
-
-def _shown(path: Path, project: Path) -> str:
-    """Return the path as seen from the project."""
-    return str(path.relative_to(project) if path.is_relative_to(project) else path)

@@ -1,0 +1,126 @@
+"""The market that freqtrade's backtester trades, as the simulator has it: for whoever compares.
+
+The candles are those of the backtest's period, warm-up left out; funding, fee, price steps and
+leverage are what the backtester charges, finds and uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from freqtrade.configuration import TimeRange
+from freqtrade.data.converter import trim_dataframe
+from freqtrade.data.dataprovider import DataProvider
+from freqtrade.optimize.backtesting import Backtesting
+from freqtrade.plugins.pairlist.pairlist_helpers import expand_pairlist
+from numpy.typing import NDArray
+
+from mtf_scalper.freqai import columns
+from mtf_scalper.freqai.config import read_settings, trade_rules
+from mtf_scalper.freqai.given_predictions import ParityError, is_predicted
+from mtf_scalper.freqai.windows import build_market
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import Settings
+
+__all__ = ["check_pairs", "traded_market", "traded_markets", "traded_rows"]
+
+
+def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Settings]:
+    """Return the market of every pair that a backtest of FreqAI's predictions trades.
+
+    Nothing is trained and nothing is traded. Where FreqAI makes no prediction entries are off.
+
+    Parameters
+    ----------
+    backtesting : Backtesting
+        freqtrade's, with its strategy; not run yet.
+
+    Returns
+    -------
+    markets : dict of str to Market
+        By pair.
+    settings : Settings
+        With the trade rules in force.
+    """
+    config, strategy = backtesting.config, backtesting.strategylist[0]
+    strategy.ft_load_hyper_params(False)
+    data, timerange = backtesting.load_bt_data()
+    check_pairs(config, data)
+    settings = read_settings(config, trade_rules(config, strategy))
+    provider = DataProvider(config, backtesting.exchange)
+    markets = {}
+    for pair, candles in data.items():
+        frame = strategy.feature_engineering_standard(candles.copy(), {"pair": pair})
+        markets[pair] = traded_market(
+            frame,
+            traded_rows(frame, pair, backtesting, timerange),
+            is_predicted(config, frame["date"]).to_numpy(dtype=np.bool_),
+            pair,
+            settings,
+            config=config,
+            provider=provider,
+        )
+    return markets, settings
+
+
+def check_pairs(config: Mapping[str, Any], data: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse to leave a configured pair out, as freqtrade does with a warning."""
+    configured = config["exchange"]["pair_whitelist"]
+    for pair in expand_pairlist(configured, list(data), keep_invalid=True):
+        if pair not in data:
+            raise ParityError(
+                f"{pair}: no candles in {config['datadir']}, or the configuration excludes it"
+            )
+
+
+def traded_rows(
+    frame: pd.DataFrame, pair: str, backtesting: Backtesting, timerange: TimeRange
+) -> slice:
+    """Return the rows of the strategy's frame that the backtest trades.
+
+    Raises
+    ------
+    ParityError
+        If there are none.
+    """
+    rows = trim_dataframe(frame, timerange, startup_candles=backtesting.required_startup)
+    if rows.empty:
+        period = backtesting.config["timerange"]
+        raise ParityError(f"{pair}: no candles in {period} after the warm-up")
+    return slice(int(rows.index[0]), int(rows.index[-1]) + 1)
+
+
+def traded_market(
+    frame: pd.DataFrame,
+    traded: slice,
+    predicted: NDArray[np.bool_],
+    pair: str,
+    settings: Settings,
+    *,
+    config: Mapping[str, Any],
+    provider: DataProvider,
+) -> Market:
+    """Return the candles that the backtest trades.
+
+    Parameters
+    ----------
+    frame : DataFrame, T rows
+        From the strategy's ``feature_engineering_standard``, warm-up included; its entry signals
+        are switched off where there is no prediction, because the strategy does not enter there.
+    traded : slice
+    predicted : ndarray of bool, shape (T,)
+    pair : str
+    settings : Settings
+    config : mapping
+    provider : DataProvider
+    """
+    for name in {columns.ENTRY_LONG, columns.ENTRY_SHORT} & set(frame.columns):
+        frame[name] = frame[name].to_numpy(dtype=np.bool_) & predicted
+    # Of the whole frame: the backtester finds price steps from the warm-up's candles too. Features
+    # there have to be, but nothing looks at them.
+    features = frame[["close"]]
+    market = build_market(features, frame, pair, settings, config=config, provider=provider)
+    return market.slice(traded.start, traded.stop)

@@ -1,0 +1,44 @@
+"""Where a run finds the project, and the synthetic market that it trades by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.market.datadir import ensure_datadir
+from mtf_scalper.market.synthetic import SyntheticSpec
+
+__all__ = ["SYNTHETIC_PERIOD", "demo_market", "find_project", "shown"]
+
+SYNTHETIC_PERIOD = ("2024-08-01", "2024-11-02")
+"""Enough before October 2024 for 30 days of training and the indicators' warm-up."""
+
+
+def find_project() -> Path:
+    """Return the project's root, the current folder.
+
+    Raises
+    ------
+    MtfScalperError
+        If it holds no ``configs/config_rl_hybrid.json``.
+    """
+    project = Path.cwd()
+    if not (project / "configs" / "config_rl_hybrid.json").is_file():
+        raise MtfScalperError(
+            f"{project} holds no configs/config_rl_hybrid.json; run this from the project's root"
+        )
+    return project
+
+
+def demo_market(project: Path) -> Path:
+    """Return the data directory of the synthetic market, written on first use."""
+    datadir = project / "user_data" / "data" / "synthetic"
+    ensure_datadir(SyntheticSpec(), datadir, *SYNTHETIC_PERIOD)
+    return datadir
+
+
+def shown(path: Path, project: Path) -> str:
+    """Return the path as seen from the project."""
+    absolute = path.resolve()
+    inside = absolute.is_relative_to(project)
+    return str(absolute.relative_to(project) if inside else absolute)
