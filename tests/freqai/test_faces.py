@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,24 @@ def test_the_strategy_resolver_finds_the_strategy(make_config: MakeConfig) -> No
     assert strategy.get_strategy_name() == "MtfScalper_RL_Hybrid"
     assert isinstance(strategy, HybridStrategy)
     assert type(strategy).__bases__ == (HybridStrategy,)
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_idle_threads_wait_before_torch_is_loaded(given: dict[str, str]) -> None:
+    """A program that spins takes the cores from another one; what the user has set holds."""
+    code = (
+        "import os, sys; import freqtrade.optimize.backtesting; import mtf_scalper.freqai.strategy;"
+        "print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    )
+    others = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**others, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["False", given.get("OMP_WAIT_POLICY", "PASSIVE")]
 
 
 @pytest.mark.parametrize(

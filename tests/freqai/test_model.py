@@ -85,6 +85,20 @@ def test_a_training_from_rollouts_gives_a_model_that_loads_as_stock_ppo(
     assert type(PPO.load(tmp_path / "model", device="cpu")) is PPO
 
 
+def test_the_log_says_what_a_training_is_worth_and_that_nothing_was_learned(
+    open_workshop: OpenWorkshop, rl_config: RlConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No pass can be a thousand standard errors better."""
+    open_workshop(rl_config(evidence=1000.0)).train()
+    (nothing,) = [line for line in caplog.messages if line.startswith("nothing was learned: ")]
+    assert "the policy before the training, which is kept" in nothing
+    (report,) = [line for line in caplog.messages if "that chose the weights: " in line]
+    start = f"on the candles that chose the weights: {PAIR}: DEGENERATE, "
+    assert report.startswith(start)
+    for word in ("log return", "share of the oracle", "random exits beaten", "classic exits"):
+        assert word in report
+
+
 def test_predictions_are_probabilities_of_every_row(
     trained: tuple[Any, PPO, pd.DataFrame, np.ndarray],
 ) -> None:
