@@ -33,14 +33,20 @@ def test_the_strategy_resolver_finds_the_strategy(make_config: MakeConfig) -> No
     assert type(strategy).__bases__ == (HybridStrategy,)
 
 
-@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
-def test_idle_threads_wait_before_torch_is_loaded(given: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_idle_threads_stop_spinning_before_torch_is_loaded(
+    given: dict[str, str], spins: str
+) -> None:
     """A program that spins takes the cores from another one; what the user has set holds."""
     code = (
         "import os, sys; import freqtrade.optimize.backtesting; import mtf_scalper.freqai.strategy;"
-        "print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+        "print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
     )
-    others = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    waiting = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    others = {key: value for key, value in os.environ.items() if key not in waiting}
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**others, **given},
@@ -48,7 +54,7 @@ def test_idle_threads_wait_before_torch_is_loaded(given: dict[str, str]) -> None
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["False", given.get("OMP_WAIT_POLICY", "PASSIVE")]
+    assert done.stdout.split() == ["False", spins]
 
 
 @pytest.mark.parametrize(
