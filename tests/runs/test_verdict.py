@@ -215,5 +215,5 @@ def test_the_table_shows_what_is_known() -> None:
     unknown = PairVerdict(ETH, 0, 0.0, 0.0, -0.1, None, np.zeros(0), "never trades")
     columns = [list(column.cells) for column in verdict_table([known, unknown]).columns]
     first, second = zip(*columns, strict=True)
-    assert first == (BTC, "7", "+0.500", "25.0%", "+0.100", "-0.200", "+0.450", "62%")
-    assert second == (ETH, "0", "+0.000", "-", "-0.100", "-", "-", "-")
+    assert first == ("BTC/USDT", "7", "+0.500", "25.0%", "+0.100", "-0.200", "+0.450", "62%")
+    assert second == ("ETH/USDT", "0", "+0.000", "-", "-0.100", "-", "-", "-")

@@ -203,7 +203,7 @@ def verdict_table(verdicts: Sequence[PairVerdict]) -> Table:
         table.add_column(heading, justify="right")
     for each in verdicts:
         table.add_row(
-            each.name,
+            each.name.split(":")[0],  # so that all fits into 80 columns
             f"{each.n_trades}",
             f"{each.log_return:+.3f}",
             _text(each.oracle_share, ".1%"),
