@@ -13,6 +13,7 @@ help:
 	@echo "make check    lint, types and layers, then make test"
 	@echo "make lint     ruff (lint and format), mypy and import-linter"
 	@echo "make bench    install, then run all benchmarks (about 15 minutes) into docs/performance.md"
+	@echo "make bench-learning  what is learned, against whom (hours), into docs/learning_results.md"
 	@echo "make clean    remove caches and build products; .venv and user_data stay"
 	@echo "Options: PYTHON=python3.12 for another interpreter, TORCH_FLAGS for pip options of torch"
 
@@ -43,6 +44,12 @@ bench: install
 	$(BIN)/python benchmarks/update.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/evaluation.py
+
+bench-learning: install
+	$(BIN)/python -m pip install -c constraints.txt -e ".[bench]"
+	$(BIN)/python benchmarks/learning.py
+	$(BIN)/python benchmarks/real_candles.py
 
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -60,4 +67,4 @@ clean:
 	    "$$($(PYTHON) --version 2>&1 || true); try: make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.PHONY: help install demo test check lint bench clean
+.PHONY: help install demo test check lint bench bench-learning clean

@@ -611,6 +611,8 @@ def test_the_reference_recipe_is_measured(benchmarks: dict[str, ModuleType]) -> 
 
     workload = benchmarks["report"].Workload()
     assert workload.settings(EntryMode.ALWAYS) == Settings(
+        advantage="gae",
+        n_epochs=10,
         train_cycles=4,
         cpu_count=2,
         device="cpu",

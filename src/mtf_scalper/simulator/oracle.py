@@ -15,9 +15,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import RewardName, Settings
+from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, SIDES, Chains, chains_of
-from mtf_scalper.simulator.playback import Simulation, play
+from mtf_scalper.simulator.playback import Simulation, play, without_training
 from mtf_scalper.simulator.types import Action, Side
 
 __all__ = ["BestActions", "best_actions", "oracle"]
@@ -60,7 +60,7 @@ def oracle(market: Market, settings: Settings | None = None) -> Simulation:
     planned as ``Chains`` describes it; what is returned is played through the environment in any
     case.
     """
-    settings = (settings or Settings()).changed(reward=RewardName.LOG_RETURN, add_state_info=False)
+    settings = without_training(settings or Settings()).changed(add_state_info=False)
     chains = chains_of(market, settings)
     best = best_actions(chains)
 

@@ -20,7 +20,14 @@ from mtf_scalper.simulator.masks import entry_mode
 from mtf_scalper.simulator.observation import POSITION_STATE
 from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
 
-__all__ = ["INSIDE_EXITS", "Choose", "Simulation", "play", "valid_actions"]
+__all__ = [
+    "INSIDE_EXITS",
+    "Choose",
+    "Simulation",
+    "play",
+    "valid_actions",
+    "without_training",
+]
 
 INSIDE_EXITS = frozenset({ExitReason.STOP_LOSS, ExitReason.LIQUIDATION, ExitReason.ROI})
 """Exits inside a candle; all others fill at its open, before the candle is lived through."""
@@ -182,7 +189,7 @@ def play(
             f"{market.pair}: {len(market)} candles are too few for a window of "
             f"{settings.window_size}; at least {settings.window_size + 2} are needed"
         )
-    plain = _without_training(settings)
+    plain = without_training(settings)
     candles, rules = kernels.candles_of(market), kernels.rules_of(market, plain)
     roi = kernels.roi_ladder_of(plain)
     states, outcomes = np.zeros(n_runs, kernels.STATE), np.zeros(n_runs, kernels.OUTCOME)
@@ -206,7 +213,7 @@ def play(
     return record.simulations()
 
 
-def _without_training(settings: Settings) -> Settings:
+def without_training(settings: Settings) -> Settings:
     """Return the settings without what concerns training only.
 
     No reward is looked at, and one of the user's own need not be there any more.
