@@ -183,7 +183,7 @@ def test_what_is_not_evident_is_not_kept(
     market = make_market(n_candles=300, volatility=0.001)
     settings = tiny.changed(learning_rate=3e-3, train_cycles=6, fee_warmup=0.9)
     kept = train(market, settings.changed(evidence=50.0))
-    assert "nothing was learned: no pass earned 50 standard errors more" in caplog.text
+    assert "market: nothing was learned: no pass earned 50 standard errors more" in caplog.text
     assert kept.reports[0].degenerate is not None
     assert kept.reports[0].degenerate.startswith("never trades")
     still = train(market, settings.changed(evidence=50.0, train_cycles=1))

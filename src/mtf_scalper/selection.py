@@ -84,11 +84,6 @@ class Judge:
         """Whether the training may end."""
         return self._waited >= self._patience
 
-    @property
-    def learned_nothing(self) -> bool:
-        """Whether no pass was better than the policy before the training by enough."""
-        return self._book is not None and self._best == -math.inf
-
     def look(self, *, is_at_full_fees: bool) -> None:
         """Let the policy trade the held-back candles."""
         with self._learner.averaged():
@@ -110,10 +105,11 @@ class Judge:
 
     def load_best(self) -> None:
         """Put the weights that are kept into the model."""
-        if self.learned_nothing:
+        if self._book is not None and self._best == -math.inf:
             logger.warning(
-                "nothing was learned: no pass earned %g standard errors more on the held-back "
+                "%s: nothing was learned: no pass earned %g standard errors more on the held-back "
                 "candles than the policy before the training, which is kept",
+                self._book.pairs,
                 self._evidence,
             )
         self._model.policy.load_state_dict(self._weights)

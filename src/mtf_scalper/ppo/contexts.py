@@ -74,6 +74,8 @@ class Book:
 
     Attributes
     ----------
+    pairs : str
+        Names of the markets.
     features : ndarray of float32, shape (T, F)
         Of all markets, one after the other.
     rows : ndarray of int64, shape (R,)
@@ -91,6 +93,7 @@ class Book:
     def __init__(self, markets: Sequence[Market], settings: Settings) -> None:
         self._settings = settings
         self.sees_position = settings.add_state_info
+        self.pairs = ", ".join(dict.fromkeys(market.pair for market in markets))
         self.features = np.concatenate([market.features for market in markets])
         self._parts: list[_Part] = []
         first_row = first_context = 0
