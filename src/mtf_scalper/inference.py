@@ -24,7 +24,14 @@ from mtf_scalper.simulator.observation import n_state_inputs
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
 
-__all__ = ["Policy", "Simulation", "confidence", "observed_batch_sizes", "simulate"]
+__all__ = [
+    "Policy",
+    "Simulation",
+    "confidence",
+    "decisions_by_side",
+    "observed_batch_sizes",
+    "simulate",
+]
 
 
 @contextlib.contextmanager
@@ -146,20 +153,40 @@ class Policy:
         -------
         ndarray of float64, shape (5,)
         """
-        seen = state[: n_state_inputs(self.settings)]
         window = features[row + 1 - self.window_shape[0] : row + 1]
-        probabilities: NDArray[np.float64] = self._through(window[None], seen)[:, 0].mean(axis=0)
-        return probabilities
+        chances: NDArray[np.float64] = self.probabilities_of(window[None], state[None])[0]
+        return chances
+
+    def probabilities_of(
+        self, windows: NDArray[np.float32], states: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Return the probability of every action for N windows, each in a position of its own.
+
+        Parameters
+        ----------
+        windows : ndarray of float32, shape (N, window, F)
+        states : ndarray of float32, shape (N, 5)
+            See ``probabilities_in``.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, 5)
+        """
+        seen = states[:, : n_state_inputs(self.settings)]
+        return np.asarray(self._through(windows, seen).mean(axis=0))
 
     def _through(
         self, windows: NDArray[np.float32], state: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """Return members' probabilities, (n_members, N, 5), for windows (N, window, F)."""
+        """Return members' probabilities, (n_members, N, 5), for windows (N, window, F).
+
+        ``state`` is that of all windows, or of each by itself, shape (N, S).
+        """
         policy = self.model.policy
         assert isinstance(policy, MaskedPolicy)
         policy.set_training_mode(False)
         length = self.window_shape[0] * self.window_shape[1]
-        inputs = np.empty((len(windows), length + len(state)), dtype=np.float32)
+        inputs = np.empty((len(windows), length + state.shape[-1]), dtype=np.float32)
         inputs[:, :length] = windows.reshape(len(windows), length)
         inputs[:, length:] = state
         with torch.inference_mode():
@@ -212,7 +239,7 @@ def simulate(
     """
     settings = settings or policy.settings
     probabilities = policy.probabilities(market.features)
-    decisions = _decisions(probabilities, market, settings, exit_threshold)
+    decisions = decisions_by_side(probabilities, market, settings, exit_threshold)
     by_position = policy.settings.add_state_info
 
     def choose(
@@ -229,12 +256,27 @@ def simulate(
     return replace(run, entries=decisions[:, Side.FLAT + 1].copy())
 
 
-def _decisions(
-    probabilities: NDArray[np.float64], market: Market, settings: Settings, exit_threshold: float
+def decisions_by_side(
+    probabilities: NDArray[np.float64],
+    market: Market,
+    settings: Settings,
+    exit_threshold: float = 0.5,
 ) -> NDArray[np.int64]:
-    """Return ``masked_action`` at every row for every side: int64, shape (T, 3), by ``side + 1``.
+    """Return what is decided at every row in every position, by the network's probabilities there.
 
-    Rows without a full window get 0.
+    Parameters
+    ----------
+    probabilities : ndarray of float64, shape (T, 5)
+        From ``Policy.probabilities``.
+    market : Market
+    settings : Settings
+    exit_threshold : float
+        See ``simulate``.
+
+    Returns
+    -------
+    ndarray of int64, shape (T, 3)
+        ``masked_action`` by row and ``side + 1``; 0 in rows without a full window.
     """
     first_row = settings.window_size - 1
     chances = masked_probabilities(

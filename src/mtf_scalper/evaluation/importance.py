@@ -1,0 +1,218 @@
+"""Which features a policy trades by: what its return loses when one of them tells nothing.
+
+A feature is made useless by shuffling its values over the candles, which leaves their distribution
+as it is and cuts what they tell about the future (permutation importance: Breiman 2001, *Random
+forests*, section 10; Fisher, Rudin and Dominici 2019, *All models are wrong, but many are useful*).
+Blocks of candles are shuffled instead of single ones: the network sees windows, and a feature that
+jumped at every candle would look like nothing that it was ever shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtf_scalper.inference import Policy, decisions_by_side
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.masks import masked_probabilities
+from mtf_scalper.simulator.playback import play
+from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
+
+__all__ = ["Importance", "permutation_importance", "pooled_importance"]
+
+BLOCK_CANDLES = 48
+"""Candles per shuffled block; four hours of 5m candles."""
+_RUNS_AT_ONCE = 64
+"""Runs that one playback trades; more would only take more memory."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What a policy's log return loses without a feature.
+
+    Attributes
+    ----------
+    feature : str
+    median, low, high : float
+        Median, 5% and 95% quantile of the drop over the shuffles, as log returns over the whole
+        market. Below zero the policy did better without the feature.
+    drops : tuple of float
+        The drop of every shuffle.
+    """
+
+    feature: str
+    median: float
+    low: float
+    high: float
+    drops: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures for ``importance.json``: feature, median, low and high."""
+        return {name: value for name, value in asdict(self).items() if name != "drops"}
+
+
+def permutation_importance(
+    policy: Policy,
+    market: Market,
+    settings: Settings | None = None,
+    *,
+    n_repeats: int = 10,
+    block_candles: int = BLOCK_CANDLES,
+    seed: int = 0,
+) -> list[Importance]:
+    """Measure what every feature is worth to a policy on candles that it did not learn from.
+
+    For feature ``f`` and shuffle ``r`` the drop is ``log_return(policy, market) -
+    log_return(policy, market with f shuffled)``. All shuffles are traded together: the cost is one
+    prediction of the market per feature and shuffle, and one playback for every 64 of them.
+
+    The records of a run take it as it comes::
+
+        found = permutation_importance(result.policy, test_market)
+        content = [each.as_dict() for each in found]   # importance.json
+
+    and over several windows, pairs or seeds of the same features ``pooled_importance`` adds up.
+
+    Parameters
+    ----------
+    policy : Policy
+    market : Market
+        Held-out candles, with the features of the policy's training.
+    settings : Settings, optional
+        Rules of the trades; those that the policy was trained with by default.
+    n_repeats : int
+        Shuffles per feature.
+    block_candles : int
+        Length of a block; the first begins at a random candle. A market shorter than four blocks
+        is cut into four.
+    seed : int
+        Of the shuffles.
+
+    Returns
+    -------
+    list of Importance
+        In the order of the market's features.
+
+    Raises
+    ------
+    MarketError
+        If the market has other features than the policy, or is too short to trade.
+    ValueError
+        If ``n_repeats`` or ``block_candles`` is not positive.
+    """
+    if n_repeats < 1 or block_candles < 1:
+        raise ValueError(
+            f"n_repeats and block_candles must be positive, got {n_repeats} and {block_candles}"
+        )
+    settings = settings or policy.settings
+    (base,) = _log_returns(policy, market, settings, [market.features])
+    shuffled = _shuffles(market.features, n_repeats, block_candles, seed)
+    returns: list[float] = []
+    n_runs = market.n_features * n_repeats
+    for start in range(0, n_runs, _RUNS_AT_ONCE):
+        size = min(_RUNS_AT_ONCE, n_runs - start)
+        returns += _log_returns(policy, market, settings, [next(shuffled) for _ in range(size)])
+    drops = (base - np.array(returns)).reshape(market.n_features, n_repeats)
+    return [_importance(name, each) for name, each in zip(market.feature_names, drops, strict=True)]
+
+
+def pooled_importance(parts: Sequence[Sequence[Importance]]) -> list[Importance]:
+    """Add the drops of several windows, pairs or seeds up, shuffle by shuffle.
+
+    Parameters
+    ----------
+    parts : sequence of sequence of Importance
+        From ``permutation_importance`` with the same features and ``n_repeats``.
+
+    Returns
+    -------
+    list of Importance
+        What the sum of all log returns loses.
+
+    Raises
+    ------
+    ValueError
+        If features or numbers of shuffles differ.
+    """
+    pooled = []
+    for features in zip(*parts, strict=True):
+        if len({each.feature for each in features}) != 1:
+            names = ", ".join(each.feature for each in features)
+            raise ValueError(f"these are not one feature: {names}")
+        if len({len(each.drops) for each in features}) != 1:
+            raise ValueError(f"{features[0].feature}: the parts differ in their number of shuffles")
+        drops = np.sum([each.drops for each in features], axis=0)
+        pooled.append(_importance(features[0].feature, drops))
+    return pooled
+
+
+def _importance(feature: str, drops: NDArray[np.float64]) -> Importance:
+    low, median, high = np.quantile(drops, (0.05, 0.5, 0.95)).tolist()
+    return Importance(feature, median, low, high, tuple(drops.tolist()))
+
+
+def _shuffles(
+    features: NDArray[np.float32], n_repeats: int, block_candles: int, seed: int
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the features with one of them shuffled, ``n_repeats`` times for each in turn.
+
+    The yielded array is one of its own.
+    """
+    n_candles, n_features = features.shape
+    block = max(1, min(block_candles, n_candles // 4))
+    for feature in range(n_features):
+        for repeat in range(n_repeats):
+            # The same order for every feature, so that they differ in what they tell alone.
+            rng = np.random.default_rng((seed, repeat))
+            result = features.copy()
+            result[:, feature] = features[_block_order(rng, n_candles, block), feature]
+            yield result
+
+
+def _block_order(rng: np.random.Generator, n_candles: int, block: int) -> NDArray[np.int64]:
+    """Return a permutation of the rows that keeps ``block`` neighbours together."""
+    cuts = np.arange(int(rng.integers(1, block + 1)), n_candles, block)
+    blocks = np.split(np.arange(n_candles), cuts)
+    return np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
+
+
+def _log_returns(
+    policy: Policy, market: Market, settings: Settings, versions: Sequence[NDArray[np.float32]]
+) -> list[float]:
+    """Return the log return of the policy on each version of the features, as ``simulate`` does."""
+    n_runs = len(versions)
+    decided = np.empty((n_runs, len(market), 3), dtype=np.int8)
+    for run, features in enumerate(versions):
+        decided[run] = decisions_by_side(policy.probabilities(features), market, settings)
+    by_position = policy.settings.add_state_info
+    runs = np.arange(n_runs)
+
+    def choose(
+        row: int, states: NDArray[np.void], extras: NDArray[np.float32]
+    ) -> NDArray[np.int64]:
+        sides = states["side"]
+        actions: NDArray[np.int64] = decided[runs, row, sides + 1].astype(np.int64)
+        if by_position and sides.any():
+            held = np.flatnonzero(sides)
+            length = policy.window_shape[0]
+            windows = np.stack([versions[run][row + 1 - length : row + 1] for run in held.tolist()])
+            chances = policy.probabilities_of(windows, extras[held, :-N_ACTIONS])
+            actions[held] = _held_actions(chances, extras[held, -N_ACTIONS:] > 0.0, sides[held])
+        return actions
+
+    return [run.log_return for run in play(market, settings, choose, n_runs)]
+
+
+def _held_actions(
+    chances: NDArray[np.float64], mask: NDArray[np.bool_], sides: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return ``masked_action`` in open positions, for N of them at once: int64, shape (N,)."""
+    masked = masked_probabilities(chances, mask)
+    leave = np.where(sides == Side.LONG, Action.LONG_EXIT, Action.SHORT_EXIT)
+    is_sure = np.take_along_axis(masked, leave[:, None], axis=1)[:, 0] > 0.5
+    return np.where(is_sure, leave, Action.NEUTRAL)
