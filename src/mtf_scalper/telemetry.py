@@ -97,24 +97,25 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class EventLog:
-    """Appends events to a file; ``None`` as path makes it silent.
+    """Appends events to files, usually one; ``None`` as path makes it silent.
 
     Every event has ``event`` (its name), ``time`` (seconds since the epoch) and the facts given.
     """
 
-    def __init__(self, path: Path | None, **common: Any) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, *others: Path, **common: Any) -> None:
+        self._paths = (*(() if path is None else (path,)), *others)
         self._common = common
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        for each in self._paths:
+            each.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one event."""
-        if self._path is None:
+        if not self._paths:
             return
         line = json.dumps({"event": event, "time": time.time(), **self._common, **facts})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        for path in self._paths:
+            with path.open("ab", buffering=0) as file:
+                file.write(line.encode() + b"\n")
 
 
 def read_events(path: Path, event: str | None = None) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,189 @@
+"""What a run was made with: versions, commit, machine, process and the digest of its candles."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+
+from mtf_scalper._version import __version__
+
+__all__ = [
+    "candle_digest",
+    "commit_facts",
+    "datadir_digests",
+    "engine_digest",
+    "is_alive",
+    "machine_facts",
+    "process_facts",
+    "version_facts",
+]
+
+PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGES = ("torch", "numpy", "numba", "pandas", "stable-baselines3", "freqtrade")
+_START_TOLERANCE_SECONDS = 2.0  # the system's boot time, which it counts from, is no exact figure
+_PRICES = ["open", "high", "low", "close", "volume"]
+_ENGINE = (
+    "market",
+    "simulator",
+    "ppo",
+    "freqai",
+    "settings.py",
+    "models.py",
+    "selection.py",
+    "training.py",
+    "exact_training.py",
+    "rollout_training.py",
+    "inference.py",
+)
+"""What decides on what is learned and predicted; not who calls it, watches it or tells of it."""
+
+
+def candle_digest(candles: pd.DataFrame) -> str:
+    """Return 16 hexadecimal digits that change with any date, price or volume.
+
+    Parameters
+    ----------
+    candles : DataFrame
+        With ``date`` and those of ``open``, ``high``, ``low``, ``close``, ``volume`` that there
+        are; values count in single precision, to which FreqAI may have reduced a window.
+    """
+    names = [name for name in _PRICES if name in candles.columns]
+    prices = candles[names].to_numpy(dtype=np.float32)
+    # Nanoseconds, whatever unit a file or a frame has; with or without a time zone.
+    times = candles["date"].to_numpy(dtype="datetime64[ns]").astype(np.int64)
+    whole = times.tobytes() + np.ascontiguousarray(prices).tobytes()
+    return hashlib.sha256(whole).hexdigest()[:16]
+
+
+def datadir_digests(
+    datadir: Path, pairs: Iterable[str], *, timeframe: str = "5m", until: pd.Timestamp | None = None
+) -> dict[str, str | None]:
+    """Return the digest of each pair's candles in a freqtrade data directory.
+
+    Parameters
+    ----------
+    datadir : Path
+    pairs : iterable of str
+        Spot or futures, as in ``BTC/USDT:USDT``.
+    timeframe : str
+    until : Timestamp, optional
+        UTC; candles from then on are left out, so that later ones change nothing.
+
+    Returns
+    -------
+    dict of str to str
+        None for a pair whose candles are not there as feather files.
+    """
+    return {pair: _pair_digest(datadir, pair, timeframe, until) for pair in pairs}
+
+
+def _pair_digest(
+    datadir: Path, pair: str, timeframe: str, until: pd.Timestamp | None
+) -> str | None:
+    name = pair.replace("/", "_").replace(":", "_")
+    spot = datadir / f"{name}-{timeframe}.feather"
+    path = datadir / "futures" / f"{name}-{timeframe}-futures.feather" if ":" in pair else spot
+    if not path.is_file():
+        return None
+    candles = pd.read_feather(path)
+    return candle_digest(candles if until is None else candles[candles["date"] < until])
+
+
+def version_facts() -> dict[str, str | None]:
+    """Return the versions of this package, Python and what the results depend on most."""
+    return {
+        "mtf-scalper": __version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+    }
+
+
+def commit_facts() -> dict[str, Any]:
+    """Return ``commit`` and whether the package's files ``is_clean``; None outside a checkout."""
+    # An installed package may lie inside somebody's repository without being a part of it.
+    if _git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return {"commit": None, "is_clean": None}
+    return {
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "is_clean": _git("status", "--porcelain", "--", ".") == "",
+    }
+
+
+def engine_digest() -> str:
+    """Return 16 hexadecimal digits that change with any code that learns, trades or predicts."""
+    found: list[Path] = []
+    for name in _ENGINE:
+        path = PACKAGE / name
+        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for path in found:
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0")
+        digest.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return system, processor, CPUs that this process may use, and memory in bytes."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "system": platform.platform(terse=True),
+        "processor": _processor(),
+        "cpus": len(affinity(0)) if affinity is not None else os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def process_facts() -> dict[str, Any]:
+    """Return id and start time (seconds since the epoch) of this process."""
+    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Return whether the process that had this id and start time runs."""
+    try:
+        process = psutil.Process(pid)
+        if abs(process.create_time() - started) > _START_TOLERANCE_SECONDS:
+            return False
+        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True  # it is there, and somebody else's
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says about the package's folder, None where it says no or is not there."""
+    command: Sequence[str] = ["git", "-C", str(PACKAGE), *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,280 @@
+"""``Run``: reads the folder that a run left, or is leaving: finished, failed, running or killed.
+
+What is not there yet, or never came, is an empty table or None. A line that was torn by the end of
+the run is skipped. A file that is damaged otherwise is an error of one line that names it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from mtf_scalper.records import files
+from mtf_scalper.records.files import RecordError
+from mtf_scalper.records.manifest import is_alive
+
+__all__ = ["PROBABILITIES", "Run", "Status", "runs_in"]
+
+logger = logging.getLogger(__name__)
+
+PROBABILITIES = ("neutral", "long_enter", "long_exit", "short_enter", "short_exit")
+"""Columns of predictions: the probability of every action, in the actions' order."""
+_EVENT_KEYS = ("pair", "window", "seed")
+_HISTORY = (
+    *_EVENT_KEYS,
+    "time",
+    "steps",
+    "seconds",
+    "mean_episode_return",
+    "validation_log_return",
+    "validation_trades",
+    "oracle_share",
+)
+_TRADES = (
+    "series",
+    *_EVENT_KEYS,
+    "side",
+    "open_date",
+    "close_date",
+    "open_rate",
+    "close_rate",
+    "leverage",
+    "profit_ratio",
+    "log_return",
+    "exit_reason",
+    "enter_tag",
+)
+_SAMPLES = (
+    "time",
+    "seconds",
+    "machine_percent",
+    "tree_percent",
+    "processes",
+    "workers",
+    "resident_bytes",
+    "unique_bytes",
+    "worker_unique_bytes",
+    "is_unique_measured",
+)
+_CANDLES = ("pair", "date", "open", "high", "low", "close", "volume")
+_PREDICTIONS = ("pair", "window", "date", *PROBABILITIES, "confidence")
+_EQUITY = ("date", "pair", "seed", "series", "log_return")
+
+
+class Status(StrEnum):
+    """How a run stands."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    RUNNING = "running"
+    KILLED = "killed"
+
+
+class Run:
+    """The record of one run; ``Run.open`` reads its manifest, methods read the rest when asked."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a run's folder.
+
+        Raises
+        ------
+        RecordError
+            If it holds no readable manifest: names the file.
+        """
+        manifest = _read_json(folder / files.MANIFEST)
+        if manifest is None:
+            raise RecordError(f"{folder} is no run folder: it has no {files.MANIFEST}")
+        if not isinstance(manifest, dict):
+            raise RecordError(f"{folder / files.MANIFEST} is damaged: it holds no object")
+        return cls(folder, manifest)
+
+    @property
+    def run_id(self) -> str:
+        """Name of the folder."""
+        return self.folder.name
+
+    @property
+    def kind(self) -> str:
+        """``"demo"``, ``"backtest"`` and the like."""
+        return str(self.manifest.get("kind", "unknown"))
+
+    @property
+    def began(self) -> datetime:
+        """When the run began, UTC."""
+        return datetime.fromisoformat(self.manifest["began"]).astimezone(UTC)
+
+    @property
+    def outcome(self) -> dict[str, Any] | None:
+        """How the run ended, None where it has not or could not say so."""
+        found: dict[str, Any] | None = _read_json(self.folder / files.OUTCOME)
+        return found
+
+    @property
+    def status(self) -> Status:
+        """How the run stands: without an outcome it is running while its process lives."""
+        outcome = self.outcome
+        if outcome is not None:
+            return Status(outcome["status"])
+        process = self.manifest.get("process") or {}
+        if process and is_alive(int(process["pid"]), float(process["started"])):
+            return Status.RUNNING
+        return Status.KILLED
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of the run; of one without an outcome up to the last thing that it wrote."""
+        outcome = self.outcome
+        if outcome is not None:
+            return float(outcome["seconds"])
+        last = max((event["time"] for event in self.events()), default=None)
+        return None if last is None else max(0.0, float(last) - self.began.timestamp())
+
+    @property
+    def verdict(self) -> str | None:
+        """The verdict in words, or what made the run fail; None where there is neither."""
+        outcome = self.outcome or {}
+        return outcome.get("verdict") or outcome.get("error")
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return the events in order, of one name if given."""
+        found = _lines(self.folder / files.EVENTS)
+        whole = (event for event in found if "event" in event and "time" in event)
+        return [event for event in whole if name is None or event["event"] == name]
+
+    def history(self) -> pd.DataFrame:
+        """Return one row per update: pair, window and seed, and ``telemetry.HistoryRow``'s."""
+        return _table(self.events("update"), _HISTORY).drop(columns="event", errors="ignore")
+
+    def samples(self) -> pd.DataFrame:
+        """Return one row per sample: ``monitoring.sampler.Sample``'s fields.
+
+        ``core_percent`` is spread over ``core_0_percent`` and so on; ``machine_percent`` is their
+        mean.
+        """
+        rows = []
+        for entry in _lines(self.folder / files.SAMPLES):
+            cores = entry.pop("core_percent", [])
+            named = {f"core_{number}_percent": each for number, each in enumerate(cores)}
+            rows.append(
+                {**entry, **named, "machine_percent": sum(cores) / len(cores) if cores else 0.0}
+            )
+        return _table(rows, _SAMPLES)
+
+    def trades(self) -> pd.DataFrame:
+        """Return the closed trades, one row each; dates are UTC."""
+        table = _table(list(_lines(self.folder / files.TRADES)), _TRADES)
+        for name in ("open_date", "close_date"):
+            table[name] = pd.to_datetime(table[name], utc=True, format="ISO8601")
+        return table
+
+    def candles(self) -> pd.DataFrame:
+        """Return what was traded: pair, date, open, high, low, close, volume."""
+        return self._tables("candles-*.feather", _CANDLES)
+
+    def predictions(self) -> pd.DataFrame:
+        """Return pair, window, date, ``PROBABILITIES`` and confidence, in the order of files."""
+        table = self._tables("predictions-*.feather", _PREDICTIONS)
+        live = list(_lines(self.folder / files.LIVE_PREDICTIONS))
+        if not live:
+            return table
+        made = _table(live, _PREDICTIONS)
+        made["date"] = pd.to_datetime(made["date"], utc=True, format="ISO8601")
+        return made if table.empty else pd.concat([table, made], ignore_index=True)
+
+    def equity(self) -> pd.DataFrame:
+        """Return date, pair, seed, series and the cumulative log return after costs."""
+        return self._tables(files.EQUITY, _EQUITY)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """Return the figures: by pair, window and seed, and pooled."""
+        return list(_read_json(self.folder / files.FIGURES) or [])
+
+    def checks(self) -> list[dict[str, Any]]:
+        """Return the checks: name, measured, expected, verdict, reason."""
+        return list(_read_json(self.folder / files.CHECKS) or [])
+
+    def statistics(self) -> dict[str, Any] | None:
+        """Return the tests and what they were made from."""
+        found: dict[str, Any] | None = _read_json(self.folder / files.STATISTICS)
+        return found
+
+    def random_exits(self) -> dict[str, list[float]] | None:
+        """Return the log returns of the draws with random exits, by pair."""
+        found: dict[str, list[float]] | None = _read_json(self.folder / files.RANDOM_EXITS)
+        return found
+
+    def importance(self) -> dict[str, Any] | None:
+        """Return the permutation importance by feature: median, low, high."""
+        found: dict[str, Any] | None = _read_json(self.folder / files.IMPORTANCE)
+        return found
+
+    def _tables(self, pattern: str, names: Sequence[str]) -> pd.DataFrame:
+        found = [_read_table(path) for path in sorted(self.folder.glob(pattern))]
+        full = [table for table in found if not table.empty]
+        if not full:
+            return pd.DataFrame(columns=list(names))
+        return _ordered(pd.concat(full, ignore_index=True), names)
+
+
+def runs_in(root: Path) -> list[Run]:
+    """Return the runs of a folder, newest first; the log names a damaged manifest."""
+    found = []
+    for path in root.glob(f"[!.]*/{files.MANIFEST}"):
+        try:
+            run = Run.open(path.parent)
+            found.append((run.began, run.run_id, run))
+        except (RecordError, KeyError, ValueError) as error:
+            logger.warning("%s is left out: %s", path.parent, error)
+    return [run for *_, run in sorted(found, key=lambda each: each[:2], reverse=True)]
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines, torn ones left out."""
+    if not path.is_file():
+        return
+    for line in path.read_bytes().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:  # of JSON or of UTF-8
+            continue
+        if isinstance(entry, dict):
+            yield entry
+
+
+def _read_json(path: Path) -> Any:
+    """Return the content, None where there is no file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from None
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_feather(path)
+    except Exception as error:  # whatever the reader of the format met in a damaged file
+        raise RecordError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from None
+
+
+def _table(rows: list[dict[str, Any]], names: Sequence[str]) -> pd.DataFrame:
+    """Return the rows as a table with all of ``names`` as columns, whatever there is."""
+    return _ordered(pd.DataFrame(rows), names)
+
+
+def _ordered(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    more = [str(name) for name in table.columns if name not in names]
+    return table.reindex(columns=[*names, *more])
