@@ -114,7 +114,6 @@ def test_parts_add_up_shuffle_by_shuffle() -> None:
     assert first.drops == (1.5, 0.0, 6.0)
     assert first.median == 1.5
     assert first.as_dict() == {
-        "feature": "a",
         "median": 1.5,
         "low": pytest.approx(0.15),
         "high": pytest.approx(5.55),

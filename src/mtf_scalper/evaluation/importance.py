@@ -10,8 +10,7 @@ jumped at every candle would look like nothing that it was ever shown.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,9 +50,9 @@ class Importance:
     high: float
     drops: tuple[float, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the figures for ``importance.json``: feature, median, low and high."""
-        return {name: value for name, value in asdict(self).items() if name != "drops"}
+    def as_dict(self) -> dict[str, float]:
+        """Return what ``importance.json`` holds of the feature: median, low and high."""
+        return {"median": self.median, "low": self.low, "high": self.high}
 
 
 def permutation_importance(
@@ -74,7 +73,7 @@ def permutation_importance(
     The records of a run take it as it comes::
 
         found = permutation_importance(result.policy, test_market)
-        content = [each.as_dict() for each in found]   # importance.json
+        record.write_json("importance", {each.feature: each.as_dict() for each in found})
 
     and over several windows, pairs or seeds of the same features ``pooled_importance`` adds up.
 
