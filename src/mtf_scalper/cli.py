@@ -64,6 +64,19 @@ app = typer.Typer(
 )
 
 
+runs_app = typer.Typer(
+    help="What runs left behind: list them, show one, compare two.", no_args_is_help=True
+)
+app.add_typer(runs_app, name="runs")
+
+RunsFolder = Annotated[
+    Path,
+    typer.Option("--folder", file_okay=False, help="Folder that holds the runs."),
+]
+RUNS = Path("user_data", "runs")
+RUN_HELP = "A run's id, the beginning of it, its folder, `latest`, or `latest-demo` and the like."
+
+
 def main() -> None:
     """Run the command line; every error that this package raises ends as one line on stderr."""
     try:
@@ -272,3 +285,47 @@ def doctor(
     report = examine(datadir)
     typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else format_report(report))
     raise typer.Exit(report.exit_code)
+
+
+@runs_app.command("list", epilog=_EXIT_CODES)
+def list_runs(folder: RunsFolder = RUNS) -> None:
+    """List all runs, newest first; an id is made of kind, day and time (UTC)."""
+    from mtf_scalper.records.reader import runs_in
+    from mtf_scalper.records.tables import runs_lines
+
+    runs = runs_in(folder)
+    lines = runs_lines(runs) if runs else [f"there are no runs in {folder.as_posix()}"]
+    typer.echo("\n".join(lines))
+
+
+@runs_app.command("show", epilog=_EXIT_CODES)
+def show_run(
+    run: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)] = "latest",
+    folder: RunsFolder = RUNS,
+) -> None:
+    """Show what a run was, how it stands, its figures and checks, and where its files lie."""
+    from rich.console import Console
+
+    from mtf_scalper.records.lookup import find_run
+    from mtf_scalper.records.tables import summary
+
+    console = Console()
+    for table in summary(find_run(run, folder)):
+        console.print(table)
+
+
+@runs_app.command("compare", epilog=_EXIT_CODES)
+def compare_runs(
+    one: Annotated[str, typer.Argument(metavar="A", help=RUN_HELP)],
+    other: Annotated[str, typer.Argument(metavar="B", help=RUN_HELP)],
+    folder: RunsFolder = RUNS,
+) -> None:
+    """Show which settings and candles differ between two runs, and their figures side by side."""
+    from rich.console import Console
+
+    from mtf_scalper.records.lookup import find_run
+    from mtf_scalper.records.tables import comparison
+
+    console = Console()
+    for table in comparison(find_run(one, folder), find_run(other, folder)):
+        console.print(table)

@@ -19,6 +19,7 @@ import pandas as pd
 from mtf_scalper.records import files
 from mtf_scalper.records.files import RecordError
 from mtf_scalper.records.manifest import is_alive
+from mtf_scalper.records.phases import phase_spans
 
 __all__ = ["PROBABILITIES", "Run", "Status", "runs_in"]
 
@@ -156,6 +157,12 @@ class Run:
     def history(self) -> pd.DataFrame:
         """Return one row per update: pair, window and seed, and ``telemetry.HistoryRow``'s."""
         return _table(self.events("update"), _HISTORY).drop(columns="event", errors="ignore")
+
+    def phases(self) -> pd.DataFrame:
+        """Return when the run was in which phase; see ``phases.phase_spans``."""
+        ended = (self.outcome or {}).get("ended")
+        until = None if ended is None else datetime.fromisoformat(ended).timestamp()
+        return phase_spans(self.events(), until=until)
 
     def samples(self) -> pd.DataFrame:
         """Return one row per sample: ``monitoring.sampler.Sample``'s fields.
