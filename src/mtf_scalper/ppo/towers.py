@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.ppo.flat_storage import FlatStorage, Layer
+from mtf_scalper.ppo.kernels import leave_out
 
 __all__ = ["Tower", "Towers"]
 
@@ -37,7 +38,7 @@ class Tower:
         self, layers: list[Layer], is_relu: bool, batch_size: int, dropout: float = 0.0
     ) -> None:
         self.layers = layers
-        self._n_dropped = round(256 * dropout)
+        self._n_dropped = min(255, round(256 * dropout))
         self._scale = 1.0
         self._is_relu = is_relu
         self._inputs = torch.empty(0)
@@ -65,15 +66,10 @@ class Tower:
             if depth < last:
                 output.relu_() if self._is_relu else output.tanh_()
                 if random is not None:
-                    self._leave_out(output, random)
+                    seed = int(random.integers(2**32))
+                    leave_out(output.view(-1).numpy(), seed, self._n_dropped)
             hidden = output
         return hidden
-
-    def _leave_out(self, output: Tensor, random: np.random.Generator) -> None:
-        # A byte for each unit: ten times faster than torch's own random numbers on a CPU.
-        drawn = np.frombuffer(random.bytes(output.numel()), dtype=np.uint8)
-        kept = torch.from_numpy(drawn >= self._n_dropped)  # a new array, not the frozen bytes
-        output.mul_(kept.view_as(output)).mul_(self._scale)
 
     def backward(self, gradient: Tensor) -> None:
         """Write the gradients of all parameters, given that of the last output, shape (n, out)."""
