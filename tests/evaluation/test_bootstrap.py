@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.evaluation import libraries
+from mtf_scalper.evaluation.bootstrap import (
+    LEAST_DAYS,
+    Interval,
+    block_length,
+    interval_of,
+    resampled_rows,
+)
+from mtf_scalper.evaluation.libraries import library
+from mtf_scalper.evaluation.performance import FIGURES, Days, sharpe_ratio
+
+
+def autoregression(rng, n, persistence):
+    values = np.zeros(n)
+    for row in range(1, n):
+        values[row] = persistence * values[row - 1] + rng.normal()
+    return values
+
+
+def test_dependent_days_are_drawn_in_longer_blocks():
+    rng = np.random.default_rng(0)
+    independent, dependent = rng.normal(size=400), autoregression(rng, 400, 0.8)
+    assert block_length(independent) < 4 < block_length(dependent)
+    middle = (block_length(independent) + block_length(dependent)) / 2
+    assert block_length(np.stack([independent, dependent], 1)) == pytest.approx(middle)
+
+
+def test_blocks_of_what_does_not_vary_have_length_one():
+    assert block_length(np.zeros(50)) == 1.0
+    assert block_length(np.arange(LEAST_DAYS - 1.0)) == 1.0
+
+
+def test_resamples_hold_runs_of_days_of_the_wanted_mean_length():
+    rows = resampled_rows(200, 5.0, 400, seed=3)
+    goes_on = (np.diff(rows, axis=1) % 200) == 1
+    assert 1.0 / (1.0 - goes_on.mean()) == pytest.approx(5.0, rel=0.05)
+    assert np.array_equal(rows, resampled_rows(200, 5.0, 400, seed=3))
+
+
+@pytest.mark.parametrize("persistence", [0.0, 0.5])
+def test_intervals_of_the_mean_cover_it_nearly_as_often_as_they_say(persistence):
+    rng = np.random.default_rng(7)
+    covered = []
+    for seed in range(150):
+        days = autoregression(rng, 200, persistence)
+        rows = resampled_rows(200, block_length(days), 400, seed)
+        found = interval_of(days.mean(), days[rows].mean(axis=1))
+        covered.append(found.low <= 0.0 <= found.high)
+    assert 0.85 < np.mean(covered) <= 1.0
+
+
+def test_interval_of_a_ratio_of_trades_has_its_estimate_inside():
+    rng = np.random.default_rng(2)
+    columns = [rng.normal(0.01, 0.02, 60), *np.abs(rng.normal(1, 0.2, (5, 60)))]
+    days = Days(*columns).stacked()
+    drawn = days[resampled_rows(60, 1.0, 500, seed=0)]
+    for figure in FIGURES.values():
+        found = interval_of(float(figure(days)), figure(drawn))
+        assert found.low < found.high
+    found = interval_of(float(sharpe_ratio(columns[0])), sharpe_ratio(drawn[..., 0]))
+    assert found.low < found.value < found.high
+
+
+def test_no_interval_where_resamples_are_mostly_undefined():
+    assert interval_of(1.0, np.array([np.nan, np.nan, 1.0])) == Interval(1.0)
+    assert interval_of(np.nan, np.ones(9)) == Interval(None)
+    assert interval_of(1.0, np.zeros(0)) == Interval(1.0)
+
+
+def test_a_library_that_is_missing_is_one_line_that_says_what_to_install(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name="arch")
+
+    monkeypatch.setattr(libraries.importlib, "import_module", missing)
+    with pytest.raises(MtfScalperError, match=r'arch is not installed.*"mtf-scalper\[evidence\]"'):
+        library("arch.bootstrap")

@@ -1,0 +1,110 @@
+"""Checked against the examples that the methods' authors worked out."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mtf_scalper.evaluation.libraries import library
+from mtf_scalper.evaluation.overfitting import (
+    backtest_overfitting,
+    daily_sharpe,
+    deflated_sharpe,
+    minimum_track_record,
+)
+
+
+def two_valued_returns(n_days, n_low, sharpe):
+    """Return n_days returns of two values: skewness and kurtosis follow from how many are low."""
+    share = n_low / n_days
+    spread = math.sqrt(share * (1 - share))
+    low, high = (share - 1) / spread, share / spread  # mean 0 and deviation 1
+    values = np.repeat([low, high], [n_low, n_days - n_low]) / np.sqrt(n_days / (n_days - 1))
+    return 0.01 * (values + sharpe)
+
+
+def with_variance(n, variance):
+    """Return n numbers of exactly this sample variance."""
+    values = np.linspace(-1.0, 1.0, n)
+    return values * math.sqrt(variance / values.var(ddof=1))
+
+
+@pytest.mark.parametrize(("n_trials", "published"), [(100, 0.9004), (46, 0.9505)])
+def test_deflated_sharpe_of_bailey_and_lopez_de_prado_2014(n_trials, published):
+    """1,250 days, annual ratio 2.5, skewness -3, kurtosis 10, variance of annual ratios 0.5."""
+    returns = two_valued_returns(1250, 105, 2.5 / math.sqrt(250))
+    centred = (returns - returns.mean()) / returns.std()
+    assert np.mean(centred**3) == pytest.approx(-3.0, abs=0.01)
+    assert np.mean(centred**4) == pytest.approx(10.0, abs=0.05)
+    trials = with_variance(n_trials, 0.5 / 250)
+    assert deflated_sharpe(returns, trials) == pytest.approx(published, abs=5e-4)
+
+
+def test_expected_largest_ratio_of_the_same_example():
+    largest = library("skfolio.measures").expected_max_sharpe_ratio(100, math.sqrt(0.5 / 250))
+    assert largest == pytest.approx(0.1132, abs=5e-5)
+
+
+def test_one_trial_has_nothing_to_deflate():
+    days = np.random.default_rng(0).normal(0.1, 1.0, 500)
+    sharpe = daily_sharpe(days)
+    alone = deflated_sharpe(days, np.array([sharpe]))
+    assert alone > 0.9
+    assert deflated_sharpe(days, np.array([sharpe, 0.5, -0.5])) < alone
+
+
+def test_deflated_sharpe_of_nothing_is_zero():
+    assert deflated_sharpe(np.zeros(100), np.array([0.0])) == 0.0
+    assert deflated_sharpe(np.array([0.1, 0.2]), np.array([1.0])) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("periods", "skewness", "kurtosis", "years"),
+    [(250, 0.0, 3.0, 2.73), (52, 0.0, 3.0, 2.83), (12, 0.0, 3.0, 3.24), (12, -0.72, 5.78, 4.99)],
+)
+def test_minimum_track_record_of_bailey_and_lopez_de_prado_2012(periods, skewness, kurtosis, years):
+    """An annual ratio of 2 is above 1 with 95% confidence after so many years."""
+    root = math.sqrt(periods)
+    found = minimum_track_record(2 / root, skewness, kurtosis, benchmark=1 / root)
+    assert found / periods == pytest.approx(years, abs=0.015)
+
+
+def test_no_track_record_proves_what_is_not_there():
+    assert minimum_track_record(0.0) == math.inf
+
+
+def test_the_best_of_variants_without_skill_is_overfitted_half_of_the_time():
+    found = [
+        backtest_overfitting(np.random.default_rng(seed).normal(size=(200, 12))).probability
+        for seed in range(12)
+    ]
+    assert 0.35 < np.mean(found) < 0.65
+
+
+def test_the_best_of_variants_with_a_true_winner_is_not_overfitted():
+    days = np.random.default_rng(1).normal(size=(200, 12))
+    days[:, 5] += 0.7
+    found = backtest_overfitting(days)
+    assert found.probability < 0.01
+    assert found.probability_of_loss < 0.01
+    assert (found.n_variants, found.n_splits) == (12, math.comb(10, 5))
+
+
+def test_overfitting_by_hand_with_four_folds():
+    """Early folds choose the first variant and late ones the last: both fail on the other half.
+
+    Halves of one early and one late fold choose the second variant, which is steady. Two of the six
+    splits are overfitted.
+    """
+    rng = np.random.default_rng(0)
+    days = rng.normal(0.0, 1e-3, (16, 3))
+    days += np.repeat([[1.0, 0.01, -1.0], [-1.0, 0.01, 1.0]], 8, axis=0)
+    found = backtest_overfitting(days, n_folds=4)
+    assert found.n_splits == 6
+    assert found.probability == pytest.approx(2 / 6)
+    assert found.probability_of_loss == pytest.approx(2 / 6)
+
+
+def test_one_variant_or_too_few_days_have_no_probability():
+    assert backtest_overfitting(np.ones((100, 1))) is None
+    assert backtest_overfitting(np.ones((19, 3))) is None
