@@ -34,7 +34,7 @@ def test_an_edge_is_found_and_others_that_were_tried_make_it_harder():
     judged = days[:, 1] + 0.0045
     alone = superiority("x", days[:, 0], judged)
     among = superiority("x", days[:, 0], judged, days[:, 2:])
-    assert alone.p_value < 0.01
+    assert alone.p_value < 0.02
     assert alone.p_value < among.p_value
     assert (alone.n_variants, among.n_variants) == (1, 19)
     assert alone.excess_per_day == pytest.approx(np.mean(judged - days[:, 0]))
