@@ -433,6 +433,7 @@ _EXACT_ONLY = (
     "validation_share",
     "evidence",
     "patience",
+    "float32_matmul_precision",
 )
 
 

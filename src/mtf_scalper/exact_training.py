@@ -21,7 +21,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import configure_logger
 
-from mtf_scalper.compute import ComputeSetup
+from mtf_scalper.compute import ComputeSetup, matmul_precision
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.market import Market
 from mtf_scalper.models import facts_in_force, load_weights, new_model
@@ -84,7 +84,8 @@ def learn_exactly(
         name = "PPO" if settings.n_seeds == 1 else f"PPO_seed_{model.seed}"
         model._logger = _logger(tensorboard_log, name)
         first_step = member * settings.train_cycles * steps_per_pass
-        _learn(model, settings, book, held, reports, first_step, steps_per_pass)
+        with matmul_precision(settings.float32_matmul_precision):
+            _learn(model, settings, book, held, reports, first_step, steps_per_pass)
     model = models[0] if settings.n_seeds == 1 else _ensemble(models, markets[0], settings, compute)
     model.num_timesteps = reports.steps
     return model, reports.history
@@ -247,5 +248,5 @@ class _Reports:
             if value is not None:
                 model.logger.record(name, value)
         model.logger.dump(steps)
-        self._events.write("update", **asdict(row))
+        self._events.write("update", **{**asdict(row), "seed": model.seed})
         self.progress(steps, "evaluation")

@@ -29,6 +29,7 @@ __all__ = [
     "Device",
     "EntryMode",
     "Fills",
+    "MatmulPrecision",
     "RewardName",
     "RewardParameters",
     "Settings",
@@ -109,6 +110,17 @@ class Device(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
     MPS = "mps"
+
+
+class MatmulPrecision(StrEnum):
+    """Precision of the products of float32 matrices, in torch's own words.
+
+    ``medium``: factors may be rounded to bfloat16 where the processor has instructions for it, sums
+    are float32. ``highest``: float32 throughout. Other processors do the same with both.
+    """
+
+    HIGHEST = "highest"
+    MEDIUM = "medium"
 
 
 class RewardName(StrEnum):
@@ -263,6 +275,8 @@ class Settings(_Frozen):
         Passes at full fees without a better validation return after which the training ends.
     n_seeds : int
         Policies of different seeds whose probabilities are averaged.
+    float32_matmul_precision : MatmulPrecision
+        While learning; weights are float32, and so is all arithmetic of predictions.
     """
 
     train_cycles: Count = 30
@@ -312,6 +326,7 @@ class Settings(_Frozen):
     evidence: Annotated[float, Field(ge=0.0)] = 2.0
     patience: Count = 10
     n_seeds: Annotated[int, Field(ge=1, le=32)] = 1
+    float32_matmul_precision: MatmulPrecision = MatmulPrecision.MEDIUM
 
     @model_validator(mode="before")
     @classmethod
