@@ -329,3 +329,41 @@ def compare_runs(
     console = Console()
     for table in comparison(find_run(one, folder), find_run(other, folder)):
         console.print(table)
+
+
+@app.command(epilog=_EXIT_CODES)
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)] = "latest",
+    output: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="File to write; report.html in the run's folder if not."),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    folder: RunsFolder = RUNS,
+) -> None:
+    """Write the page of a run: one HTML file with its verdict, plots, figures and settings."""
+    from mtf_scalper.page.render import write_page
+    from mtf_scalper.records.lookup import find_run
+
+    path = write_page(find_run(run, folder).folder, output)
+    typer.echo(path)
+    if open_it:
+        import webbrowser
+
+        webbrowser.open(path.resolve().as_uri())
+
+
+@app.command(epilog=f"{_EXIT_CODES} Ending the server with Ctrl-C is a success.")
+def watch(
+    run: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)] = "latest",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8098,
+    folder: RunsFolder = RUNS,
+) -> None:
+    """Serve the page of a run on loopback, updating while it trains and backtests."""
+    from mtf_scalper.page.live import watch as serve_page
+    from mtf_scalper.records.lookup import find_run
+
+    def announce(url: str) -> None:
+        typer.echo(f"open {url} in a browser; Ctrl-C ends it")
+
+    serve_page(lambda: find_run(run, folder), port, on_listening=announce)

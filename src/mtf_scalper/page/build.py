@@ -1,0 +1,56 @@
+"""From a run's record to its page, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+from mtf_scalper.page.learning import importance_section, learning_section
+from mtf_scalper.page.machine import machine_section
+from mtf_scalper.page.parts import Page, Section
+from mtf_scalper.page.summary import page_head
+from mtf_scalper.page.tables import (
+    checks_section,
+    figures_section,
+    manifest_section,
+    statistics_section,
+)
+from mtf_scalper.page.trading import (
+    candles_section,
+    equity_section,
+    exits_section,
+    random_section,
+)
+from mtf_scalper.records.reader import Run
+
+__all__ = ["SECTIONS", "build_page"]
+
+SECTIONS: Final[Mapping[str, Callable[[Run], Section]]] = MappingProxyType(
+    {
+        "equity": equity_section,
+        "candles": candles_section,
+        "learning": learning_section,
+        "machine": machine_section,
+        "exits": exits_section,
+        "random": random_section,
+        "importance": importance_section,
+        "figures": figures_section,
+        "statistics": statistics_section,
+        "checks": checks_section,
+        "manifest": manifest_section,
+    }
+)
+"""Sections by name, in the order of reading."""
+
+
+def build_page(run: Run) -> Page:
+    """Return the page of a run, whatever its record holds so far.
+
+    Raises
+    ------
+    RecordError
+        If a file of the record is damaged: names it.
+    """
+    return replace(page_head(run), sections=tuple(make(run) for make in SECTIONS.values()))

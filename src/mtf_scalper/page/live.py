@@ -1,0 +1,248 @@
+"""The page while its run works: a server on loopback that tells a browser what is new.
+
+The standard library's server does: one person looks at one page, and nothing has to be installed.
+The page asks every two seconds which sections have changed (``/news``), and gets those alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.page.build import SECTIONS, build_page
+from mtf_scalper.page.parts import Section
+from mtf_scalper.page.render import plots_of, render_head, render_page, render_section
+from mtf_scalper.page.summary import page_head
+from mtf_scalper.records.reader import Run
+
+__all__ = ["DEFAULT_PORT", "LivePage", "running_watch", "watch"]
+
+DEFAULT_PORT = 8098
+HOST = "127.0.0.1"
+_READS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "equity": ("equity.feather", "events.jsonl"),
+        "candles": ("candles-*", "trades.jsonl", "predictions*"),
+        "learning": ("events.jsonl",),
+        "machine": ("events.jsonl", "samples.jsonl", "outcome.json"),
+        "exits": ("trades.jsonl",),
+        "random": ("random_exits.json", "figures.json", "equity.feather"),
+        "importance": ("importance.json",),
+        "figures": ("figures.json",),
+        "statistics": ("statistics.json",),
+        "checks": ("checks.json",),
+        "manifest": ("manifest.json", "outcome.json"),
+    }
+)
+"""Files that each section is made from: it is made again where one of them has changed."""
+
+FindRun = Callable[[], Run]
+
+
+class LivePage:
+    """The page of a run as it stands; safe to use from several threads.
+
+    Parameters
+    ----------
+    find : callable
+        Returns the run to show; called anew each time, so that ``latest`` goes on to the next run.
+    """
+
+    def __init__(self, find: FindRun) -> None:
+        self._find = find
+        self._lock = threading.Lock()
+        self._made: dict[str, tuple[Any, Section]] = {}
+
+    def html(self) -> str:
+        """Return the whole page."""
+        with self._lock:
+            return render_page(build_page(self._find()), live=True)
+
+    def news(self, known: Mapping[str, str]) -> dict[str, Any]:
+        """Return the parts of the page that differ from those that a browser has.
+
+        Parameters
+        ----------
+        known : mapping
+            Digest by part; ``run`` is the id of the run that the page shows.
+
+        Returns
+        -------
+        dict
+            ``run``, ``status``, ``digests`` of all parts, ``html`` of those that changed, by name,
+            and their ``plots``.
+        """
+        with self._lock:
+            run = self._find()
+            head = page_head(run)
+            html = {"head": render_head(head)}
+            sections = {name: self._section(run, name) for name in SECTIONS}
+            html.update({name: render_section(section) for name, section in sections.items()})
+        plots = {name: plots_of([section]) for name, section in sections.items()}
+        digests = {name: _digest(text, plots.get(name)) for name, text in html.items()}
+        changed = [name for name in html if digests[name] != known.get(name)]
+        return {
+            "run": run.run_id,
+            "status": head.status,
+            "digests": digests,
+            "html": {name: html[name] for name in changed},
+            "plots": {plot: each for name in changed for plot, each in plots.get(name, {}).items()},
+        }
+
+    def _section(self, run: Run, name: str) -> Section:
+        state = (run.run_id, _state(run.folder, _READS[name]))
+        made = self._made.get(name)
+        if made is None or made[0] != state:
+            made = self._made[name] = (state, SECTIONS[name](run))
+        return made[1]
+
+
+def watch(
+    find: FindRun, port: int = DEFAULT_PORT, *, on_listening: Callable[[str], None] | None = None
+) -> None:
+    """Serve the page of a run on loopback until Ctrl-C.
+
+    Parameters
+    ----------
+    find : callable
+        Returns the run to show, see ``LivePage``; called once before anything is served.
+    port : int
+        0 takes a free one.
+    on_listening : callable, optional
+        Called with the address once it can be opened.
+
+    Raises
+    ------
+    MtfScalperError
+        If there is no such run, plotly is not installed, or the port is in use.
+    """
+    page = LivePage(find)
+    page.html()
+    server = _listen(page, port)
+    try:
+        if on_listening is not None:
+            on_listening(_address(server))
+        server.serve_forever(poll_interval=0.2)
+    except KeyboardInterrupt:
+        return
+    finally:
+        server.server_close()
+
+
+@contextmanager
+def running_watch(find: FindRun, port: int = 0) -> Iterator[str]:
+    """Serve the page from a thread of this process; yields its address, and ends with the context.
+
+    See ``watch``.
+    """
+    server = _listen(LivePage(find), port)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="watch", daemon=True)
+    thread.start()
+    try:
+        yield _address(server)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _listen(page: LivePage, port: int) -> _Server:
+    try:
+        return _Server(page, port)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MtfScalperError(
+            f"cannot listen on {HOST} port {port} ({reason}); choose another --port, 0 takes a "
+            "free one"
+        ) from None
+
+
+def _address(server: ThreadingHTTPServer) -> str:
+    return f"http://{HOST}:{server.server_port}/"
+
+
+class _Server(ThreadingHTTPServer):
+    """Loopback only; its threads cannot outlive it."""
+
+    # Two servers on one port would answer in turn, where the system allows that.
+    allow_reuse_port = False
+    daemon_threads = False
+    block_on_close = True
+
+    def __init__(self, page: LivePage, port: int) -> None:
+        self.page = page
+        super().__init__((HOST, port), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers ``GET /`` and ``GET /news``, and nothing else."""
+
+    server: _Server
+    # A browser that opens a connection and says nothing must not hold a thread for ever.
+    timeout = 5
+
+    def do_GET(self) -> None:
+        """Answer."""
+        if not self._is_addressed_here():
+            self._send(HTTPStatus.FORBIDDEN, "only 127.0.0.1 and localhost are served\n")
+            return
+        target = urlsplit(self.path)
+        try:
+            if target.path == "/":
+                self._send(HTTPStatus.OK, self.server.page.html(), "text/html")
+            elif target.path == "/news":
+                known = {name: values[0] for name, values in parse_qs(target.query).items()}
+                news = json.dumps(self.server.page.news(known), allow_nan=False)
+                self._send(HTTPStatus.OK, news, "application/json")
+            else:
+                self._send(HTTPStatus.NOT_FOUND, "there is nothing but the page\n")
+        except MtfScalperError as error:  # a record that cannot be read now may be so again
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n")
+
+    def _is_addressed_here(self) -> bool:
+        """Whether the browser was told this machine: not a name that somebody bent to point here.
+
+        Such a name (DNS rebinding) would let its page read this one.
+        """
+        port = self.server.server_port
+        return self.headers.get("Host") in {f"{name}:{port}" for name in (HOST, "localhost")}
+
+    def _send(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
+        content = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("Content-Security-Policy", "frame-ancestors 'none'")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Say nothing: the terminal is for what goes wrong."""
+
+
+def _state(folder: Path, patterns: tuple[str, ...]) -> tuple[Any, ...]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        if any(fnmatch(path.name, pattern) for pattern in patterns):
+            status = path.stat()
+            found.append((path.name, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def _digest(html: str, plots: Any) -> str:
+    content = html + json.dumps(plots, allow_nan=False)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

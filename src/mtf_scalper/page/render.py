@@ -1,0 +1,144 @@
+"""``write_page``: a run's page as one HTML file that needs nothing else, not even a network.
+
+plotly draws the plots, because candles, unified hover and shared axes are its own, and because its
+script ships with the Python package, so that nothing is fetched. Its 4.8 MB would fill the page
+alone; the script and the data are therefore embedded compressed, 2 MB together with the base64
+that HTML needs, and unpacked by the browser's own ``DecompressionStream`` (in all browsers since
+May 2023). The tables and all sentences are plain HTML and need no script.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import json
+import os
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.evaluation.libraries import library
+from mtf_scalper.page.build import build_page
+from mtf_scalper.page.parts import Page, Section
+from mtf_scalper.records.reader import Run
+
+__all__ = [
+    "MAX_BYTES",
+    "PAGE_FILE",
+    "plots_of",
+    "render_head",
+    "render_page",
+    "render_section",
+    "write_page",
+]
+
+PAGE_FILE = "report.html"
+MAX_BYTES = 5_000_000
+"""What a page may weigh at most."""
+
+
+def write_page(folder: Path, output: Path | None = None) -> Path:
+    """Write the page of a run and return where it is.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder.
+    output : Path, optional
+        ``report.html`` in the folder by default. A page that is there is replaced: it is made
+        from the record and is no part of it.
+
+    Raises
+    ------
+    MtfScalperError
+        If the folder is no run, one of its files is damaged, plotly is not installed, or the page
+        cannot be written.
+    """
+    html = render_page(build_page(Run.open(folder)))
+    path = output or folder / PAGE_FILE
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(html, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise MtfScalperError(f"cannot write the page {path}: {error.strerror}") from None
+    return path
+
+
+def render_page(page: Page, *, live: bool = False) -> str:
+    """Return the page as HTML.
+
+    Parameters
+    ----------
+    page : Page
+    live : bool
+        Whether the page asks the server that it came from for what is new.
+
+    Raises
+    ------
+    MtfScalperError
+        If plotly is not installed.
+    """
+    return str(
+        _templates()
+        .get_template("page.html")
+        .render(
+            page=page,
+            live=live,
+            css=_asset("page.css"),
+            script=_asset("page.js") + (_asset("live.js") if live else ""),
+            plotly=_plotly(),
+            data=_packed(json.dumps(plots_of(page.sections), allow_nan=False).encode()),
+        )
+    )
+
+
+def render_section(section: Section) -> str:
+    """Return the HTML of one section, as it stands in the page."""
+    return str(_templates().get_template("section.html").render(section=section))
+
+
+def render_head(page: Page) -> str:
+    """Return the HTML of verdict and key figures, as it stands in the page."""
+    return str(_templates().get_template("head.html").render(page=page))
+
+
+def plots_of(sections: Any) -> dict[str, Any]:
+    """Return the plots of sections by name, as the page's script takes them."""
+    return {plot.name: plot.as_dict() for section in sections for plot in section.plots}
+
+
+@cache
+def _templates() -> Any:
+    jinja2 = library("jinja2")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.tests["plot"] = lambda part: hasattr(part, "traces")
+    return environment
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> str:
+    """Return plotly's script, packed."""
+    offline = library("plotly.offline")
+    return _packed(offline.get_plotlyjs().encode())
+
+
+def _packed(content: bytes) -> str:
+    # Without the time in the header the same run gives the same page.
+    return base64.b64encode(gzip.compress(content, compresslevel=9, mtime=0)).decode()

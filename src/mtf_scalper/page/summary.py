@@ -1,0 +1,178 @@
+"""What stands first on a page: the verdict, and the few figures that matter most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from mtf_scalper.page.figures import ALL, Figure, figure, final_returns, pooled
+from mtf_scalper.page.learning import Training, trainings_in
+from mtf_scalper.page.machine import samples_in
+from mtf_scalper.page.parts import (
+    Fact,
+    Page,
+    count,
+    joined,
+    log_return,
+    megabytes,
+    number,
+    share,
+    short_pair,
+)
+from mtf_scalper.page.phases import TRAINING_PHASES, timeline
+from mtf_scalper.page.trading import agent_trades, own_returns
+from mtf_scalper.records.reader import Run, Status
+
+__all__ = ["page_head"]
+
+
+def page_head(run: Run) -> Page:
+    """Return the page without its sections."""
+    verdict, tone = verdict_of(run)
+    pairs = [str(pair) for pair in run.manifest.get("pairs") or []]
+    names = joined([short_pair(pair) for pair in pairs[:6]]) + (" and more" if pairs[6:] else "")
+    return Page(
+        title=f"{run.kind.capitalize()}: {names}" if names else run.kind.capitalize(),
+        subtitle=_subtitle(run),
+        status=str(run.status),
+        verdict=verdict,
+        tone=tone,
+        facts=[
+            *_trading_facts(run, pairs),
+            *_machine_facts(run),
+        ],
+    )
+
+
+def verdict_of(run: Run) -> tuple[str, str]:
+    """Return what came of the run in a sentence, and its tone: ``"good"``, ``"bad"`` or empty.
+
+    Whatever does not stand in the outcome is said in plain words: that it still runs, was ended
+    from outside, or has no verdict. A degenerate policy is named first.
+    """
+    if run.status is Status.RUNNING:
+        return _progress_sentence(trainings_in(run.events())), ""
+    if run.status is Status.KILLED:
+        kept = _progress_sentence(trainings_in(run.events()))
+        return f"Ended from outside before it was done; below is what it had. {kept}", "bad"
+    said = run.verdict
+    if run.status is Status.FAILED:
+        return f"Failed: {said or 'it does not say why'}", "bad"
+    rows = run.figures()
+    reasons = [str(row["degenerate"]) for row in rows if row.get("degenerate")]
+    text = said or "Finished; no verdict is recorded."
+    if reasons and "degenerate" not in text.lower():
+        # What a pooled row says of its parts is the shortest.
+        whole = pooled(rows).get("degenerate") or reasons[0]
+        text = f"DEGENERATE, {whole}. {text}"
+    is_bad = "degenerate" in text.lower() and "not degenerate" not in text.lower()
+    return text, "bad" if is_bad else ""
+
+
+def _progress_sentence(trainings: Sequence[Training]) -> str:
+    if not trainings:
+        return "Running; no training has begun."
+    done = [each for each in trainings if each.finished is not None]
+    now = [each for each in trainings if each.finished is None]
+    said = f"{len(done)} of {count(len(trainings), 'training')} that began have ended."
+    if not now:
+        return said
+    latest = now[-1]
+    speed = number(latest.steps_per_second, ",.0f", " steps/s")
+    part = (latest.latest or {}).get("oracle_share")
+    held = "" if part is None else f", held-out return {share(part)} of the optimum"
+    return f"{said} {latest.title}: {share(latest.done)}, {latest.phase}, {speed}{held}."
+
+
+def _subtitle(run: Run) -> str:
+    parts = [f"Run {run.run_id}"]
+    timerange = run.manifest.get("timerange")
+    if timerange:
+        parts.append(f"period {timerange}")
+    parts.append(f"began {run.began:%Y-%m-%d %H:%M} UTC")
+    if run.seconds is not None:
+        parts.append(f"took {number(run.seconds, ',.0f')} s")
+    return ", ".join(parts)
+
+
+def _trading_facts(run: Run, pairs: Sequence[str]) -> list[Fact]:
+    trades = agent_trades(run)
+    whole = pooled(run.figures())
+    own, finals = own_returns(run), final_returns(run)
+    key = ALL if ALL in own or ALL in finals else next(iter(own or finals), ALL)
+    facts = [_traded_fact(trades, pairs)]
+    mine = own.get(key)
+    if mine is not None:
+        facts.append(_agent_fact(mine, figure(whole, "log_return"), key, len(pairs)))
+    for name, title, note in (
+        ("classic_exits", "Classic exits", "same entries, exits left to the rules"),
+        ("buy_and_hold", "Buy and hold", "leverage 1"),
+        ("oracle", "Best in hindsight", "same rules and fees"),
+    ):
+        found = figure(whole, name).value
+        series = finals.get(key, {}).get(name.replace("_", " "))
+        value = found if found is not None else series
+        if value is None:
+            continue
+        if name == "oracle" and mine is not None and value > 1e-12:
+            note = f"the agent earned {share(mine / value)} of it"
+        facts.append(Fact(title, log_return(value), note))
+    facts += _random_fact(run, whole, key, mine)
+    return facts
+
+
+def _traded_fact(trades: pd.DataFrame, pairs: Sequence[str]) -> Fact:
+    note = joined([short_pair(pair) for pair in pairs[:4]]) or "no pair named"
+    if len(trades):
+        first, last = trades["open_date"].min(), trades["close_date"].max()
+        note += f", {first:%d %b} to {last:%d %b %Y}"
+    return Fact("Traded", count(len(trades), "trade"), note)
+
+
+def _agent_fact(value: float, found: Figure, key: str, n_pairs: int) -> Fact:
+    interval = found.interval("+.3f")
+    parts = ["log return after costs"]
+    if key == ALL and n_pairs > 1:
+        parts.append(f"of {n_pairs} pairs")
+    if interval:
+        parts.append(f"95% interval {interval}")
+    return Fact("Agent", log_return(value), ", ".join(parts), "good" if value > 0 else "bad")
+
+
+def _random_fact(run: Run, whole: Any, key: str, mine: float | None) -> list[Fact]:
+    rank = figure(whole, "random_rank").value
+    draws = (run.random_exits() or {}).get(key) or []
+    if rank is None and draws and mine is not None:
+        below = sum(mine - draw > 1e-12 for draw in draws)
+        ties = sum(abs(mine - draw) <= 1e-12 for draw in draws)
+        rank = (below + 0.5 * ties) / len(draws)
+    if rank is None:
+        return []
+    note = f"of {len(draws)} draws; 50% is what luck gives" if draws else "50% is what luck gives"
+    return [Fact("Random exits beaten", share(rank), note)]
+
+
+def _machine_facts(run: Run) -> list[Fact]:
+    samples = run.samples()
+    trainings = trainings_in(run.events())
+    facts = []
+    if len(samples) > 1:
+        inside = samples_in(samples, timeline(run.phases()), TRAINING_PHASES)
+        mine = samples[inside] if inside.any() else samples
+        n_cores = sum(name.startswith("core_") for name in samples.columns)
+        used = mine["tree_percent"].mean() / 100.0
+        when = "in training" if inside.any() else "on average"
+        note = f"busy {when}; memory at most {megabytes(samples['unique_bytes'].max())}"
+        facts.append(Fact("Machine", f"{used:.2f} of {count(n_cores, 'core')}", note))
+    ended = [each for each in trainings if each.seconds]
+    if ended:
+        seconds = sum(float(each.seconds or 0.0) for each in ended)
+        steps = sum(
+            float({**(each.latest or {}), **(each.finished or {})}.get("steps") or 0.0)
+            for each in ended
+        )
+        note = f"{count(len(ended), 'training')} in {number(seconds, ',.0f')} s together"
+        facts.append(Fact("Speed", f"{number(steps / seconds, ',.0f')} steps/s", note))
+    return facts
