@@ -175,7 +175,7 @@ class _TrainingCallback(BaseCallback):
         # Here, and not with the next rollout, the update's losses stand at the steps that made
         # them, and those of the last update are not lost.
         self.logger.dump(self.model.num_timesteps)
-        self._events.write("update", **asdict(row))
+        self._events.write("update", **{**asdict(row), "seed": self.model.seed})
 
     def _report(self, phase: str) -> None:
         self._reported = time.monotonic()

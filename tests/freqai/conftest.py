@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +31,8 @@ from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.model import MtfScalperRLModel
 from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec
+from mtf_scalper.records.reader import Run, runs_in
+from mtf_scalper.records.writer import RUN_VARIABLE
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAIR = "BTC/USDT:USDT"
@@ -233,6 +239,65 @@ def open_workshop(
         return Workshop(config, model, kitchen, window, later)
 
     return open_
+
+
+@dataclass(frozen=True)
+class Program:
+    """A way to start ``freqtrade`` on the small market, and where it leaves what it does."""
+
+    command: Callable[..., list[str]]
+    folder: Path
+
+    @property
+    def runs(self) -> list[Run]:
+        """All records, newest first."""
+        return runs_in(self.folder / "user_data" / "runs")
+
+    def start(self, *words: str, told: str | None = None) -> subprocess.Popen[bytes]:
+        """Start it; its output goes to a file."""
+        env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+        env.pop(RUN_VARIABLE, None)
+        if told is not None:
+            env[RUN_VARIABLE] = told
+        with (self.folder / "output.log").open("ab") as log:
+            return subprocess.Popen(
+                self.command(*words), cwd=self.folder, env=env, stdout=log, stderr=log
+            )
+
+    def run(self, *words: str, told: str | None = None, code: int = 0) -> None:
+        """Run it to its end."""
+        process = self.start(*words, told=told)
+        found = process.wait(120)
+        assert found == code, (self.folder / "output.log").read_text()[-3000:]
+
+
+@pytest.fixture(scope="session")
+def make_program(arguments_for: Callable[..., dict[str, Any]]) -> Callable[..., Program]:
+    """Return a maker of programs for the small configuration, each under a folder of its own."""
+    return functools.partial(program, arguments_for)
+
+
+def program(
+    arguments_for: Callable[..., dict[str, Any]], folder: Path, datadir: Path | None = None
+) -> Program:
+    given = arguments_for({"max_open_trades": 1})
+    given["datadir"] = str(datadir or given["datadir"])
+    folder.mkdir(exist_ok=True)
+    (folder / "results").mkdir()
+    (folder / "user_data").mkdir()
+
+    def command(name: str, *more: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "freqtrade", name),
+            *(f"--config={file}" for file in given["config"]),
+            *("--userdir", str(folder / "user_data"), "--datadir", given["datadir"]),
+            *("--strategy", given["strategy"], "--strategy-path", given["strategy_path"]),
+            *("--freqaimodel", given["freqaimodel"]),
+            *("--freqaimodel-path", given["freqaimodel_path"]),
+            *more,
+        ]
+
+    return Program(command, folder)
 
 
 @pytest.fixture(scope="session")

@@ -197,6 +197,20 @@ def test_csv_holds_every_sample_and_gets_its_name_at_the_end(tmp_path: Path) -> 
     assert all(len(row) == len(header) for row in rows)
 
 
+def test_a_listener_gets_every_sample_and_none_need_be_kept() -> None:
+    heard: list[Sample] = []
+    me = psutil.Process().pid
+    with ProcessSampler(me, interval_seconds=INTERVAL, on_sample=heard.append) as keeping:
+        time.sleep(6 * INTERVAL)
+    assert keeping.samples == heard != []
+    heard.clear()
+    with ProcessSampler(
+        me, interval_seconds=INTERVAL, on_sample=heard.append, keeps=False
+    ) as sampler:
+        time.sleep(6 * INTERVAL)
+    assert (sampler.samples, bool(heard)) == ([], True)
+
+
 def test_leaves_no_thread_and_no_open_file(tmp_path: Path) -> None:
     threads, files = threading.enumerate(), psutil.Process().open_files()
     with ProcessSampler(psutil.Process().pid, tmp_path / "a.csv", interval_seconds=INTERVAL):

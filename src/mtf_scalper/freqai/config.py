@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Mapping
@@ -10,13 +12,25 @@ from typing import Any
 
 from mtf_scalper._version import __version__
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.records.files import plain
+from mtf_scalper.records.manifest import engine_digest
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.user_rewards import reward_digest
 from mtf_scalper.telemetry import SETTINGS_FILE
 
-__all__ = ["check_identifier", "read_settings", "rl_section", "trade_rules"]
+__all__ = ["check_identifier", "made_by", "read_settings", "rl_section", "trade_rules"]
 
 logger = logging.getLogger(__name__)
+
+_MAKING = (
+    "train_period_days",
+    "feature_parameters",
+    "data_split_parameters",
+    "continual_learning",
+    "fit_live_predictions_candles",
+)
+"""What FreqAI's own section says about how models and predictions are made."""
+_TELLING = ("plot_feature_importances",)
 
 _UNMODELLED = (
     "trailing_stop",
@@ -111,23 +125,70 @@ def _refuse_unsupported(freqai: Mapping[str, Any]) -> None:
         )
 
 
-def check_identifier(models_folder: Path, settings: Settings) -> None:
+def made_by(config: Mapping[str, Any], strategy: Any, model: type) -> dict[str, Any]:
+    """Return what models and predictions depend on besides ``Settings``: FreqAI's own, and files.
+
+    Parameters
+    ----------
+    config : mapping
+        freqtrade's.
+    strategy : IStrategy
+        Its file and its entry parameters count.
+    model : type
+        The FreqAI model's class; its file counts.
+    """
+    freqai = config.get("original_config", config)["freqai"]
+    facts: dict[str, Any] = {}
+    for name in _MAKING:
+        value = freqai.get(name)
+        if isinstance(value, Mapping):
+            facts |= {f"{name}.{key}": each for key, each in value.items() if key not in _TELLING}
+        elif value is not None:
+            facts[name] = value
+    facts["timeframe"] = str(config.get("timeframe"))
+    for name, cls in (("strategy", type(strategy)), ("freqaimodel", model)):
+        path = getattr(strategy, "__file__", None) if name == "strategy" else None
+        facts[name] = f"{cls.__name__} {_file_digest(path or _source(cls))}"
+    if hasattr(strategy, "enumerate_parameters"):
+        entry = strategy.enumerate_parameters("buy")
+        facts |= {f"strategy.{name}": parameter.value for name, parameter in entry}
+    return facts
+
+
+def check_identifier(
+    models_folder: Path, settings: Settings, makers: Mapping[str, Any] | None = None
+) -> None:
     """Refuse to reuse models and predictions that other settings or another version made.
 
     FreqAI itself reuses whatever lies under the identifier. The first run writes its settings
-    there; a later one with others fails and names what changed.
+    there, and digests of the code that learns and trades; a later one with others fails and names
+    what changed.
+
+    Parameters
+    ----------
+    models_folder : Path
+        The identifier's folder.
+    settings : Settings
+    makers : mapping, optional
+        See ``made_by``.
 
     Raises
     ------
     SettingsError
     """
-    now = {"version": __version__, **settings.model_dump(mode="json", exclude={"progress_bar"})}
+    now = {
+        "version": __version__,
+        "engine": engine_digest(),
+        **settings.model_dump(mode="json", exclude={"progress_bar"}),
+        "made_by": plain(makers or {}),
+    }
     digest = reward_digest(settings)
     if digest is not None:
         now["reward_digest"] = digest
     path = models_folder / SETTINGS_FILE
     if path.is_file():
         then = json.loads(path.read_text(encoding="utf-8"))
+        then, now = _spread(then), _spread(now)
         changed = sorted(key for key in {*now, *then} if now.get(key) != then.get(key))
         if changed:
             key = changed[0]
@@ -145,3 +206,23 @@ def check_identifier(models_folder: Path, settings: Settings) -> None:
     models_folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(now, indent=1, sort_keys=True)
     path.write_text(text, encoding="utf-8")
+
+
+def _spread(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is compared, with what made the models on the same level as the settings."""
+    made = values.get("made_by", {})
+    return {**{key: value for key, value in values.items() if key != "made_by"}, **made}
+
+
+def _source(cls: type) -> str | None:
+    try:
+        return inspect.getsourcefile(cls)
+    except (OSError, TypeError):  # of a class that stands in no file
+        return None
+
+
+def _file_digest(path: str | None) -> str:
+    if path is None or not Path(path).is_file():
+        return "without a file"
+    text = Path(path).read_bytes().replace(b"\r\n", b"\n")
+    return hashlib.sha256(text).hexdigest()[:16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from mtf_scalper.compute import configure_torch
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.config import check_identifier, read_settings, trade_rules
+from mtf_scalper.freqai.config import check_identifier, made_by, read_settings, trade_rules
 from mtf_scalper.freqai.decisions import Decisions
-from mtf_scalper.freqai.reuse import check_features, check_same_candles, note_candles
+from mtf_scalper.freqai.recording import ProgramRecord
+from mtf_scalper.freqai.reuse import (
+    check_features,
+    check_same_candles,
+    note_candles,
+    note_predicted,
+    source_frames,
+)
 from mtf_scalper.freqai.windows import build_market, check_raw_prices, check_window, log_gaps
 from mtf_scalper.inference import Policy, confidence, observed_batch_sizes
 from mtf_scalper.market.candles import check_candles
@@ -64,6 +72,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         # FreqAI's constructor has just set torch's threads from its own estimate.
         configure_torch(self.settings)
         self.decisions = Decisions()
+        self.record = ProgramRecord()
         self._has_rules = False
         self._failure: str | None = None
         self._window = DataFrame()
@@ -73,18 +82,31 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self, dataframe: DataFrame, metadata: dict[str, Any], strategy: IStrategy
     ) -> DataFrame:
         """Learn the strategy's trade rules once, then do what FreqAI does."""
+        pair = metadata["pair"]
         try:
             if not self._has_rules:
-                self.settings = read_settings(self.config, trade_rules(self.config, strategy))
-                check_identifier(Path(self.full_path), self.settings)
-                self._has_rules = True
-            check_candles(dataframe, metadata["pair"])
+                self._begin(strategy)
+            check_candles(dataframe, pair)
             if strategy.dp.runmode not in TRADE_MODES:
-                check_same_candles(Path(self.full_path), metadata["pair"], dataframe)
-        except MtfScalperError as error:
+                frames = source_frames(self.config, strategy.dp, pair, dataframe)
+                check_same_candles(Path(self.full_path), pair, frames)
+                self.record.phase("features", pair)
+            result: DataFrame = super().start(dataframe, metadata, strategy)
+        except (MtfScalperError, OperationalException) as error:
+            self.record.failed(str(error))
             raise OperationalException(str(error)) from None
-        result: DataFrame = super().start(dataframe, metadata, strategy)
+        if not self.live:
+            self.record.phase(None)
         return result
+
+    def _begin(self, strategy: IStrategy) -> None:
+        """Do what can be done only once the strategy is known."""
+        self.settings = read_settings(self.config, trade_rules(self.config, strategy))
+        self.record = ProgramRecord.begin(self.config, self.settings, strategy.dp)
+        check_identifier(
+            Path(self.full_path), self.settings, makers=made_by(self.config, strategy, type(self))
+        )
+        self._has_rules = True
 
     def train(
         self, unfiltered_df: DataFrame, pair: str, dk: FreqaiDataKitchen, **kwargs: Any
@@ -95,7 +117,9 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         try:
             check_window(unfiltered_df, dk.training_features_list, pair, self.settings)
             log_gaps(unfiltered_df, pair, str(self.config["timeframe"]))
-            note_candles(self._events(dk), unfiltered_df)
+            if not self.live:
+                self.record.phase(None)
+            note_candles(self._events(dk), self._sources(pair, unfiltered_df))
             model: PPO = super().train(unfiltered_df, pair, dk, **kwargs)
             # What FreqAI notes beside a saved model; predictions are compared with it.
             dk.data["training_features_list"] = dk.training_features_list
@@ -208,8 +232,20 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         dk.find_features(unfiltered_df)
         self.check_if_feature_list_matches_strategy(dk)
         self._dates = unfiltered_df["date"].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
+        if not self.live:
+            self.record.phase(None)
+            note_predicted(self._events(dk), self._sources(dk.pair, unfiltered_df))
         predicted: tuple[DataFrame, NDArray[np.int_]] = super().predict(unfiltered_df, dk, **kwargs)
+        window = Path(dk.data_path).name
+        self.record.predictions(
+            dk.pair, window, unfiltered_df["date"], predicted[0], is_live=self.live
+        )
         return predicted
+
+    def _sources(self, pair: str, candles: DataFrame) -> dict[str, DataFrame]:
+        if self.live or self.data_provider is None:
+            return {str(self.config["timeframe"]): candles}
+        return source_frames(self.config, self.data_provider, pair, candles)
 
     def start_backtesting(
         self,
@@ -219,11 +255,24 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         strategy: IStrategy,
     ) -> FreqaiDataKitchen:
         """Predict anew where exits need the network; saved predictions know of no position."""
+        names = [_window_name(dk.pair, train.stopts) for train in dk.training_timeranges]
+        self.record.windows(dk.pair, names, dk.training_timeranges, dk.backtesting_timeranges)
+        self.record.candles(dk.pair, dataframe, dk.backtesting_timeranges[0].startdt)
         if self.settings.add_state_info:
             find_saved = dk.check_if_backtest_prediction_is_valid
             # It also sets where predictions are saved.
             dk.check_if_backtest_prediction_is_valid = lambda length: find_saved(length) and False
-        return super().start_backtesting(dataframe, metadata, dk, strategy)
+        done = super().start_backtesting(dataframe, metadata, dk, strategy)
+        self._record_reused(names, done)
+        return done
+
+    def _record_reused(self, names: Sequence[str], dk: FreqaiDataKitchen) -> None:
+        """Write the predictions that FreqAI has found on disk into the record as well."""
+        whole = dk.return_dataframe
+        for name, tested in zip(names, dk.backtesting_timeranges, strict=False):
+            rows = whole[(whole["date"] >= tested.startdt) & (whole["date"] < tested.stopdt)]
+            if len(rows):
+                self.record.predictions(dk.pair, name, rows["date"], rows, is_live=False)
 
     def rl_model_predict(
         self, dataframe: DataFrame, dk: FreqaiDataKitchen, model: PPO
@@ -286,7 +335,13 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
 
     def _events(self, dk: FreqaiDataKitchen) -> EventLog:
         folder = Path(dk.data_path)
-        return EventLog(folder / EVENTS_FILE, pair=dk.pair, window=folder.name)
+        return EventLog(
+            folder / EVENTS_FILE,
+            *self.record.event_files,
+            pair=dk.pair,
+            window=folder.name,
+            seed=self.settings.random_state,
+        )
 
     @staticmethod
     def _tensorboard_folder(dk: FreqaiDataKitchen) -> Path:
@@ -295,3 +350,9 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     def _on_stop(self) -> None:
         """Keep the predictions made so far; no environment lives outside ``fit``."""
         self.dd.save_historic_predictions_to_disk()
+        self.record.end()
+
+
+def _window_name(pair: str, until: int) -> str:
+    """Return the name of a window's folder, as FreqAI makes it of the training's last second."""
+    return f"sub-train-{pair.split('/')[0]}_{until}"

@@ -1,67 +1,154 @@
 """Keeps FreqAI from reusing models and predictions made from other candles or other features.
 
 FreqAI finds them by identifier, pair and date alone. Every training notes a digest of its candles
-beside its model; a backtest that finds such a note compares it with the candles that it has now.
-The names of a model's features stand in FreqAI's metadata beside it, in the network's order.
+beside its model, and every prediction of its own; a backtest that finds such notes compares them
+with the candles that it has now. All that features and environments are made from counts: candles
+of every timeframe, of correlated pairs, mark prices and funding rates. The names of a model's
+features stand in FreqAI's metadata beside it, in the network's order. Settings and code are
+compared by ``config.check_identifier``.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from freqtrade.data.dataprovider import DataProvider
+from freqtrade.enums import CandleType
 from pandas import DataFrame, Timestamp
 
 from mtf_scalper.errors import MarketError, SettingsError
+from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.telemetry import EVENTS_FILE, EventLog, read_events
 
-__all__ = ["check_features", "check_same_candles", "note_candles"]
+__all__ = [
+    "check_features",
+    "check_same_candles",
+    "note_candles",
+    "note_predicted",
+    "source_frames",
+]
 
-_EVENT = "candles"
-_PRICES = ["open", "high", "low", "close", "volume"]
+_TRAINED, _PREDICTED = "candles", "predicted_candles"
+_MADE = {_TRAINED: "a model", _PREDICTED: "predictions"}
 
 
-def note_candles(events: EventLog, window: DataFrame) -> None:
-    """Write the digest of a training window's candles to the window's events."""
-    first, last = window["date"].iloc[0], window["date"].iloc[-1]
-    events.write(_EVENT, first=first.isoformat(), last=last.isoformat(), digest=_digest(window))
+def source_frames(
+    config: Mapping[str, Any], provider: DataProvider, pair: str, candles: DataFrame
+) -> dict[str, DataFrame]:
+    """Return all that a pair's features and environments are made from, the pair's candles first.
+
+    Parameters
+    ----------
+    config : mapping
+        freqtrade's.
+    provider : DataProvider
+        Of a backtest: it reads every file once.
+    pair : str
+    candles : DataFrame
+        The pair's own, of the strategy's timeframe.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        By what it is: ``"5m"``, ``"1h"``, ``"1h mark"``, ``"ETH/USDT:USDT 5m"``.
+    """
+    base = str(config["timeframe"])
+    frames = {base: candles}
+    wanted = config["freqai"].get("feature_parameters", {})
+    timeframes = [str(each) for each in wanted.get("include_timeframes", [])]
+    for other in (pair, *wanted.get("include_corr_pairlist", [])):
+        for timeframe in timeframes:
+            if (other, timeframe) != (pair, base):
+                name = timeframe if other == pair else f"{other} {timeframe}"
+                frames[name] = provider.get_pair_dataframe(other, timeframe)
+    exchange = provider._exchange  # freqtrade offers no public way to it
+    if exchange is not None and exchange.trading_mode == "futures":
+        for option, kind in (
+            ("mark_ohlcv_timeframe", CandleType.MARK),
+            ("funding_fee_timeframe", CandleType.FUNDING_RATE),
+        ):
+            timeframe = str(exchange.get_option(option))
+            found = provider.get_pair_dataframe(pair, timeframe, kind)
+            frames[f"{timeframe} {kind}"] = found
+    return frames
 
 
-def check_same_candles(models_folder: Path, pair: str, candles: DataFrame) -> None:
-    """Compare the candles that the pair's models were made from with those of this run.
+def note_candles(events: EventLog, frames: Mapping[str, DataFrame]) -> None:
+    """Write the digests of a training window's candles to the window's events.
+
+    Parameters
+    ----------
+    events : EventLog
+    frames : mapping of str to DataFrame
+        From ``source_frames``; the first one is the window, of the others its period counts.
+    """
+    _note(events, _TRAINED, frames)
+
+
+def note_predicted(events: EventLog, frames: Mapping[str, DataFrame]) -> None:
+    """Write the digests of the candles that a window's predictions were made from."""
+    _note(events, _PREDICTED, frames)
+
+
+def check_same_candles(models_folder: Path, pair: str, frames: Mapping[str, DataFrame]) -> None:
+    """Compare the candles that models and predictions were made from with those of this run.
 
     Parameters
     ----------
     models_folder : Path
         The identifier's folder.
     pair : str
-    candles : DataFrame
-        All candles of the pair in this run; windows that reach beyond them are left out, FreqAI
-        has no use for them in this run either.
+    frames : mapping of str to DataFrame
+        All candles of this run; windows that reach beyond them are left out, FreqAI has no use
+        for them in this run either.
 
     Raises
     ------
     SettingsError
-        Names the identifier, the pair and the window.
+        Names the identifier, the pair, the window and the candles.
     """
     coin = pair.split("/")[0]
-    dates = candles["date"]
     for path in sorted(models_folder.glob(f"sub-train-{coin}_*/{EVENTS_FILE}")):
-        notes = [note for note in read_events(path, _EVENT) if note["pair"] == pair]
-        if not notes:
-            continue
-        first, last = Timestamp(notes[-1]["first"]), Timestamp(notes[-1]["last"])
-        if first < dates.iloc[0] or last > dates.iloc[-1]:
-            continue
-        if _digest(candles[(dates >= first) & (dates <= last)]) != notes[-1]["digest"]:
-            raise SettingsError(
-                f"freqai.identifier: {models_folder.name!r} holds a model of {pair} to "
-                f"{last:%Y-%m-%d} that was made from other candles; choose a new identifier or "
-                "delete its folder under user_data/models"
-            )
+        for event, made in _MADE.items():
+            notes = [note for note in read_events(path, event) if note["pair"] == pair]
+            if not notes:
+                continue
+            changed = _changed(notes[-1], frames)
+            if changed is not None:
+                last = Timestamp(notes[-1]["last"])
+                raise SettingsError(
+                    f"freqai.identifier: {models_folder.name!r} holds {made} of {pair} to "
+                    f"{last:%Y-%m-%d} made from other candles ({changed}); choose a new "
+                    "identifier or delete its folder under user_data/models"
+                )
+
+
+def _note(events: EventLog, event: str, frames: Mapping[str, DataFrame]) -> None:
+    window = next(iter(frames.values()))
+    first, last = window["date"].iloc[0], window["date"].iloc[-1]
+    digests = {name: _digest(frame, first, last) for name, frame in frames.items()}
+    events.write(event, first=first.isoformat(), last=last.isoformat(), digests=digests)
+
+
+def _changed(note: Mapping[str, Any], frames: Mapping[str, DataFrame]) -> str | None:
+    """Return which candles of a note's period are others now, None if none are."""
+    first, last = Timestamp(note["first"]), Timestamp(note["last"])
+    candles = next(iter(frames.values()))
+    if first < candles["date"].iloc[0] or last > candles["date"].iloc[-1]:
+        return None
+    digests: Mapping[str, str] = note.get("digests", {})
+    for name, digest in digests.items():
+        if name in frames and _digest(frames[name], first, last) != digest:
+            return name
+    return None
+
+
+def _digest(frame: DataFrame, first: Timestamp, last: Timestamp) -> str:
+    dates = frame["date"]
+    return candle_digest(frame[(dates >= first) & (dates <= last)])
 
 
 def check_features(trained: Sequence[str] | None, given: Sequence[str], pair: str) -> None:
@@ -106,10 +193,3 @@ def _difference(trained: Sequence[str], given: Sequence[str]) -> str:
     now = next(i for i, names in enumerate(zip(given, trained, strict=True)) if len({*names}) > 1)
     then = list(trained).index(given[now])
     return f"feature {given[now]!r} is number {now + 1}, in the model's training {then + 1}"
-
-
-def _digest(candles: DataFrame) -> str:
-    # In single precision, to which FreqAI may have reduced a window (reduce_df_footprint).
-    prices = candles[_PRICES].to_numpy(dtype=np.float32)
-    times = candles["date"].to_numpy(dtype="datetime64[ns]").astype(np.int64)
-    return hashlib.sha256(times.tobytes() + np.ascontiguousarray(prices).tobytes()).hexdigest()[:16]

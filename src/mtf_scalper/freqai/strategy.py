@@ -17,7 +17,7 @@ import pandas as pd
 from freqtrade.constants import Config
 from freqtrade.exceptions import OperationalException
 from freqtrade.exchange import timeframe_to_minutes, timeframe_to_prev_date
-from freqtrade.persistence import Trade
+from freqtrade.persistence import Order, Trade
 from freqtrade.strategy import DecimalParameter, IStrategy
 from numpy.typing import NDArray
 from pandas import DataFrame
@@ -155,6 +155,20 @@ class HybridStrategy(IStrategy):
             self._settings = read_settings(self.config, self._rules)
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
+
+    def bot_loop_start(self, current_time: datetime, **kwargs: Any) -> None:
+        """Tell the run's record; a strategy that overrides this calls it."""
+        record = getattr(self.freqai, "record", None)
+        if record is not None:
+            record.loop_started()
+
+    def order_filled(
+        self, pair: str, trade: Trade, order: Order, current_time: datetime, **kwargs: Any
+    ) -> None:
+        """Tell the run's record; a strategy that overrides this calls it."""
+        record = getattr(self.freqai, "record", None)
+        if record is not None:
+            record.order_filled()
 
     def informative_pairs(self) -> list[tuple[str, str, str]]:
         """Ask for funding rates and mark prices, which training charges."""

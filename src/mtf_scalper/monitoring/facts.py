@@ -127,9 +127,8 @@ def read_settings_in_force(models: Path) -> Settings:
     if not path.is_file():
         raise MtfScalperError(f"{path} is missing: the run did not come as far as its first window")
     values = json.loads(path.read_text(encoding="utf-8"))
-    values.pop("version")
-    values.pop("reward_digest", None)
-    return Settings(**values)
+    # Beside the settings it says which code and which files they were in force with.
+    return Settings(**{name: values[name] for name in Settings.model_fields if name in values})
 
 
 def probability_columns(predictions: pd.DataFrame) -> list[str]:

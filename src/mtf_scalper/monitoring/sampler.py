@@ -6,7 +6,7 @@ import csv
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -157,14 +157,26 @@ class ProcessSampler:
         CSV file; its rows go to ``<name>.part`` as they come, which gets its name at the end.
     interval_seconds : float
         From one sample to the next.
+    on_sample : callable, optional
+        Called with every sample, from the thread.
+    keeps : bool
+        Whether ``samples`` grows; off for a program that runs for months.
     """
 
     def __init__(
-        self, pid: int, path: Path | None = None, *, interval_seconds: float = 0.5
+        self,
+        pid: int,
+        path: Path | None = None,
+        *,
+        interval_seconds: float = 0.5,
+        on_sample: Callable[[Sample], None] | None = None,
+        keeps: bool = True,
     ) -> None:
         self.pid = pid
         self.samples: list[Sample] = []
         self._path = path
+        self._on_sample = on_sample
+        self._keeps = keeps
         self._interval_seconds = interval_seconds
         self._seen: dict[psutil.Process, float] = {}
         self._sampled_at = time.monotonic()
@@ -230,8 +242,11 @@ class ProcessSampler:
             worker_unique_bytes=max(worker_bytes, default=0),
             is_unique_measured=all(measured for _, _, measured in memory.values()),
         )
-        self.samples.append(sample)
+        if self._keeps:
+            self.samples.append(sample)
         self._write(sample)
+        if self._on_sample is not None:
+            self._on_sample(sample)
 
     def _tree(self) -> list[psutil.Process]:
         """Return the processes of the tree that run now."""
@@ -265,7 +280,7 @@ class ProcessSampler:
         if self._file is None:
             return
         writer = csv.writer(self._file)
-        if len(self.samples) == 1:
+        if not self._file.tell():
             writer.writerow(csv_header(len(sample.core_percent)))
         writer.writerow(csv_row(sample))
         self._file.flush()

@@ -27,6 +27,7 @@ __all__ = [
     "OUTCOME",
     "RANDOM_EXITS",
     "SAMPLES",
+    "SETTINGS",
     "STATISTICS",
     "TRADES",
     "RecordError",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+SETTINGS = "settings.json"
 OUTCOME = "outcome.json"
 EVENTS = "events.jsonl"
 SAMPLES = "samples.jsonl"

@@ -148,6 +148,12 @@ class Run:
         outcome = self.outcome or {}
         return outcome.get("verdict") or outcome.get("error")
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings in force, or what the run was told where it did not come that far."""
+        found = _read_json(self.folder / files.SETTINGS)
+        return dict(found if found is not None else self.manifest.get("settings") or {})
+
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the events in order, of one name if given."""
         found = _lines(self.folder / files.EVENTS)

@@ -194,7 +194,7 @@ def _compared_facts(run: Run) -> dict[str, Any]:
     facts = {name: manifest.get(name) for name in ("kind", "timerange", "pairs", "seeds", "engine")}
     versions = {f"version of {k}": v for k, v in manifest.get("versions", {}).items()}
     digests = {f"candles of {k}": v for k, v in manifest.get("data_digest", {}).items()}
-    return {**facts, **versions, **digests, **_flat(manifest.get("settings", {}))}
+    return {**facts, **versions, **digests, **_flat(run.settings)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

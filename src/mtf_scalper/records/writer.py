@@ -27,10 +27,12 @@ from mtf_scalper.records.manifest import (
 )
 from mtf_scalper.telemetry import EventLog
 
-__all__ = ["RUN_VARIABLE", "RunRecord"]
+__all__ = ["RUN_OFF", "RUN_VARIABLE", "RunRecord"]
 
 RUN_VARIABLE = "MTF_SCALPER_RUN"
 """Environment variable by which a program tells one that it starts whose record to write into."""
+RUN_OFF = "off"
+"""Its value where the started program is to leave no record."""
 
 
 class RunRecord:
@@ -108,7 +110,7 @@ class RunRecord:
     def of_environment(cls) -> Self | None:
         """Return the record that the program which started this one told it of, if any."""
         folder = os.environ.get(RUN_VARIABLE)
-        return cls(Path(folder)) if folder else None
+        return cls(Path(folder)) if folder and folder != RUN_OFF else None
 
     def __enter__(self) -> Self:
         """Return the record itself."""
@@ -189,8 +191,17 @@ class RunRecord:
         self, pair: str, predictions: pd.DataFrame, window: str | None = None
     ) -> Path:
         """Write the predictions of a pair, or of one window: date, probabilities, confidence."""
-        name = f"predictions-{file_stem(pair)}" + (f"-{file_stem(window)}" if window else "")
-        return self.write_table(name, predictions.assign(pair=pair, window=window))
+        table = predictions.assign(pair=pair, window=window)
+        return self.write_table(_predictions_name(pair, window), table)
+
+    def has_predictions(self, pair: str, window: str | None = None) -> bool:
+        """Whether those predictions are written."""
+        return (self.folder / f"{_predictions_name(pair, window)}.feather").exists()
+
+    def write_settings(self, settings: Any) -> None:
+        """Write the settings in force, where the manifest could not know them; once."""
+        if not (self.folder / files.SETTINGS).exists():
+            self.write_json(Path(files.SETTINGS).stem, settings)
 
     def write_json(self, name: str, content: Any) -> Path:
         """Write a JSON file whole: ``"figures"`` goes to ``figures.json``.
@@ -278,6 +289,10 @@ def _make_folder(root: Path, name: str, manifest: Mapping[str, Any]) -> Path:
             if not folder.exists():
                 raise
         number += 1
+
+
+def _predictions_name(pair: str, window: str | None) -> str:
+    return f"predictions-{file_stem(pair)}" + (f"-{file_stem(window)}" if window else "")
 
 
 def _write_text(path: Path, text: str) -> None:

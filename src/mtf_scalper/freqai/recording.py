@@ -1,0 +1,397 @@
+"""The record of a freqtrade program that trains or trades with the model.
+
+``freqtrade backtesting`` and ``freqtrade trade`` leave a run record of their own; a program that
+was started by one of this package's runs writes into that run's (``MTF_SCALPER_RUN`` names the
+folder, ``off`` stands for none). Whatever else uses the model leaves nothing: hyperopt, the
+analyses, the web server, a call from Python.
+
+A bot goes on trading whatever becomes of its record: where one cannot be written, the log says so
+once.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from freqtrade.configuration import TimeRange
+from freqtrade.data.dataprovider import DataProvider
+from freqtrade.enums import RunMode
+from freqtrade.persistence import LocalTrade, Trade
+
+from mtf_scalper.freqai import columns
+from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.records import files
+from mtf_scalper.records.files import RecordError
+from mtf_scalper.records.manifest import datadir_digests, is_alive
+from mtf_scalper.records.reader import PROBABILITIES, Run
+from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
+from mtf_scalper.settings import Settings
+
+__all__ = ["ProgramRecord", "kind_of_program"]
+
+logger = logging.getLogger(__name__)
+
+_KINDS = {RunMode.BACKTEST: "backtest", RunMode.DRY_RUN: "dry-run", RunMode.LIVE: "live"}
+_COMMANDS = ("backtesting", "trade")
+_SAMPLE_SECONDS = {"backtest": 1.0}
+_SLOW_SAMPLE_SECONDS = 10.0  # of a bot that runs for months
+_WATCH_SECONDS = 1.0
+_STOP_SECONDS = 15.0
+
+
+def kind_of_program(runmode: RunMode, arguments: Sequence[str] | None = None) -> str | None:
+    """Return what a record of this program is called, None where it leaves none of its own.
+
+    Parameters
+    ----------
+    runmode : RunMode
+    arguments : sequence of str, optional
+        The program's command line; ``sys.argv`` by default.
+    """
+    given = sys.argv if arguments is None else arguments
+    program = Path(given[0]) if given else Path()
+    is_freqtrade = "freqtrade" in (program.stem.lower(), program.parent.name.lower())
+    command = next((each for each in given[1:] if not each.startswith("-")), None)
+    return _KINDS.get(runmode) if is_freqtrade and command in _COMMANDS else None
+
+
+class ProgramRecord:
+    """What the model and the strategy tell of; silent where there is no record.
+
+    Parameters
+    ----------
+    record : RunRecord or None
+    kind : str
+        ``"backtest"``, ``"dry-run"`` or ``"live"``.
+    is_own : bool
+        Whether this program began the record and so samples itself and ends it.
+    config : mapping
+        freqtrade's.
+    """
+
+    _current: ProgramRecord | None = None
+
+    def __init__(
+        self,
+        record: RunRecord | None = None,
+        kind: str = "backtest",
+        *,
+        is_own: bool = False,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._record = record
+        self._kind = kind
+        self._is_own = is_own
+        self._config = config or {}
+        self._began = datetime.now(UTC)
+        self._pid = os.getpid()
+        self._sampler: ProcessSampler | None = None
+        self._fate = _Fate()
+        self._failure: str | None = None
+        self._profits: dict[int, float] = {}
+        self._may_have_closed = False
+        self._open_phases: dict[str, dict[str, Any]] = {}
+        self._seed: int | None = None
+
+    @classmethod
+    def begin(
+        cls, config: Mapping[str, Any], settings: Settings, provider: DataProvider
+    ) -> ProgramRecord:
+        """Begin the record of this program, or join the one that it is told of."""
+        if cls._current is not None:  # of the strategy before, where several are backtested
+            cls._current.end()
+        cls._current = None
+        kind = _KINDS.get(provider.runmode)
+        told = os.environ.get(RUN_VARIABLE)
+        is_asked = bool(told) or kind_of_program(provider.runmode) is not None
+        if kind is None or told == RUN_OFF or not is_asked:
+            return cls()
+        try:
+            pairs = provider.current_whitelist()
+            record = RunRecord(Path(told)) if told else _begin(config, settings, pairs, kind)
+            found = cls(record, kind, is_own=not told, config=config)
+            found._seed = settings.random_state
+            found._start(settings)
+        except (OSError, RecordError) as error:
+            logger.warning("this run leaves no record: %s", error)
+            return cls()
+        cls._current = found
+        return found
+
+    @property
+    def event_files(self) -> tuple[Path, ...]:
+        """Files that events of trainings and predictions go to besides their own."""
+        return () if self._record is None else (self._record.folder / files.EVENTS,)
+
+    def windows(
+        self, pair: str, names: Sequence[str], trained: Sequence[TimeRange], tested: Sequence[Any]
+    ) -> None:
+        """Note the windows of a backtest before the first one is trained."""
+        for name, train, test in zip(names, trained, tested, strict=False):
+            self.event(
+                "window",
+                pair=pair,
+                window=name,
+                train_from=train.startdt.isoformat(),
+                train_to=train.stopdt.isoformat(),
+                test_to=test.stopdt.isoformat(),
+            )
+
+    def event(self, event: str, **facts: Any) -> None:
+        """Write an event."""
+        with self._writing() as record:
+            if record is not None:
+                record.events().write(event, **facts)
+
+    def phase(self, name: str | None, pair: str | None = None) -> None:
+        """Note that a phase of the main program begins, and the one before it ends."""
+        for open_name, facts in list(self._open_phases.items()):
+            if open_name != name:
+                del self._open_phases[open_name]
+                self.event("phase", **facts, state="ended")
+        if name is not None and name not in self._open_phases:
+            facts = {"name": name, **({} if pair is None else {"pair": pair})}
+            self._open_phases[name] = facts
+            self.event("phase", **facts, state="began")
+
+    def candles(self, pair: str, candles: pd.DataFrame, since: datetime) -> None:
+        """Write the candles that a backtest trades."""
+        names = ["date", "open", "high", "low", "close", "volume"]
+        with self._writing() as record:
+            if record is not None:
+                record.write_candles(pair, candles.loc[candles["date"] >= since, names])
+
+    def predictions(
+        self, pair: str, window: str, dates: pd.Series, predicted: pd.DataFrame, *, is_live: bool
+    ) -> None:
+        """Write the predictions of a window, or live those of the latest candle.
+
+        Parameters
+        ----------
+        pair, window : str
+        dates : Series of Timestamp, shape (T,)
+        predicted : DataFrame, shape (T, ...)
+            With the model's columns.
+        is_live : bool
+        """
+        table = pd.DataFrame({"date": dates.to_numpy()})
+        table["date"] = pd.to_datetime(table["date"], utc=True)
+        for ours, name in zip(PROBABILITIES, columns.PROBABILITIES, strict=True):
+            table[ours] = predicted[name].to_numpy(dtype=np.float32)
+        table["confidence"] = predicted[columns.CONFIDENCE].to_numpy(dtype=np.float32)
+        with self._writing() as record:
+            if record is None:
+                return
+            if is_live:
+                latest = {str(name): value for name, value in table.iloc[-1].items()}
+                record.append_predictions([{"pair": pair, "window": window, **latest}])
+            elif not record.has_predictions(pair, window):
+                record.write_predictions(pair, table, window)
+
+    def order_filled(self) -> None:
+        """Note that a trade may be about to close."""
+        self._may_have_closed = True
+
+    def loop_started(self) -> None:
+        """Write the trades that have closed since the loop before."""
+        if self._record is None:
+            return
+        if self._kind == "backtest" and "backtest" not in self._open_phases:
+            self.phase("backtest")
+        if self._may_have_closed:
+            self._may_have_closed = False
+            self.trades()
+
+    def trades(self) -> None:
+        """Write the trades that have closed and are not written yet."""
+        with self._writing() as record:
+            if record is None:
+                return
+            fresh = [trade for trade in self._closed() if trade.id not in self._profits]
+            record.append_trades(_row(trade, self._seed) for trade in fresh)
+            self._profits |= {trade.id: float(trade.close_profit or 0.0) for trade in fresh}
+
+    def failed(self, error: str) -> None:
+        """Note why the program is about to end."""
+        self._failure = error
+
+    def end(self) -> None:
+        """Write what is missing; stop sampling and end the record, if it is this program's own."""
+        if os.getpid() != self._pid:
+            return
+        atexit.unregister(self.end)
+        try:
+            self.trades()
+            self.phase(None)
+            if self._is_own:
+                self._end_record()
+            if self._sampler is not None:
+                self._sampler.__exit__(None, None, None)
+        except Exception:  # the program is ending, and has other things to clean up
+            logger.exception("the record of this run could not be ended")
+        self._fate.forget()
+        self._record = None
+
+    def _end_record(self) -> None:
+        with self._writing() as record:
+            if record is None or record.has_ended:
+                return
+            problem = self._failure or self._fate.problem(self._kind)
+            if problem:
+                record.fail(problem)
+            else:
+                record.finish(self._verdict(), self._results())
+
+    def _start(self, settings: Settings) -> None:
+        assert self._record is not None
+        atexit.register(self.end)
+        if not self._is_own:
+            self._record.write_settings(settings)
+            _end_with_parent(Run.open(self._record.folder).manifest["process"])
+            return
+        self._fate.watch()
+        self._sampler = ProcessSampler(
+            os.getpid(),
+            interval_seconds=_SAMPLE_SECONDS.get(self._kind, _SLOW_SAMPLE_SECONDS),
+            on_sample=self._sample,
+            keeps=False,
+        )
+        self._sampler.__enter__()
+
+    def _sample(self, sample: Any) -> None:
+        with self._writing() as record:
+            if record is not None:
+                record.append_sample(sample)
+
+    @contextmanager
+    def _writing(self) -> Iterator[RunRecord | None]:
+        """Yield the record; where it cannot be written, it is given up and trading goes on."""
+        try:
+            yield self._record
+        except (OSError, RecordError) as error:
+            logger.warning("the record of this run ends here: %s", error)
+            self._record = None
+
+    def _closed(self) -> list[Any]:
+        """Return the trades that this program has closed."""
+        if not Trade.use_db:
+            return list(LocalTrade.bt_trades)
+        return list(Trade.get_trades_proxy(is_open=False, close_date=self._began))
+
+    def _verdict(self) -> str:
+        if not self._profits:
+            return "no trades"
+        mean = float(np.mean(list(self._profits.values())))
+        return f"{len(self._profits)} trades, average profit {mean:+.3%} after fees"
+
+    def _results(self) -> dict[str, Path]:
+        """Return where freqtrade has put its own result."""
+        folder = self._config.get("exportdirectory")
+        found = sorted(Path(folder).glob("backtest-result-*.zip")) if folder else []
+        fresh = [path for path in found if path.stat().st_mtime >= self._began.timestamp()]
+        return {"freqtrade": fresh[-1]} if fresh and self._kind == "backtest" else {}
+
+
+class _Fate(logging.Handler):
+    """Hears from freqtrade's main program why it ends: it tells the log and nobody else."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._said: list[tuple[int, str]] = []
+
+    def watch(self) -> None:
+        logging.getLogger("freqtrade").addHandler(self)
+
+    def forget(self) -> None:
+        logging.getLogger("freqtrade").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name != "freqtrade":  # of the main program itself and no module of it
+            return
+        if record.levelno >= logging.ERROR or record.msg.startswith("SIGINT received"):
+            text = record.getMessage()
+            if record.exc_info and record.exc_info[1] is not None:
+                text = repr(record.exc_info[1])
+            self._said.append((record.levelno, text))
+
+    def problem(self, kind: str) -> str | None:
+        """Return why the program fails; a bot that is stopped has not failed."""
+        if self._said:
+            level, text = self._said[-1]
+            if level < logging.ERROR:
+                return "interrupted" if kind == "backtest" else None
+            return text.strip().partition("\n")[0]
+        error = sys.exc_info()[1]
+        if error is None or (isinstance(error, KeyboardInterrupt) and kind != "backtest"):
+            return None
+        return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _begin(
+    config: Mapping[str, Any], settings: Settings, pairs: Sequence[str], kind: str
+) -> RunRecord:
+    is_backtest = kind == "backtest"
+    timerange = TimeRange.parse_timerange(config.get("timerange"))
+    until = pd.Timestamp(timerange.stopdt) if timerange.stopdt is not None else None
+    datadir = Path(config["datadir"])
+    digest = {}
+    if is_backtest:
+        digest = datadir_digests(datadir, pairs, timeframe=str(config["timeframe"]), until=until)
+    return RunRecord.begin(
+        Path(config["user_data_dir"]) / "runs",
+        kind,
+        settings=settings,
+        pairs=pairs,
+        seeds=range(settings.random_state, settings.random_state + settings.n_seeds),
+        timerange=config.get("timerange") if is_backtest else None,
+        datadir=datadir if is_backtest else None,
+        data_digest=digest,
+        strategy=config.get("strategy"),
+        identifier=config["freqai"]["identifier"],
+    )
+
+
+def _row(trade: Any, seed: int | None) -> dict[str, Any]:
+    profit = float(trade.close_profit or 0.0)
+    return {
+        "series": "agent",
+        "pair": trade.pair,
+        "window": None,
+        "seed": seed,
+        "side": "short" if trade.is_short else "long",
+        "open_date": trade.open_date_utc,
+        "close_date": trade.close_date_utc,
+        "open_rate": trade.open_rate,
+        "close_rate": trade.close_rate,
+        "leverage": trade.leverage,
+        "profit_ratio": profit,
+        "log_return": float(np.log1p(profit)) if profit > -1.0 else None,
+        "exit_reason": trade.exit_reason,
+        "enter_tag": trade.enter_tag,
+    }
+
+
+def _end_with_parent(parent: Mapping[str, Any]) -> None:
+    """Interrupt this program when the one that records it has gone; nobody else would end it."""
+
+    def watch() -> None:
+        pause = threading.Event()
+        while is_alive(int(parent["pid"]), float(parent["started"])):
+            pause.wait(_WATCH_SECONDS)
+        _thread.interrupt_main()
+        pause.wait(_STOP_SECONDS)
+        os._exit(1)  # it ignores interrupts, or waits for something that never comes
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -1,0 +1,206 @@
+"""The real program leaves a record of what it did, whoever started it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+from freqtrade.enums import RunMode
+
+from mtf_scalper.freqai.recording import kind_of_program
+from mtf_scalper.monitoring.facts import read_predictions, read_settings_in_force
+from mtf_scalper.records.manifest import candle_digest
+from mtf_scalper.records.reader import PROBABILITIES, Run, Status
+from mtf_scalper.records.writer import RUN_OFF, RunRecord
+
+PAIR = "BTC/USDT:USDT"
+MakeProgram = Callable[..., Any]
+# The last trade is open when it ends, in the night of the second day.
+END = pd.Timestamp("2024-01-31 03:20", tz="UTC")
+PERIOD = f"20240130-{END.timestamp():.0f}"
+
+
+BACKTEST = ("backtesting", "--timerange", PERIOD, "--cache", "none", "--backtest-directory")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished backtest of the user's own and its record."""
+
+    program: Any
+    run: Run
+    strategy: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def done(make_program: MakeProgram, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    folder = tmp_path_factory.mktemp("own")
+    started = make_program(folder)
+    started.run(*BACKTEST, str(folder / "results"))
+    (archive,) = (folder / "results").glob("*.zip")
+    with zipfile.ZipFile(archive) as content:
+        result = json.loads(content.read(f"{archive.stem}.json"))
+    (run,) = started.runs
+    return Done(started, run, result["strategy"]["MtfScalper_RL_Hybrid"])
+
+
+def test_a_backtest_of_the_users_own_leaves_a_finished_record(done: Done, datadir: Path) -> None:
+    run, models = done.run, done.program.folder / "user_data" / "models" / "mtf_scalper_rl"
+    assert (run.kind, run.status) == ("backtest", Status.FINISHED)
+    assert run.outcome is not None
+    assert Path(run.outcome["results"]["freqtrade"]).suffix == ".zip"
+    assert run.verdict is not None
+    assert run.verdict.startswith(f"{done.strategy['total_trades']} trades, average profit ")
+    manifest = run.manifest
+    assert manifest["timerange"] == PERIOD
+    assert manifest["pairs"][0] == PAIR
+    assert manifest["settings"] == read_settings_in_force(models).model_dump(mode="json")
+    file = datadir / "futures" / "BTC_USDT_USDT-5m-futures.feather"
+    candles = pd.read_feather(file)
+    before = candles[candles["date"] < END]
+    assert manifest["data_digest"][PAIR] == candle_digest(before)
+    assert manifest["command"][1] == "backtesting"
+
+
+def test_its_trades_are_those_of_freqtrades_own_result(done: Done) -> None:
+    theirs = pd.DataFrame(done.strategy["trades"])
+    assert "force_exit" in set(theirs["exit_reason"]), "no trade was open at the end of the data"
+    assert len(theirs) > 3
+    ours = done.run.trades()
+    order = ["open_date", "pair"]
+    theirs["open_date"] = pd.to_datetime(theirs["open_date"], utc=True)
+    theirs["close_date"] = pd.to_datetime(theirs["close_date"], utc=True)
+    theirs, ours = theirs.sort_values(order), ours.sort_values(order)
+    for name in ("pair", "open_date", "close_date", "exit_reason", "enter_tag"):
+        assert ours[name].tolist() == theirs[name].tolist()
+    for name in ("open_rate", "close_rate", "leverage", "profit_ratio"):
+        assert ours[name].to_numpy() == pytest.approx(theirs[name].to_numpy(), abs=1e-8)
+    assert (ours["side"] == "short").tolist() == theirs["is_short"].tolist()
+    assert set(ours["series"]) == {"agent"}
+
+
+def test_its_events_samples_candles_and_predictions_are_there(done: Done) -> None:
+    run = done.run
+    windows = [event for event in run.events("window") if event["pair"] == PAIR]
+    tested = [pd.Timestamp(event["test_to"]) for event in windows]
+    assert tested == [pd.Timestamp("2024-01-31", tz="UTC"), END]
+    names = {event["window"] for event in windows}
+    assert {e["window"] for e in run.events("training_finished") if e["pair"] == PAIR} == names
+    history = run.history()
+    assert set(history["pair"]) == set(run.manifest["pairs"])
+    assert set(history["seed"]) == {42}
+    assert {"features", "update", "evaluation", "inference", "backtest"} <= set(
+        run.phases()["phase"]
+    )
+    samples = run.samples()
+    assert (samples["resident_bytes"] > 0).all()
+    assert (samples["processes"] >= 1).all()
+    candles = run.candles()
+    period = candles.loc[candles["pair"] == PAIR, "date"]
+    assert period.iloc[0] == pd.Timestamp("2024-01-30", tz="UTC")
+    saved = read_predictions(done.program.folder / "user_data" / "models" / "mtf_scalper_rl")
+    predicted = run.predictions()
+    for window in names:
+        ours = predicted[(predicted["pair"] == PAIR) & (predicted["window"] == window)]
+        stop = window.rsplit("_", 1)[-1]
+        (theirs,) = (frame for name, frame in saved.items() if f"btc_{stop}" in name)
+        assert ours["date"].tolist() == theirs["date"].tolist()
+        assert ours[PROBABILITIES[0]].to_numpy() == pytest.approx(
+            theirs["&-prob_neutral"].to_numpy(), abs=1e-6
+        )
+
+
+def test_a_second_run_records_the_predictions_that_it_reuses(done: Done) -> None:
+    again = done.program
+    again.run(*BACKTEST, str(again.folder / "results"))
+    run, first = again.runs[0], again.runs[1]
+    assert run.events("training_started") == []
+    assert len(first.events("training_started")) == 4
+    columns = ["pair", "window", "date", *PROBABILITIES]
+    pd.testing.assert_frame_equal(run.predictions()[columns], first.predictions()[columns])
+    assert len(run.trades()) == len(first.trades())
+
+
+def test_a_started_program_writes_into_the_record_that_it_is_told_of(
+    make_program: MakeProgram, tmp_path: Path
+) -> None:
+    started = make_program(tmp_path)
+    with RunRecord.begin(tmp_path / "user_data" / "runs", "demo") as record:
+        started.run(*BACKTEST, str(tmp_path / "results"), told=str(record.folder))
+        assert not record.has_ended
+    (run,) = started.runs
+    assert len(run.trades()) > 0
+    assert len(run.events("training_finished")) == 4
+    assert run.samples().empty
+    assert run.settings["n_envs"] == 2
+    started.run(*BACKTEST, str(tmp_path / "results"), told=RUN_OFF)
+    assert len(started.runs) == 1
+
+
+def test_a_program_ends_with_the_one_that_records_it(
+    make_program: MakeProgram, tmp_path: Path
+) -> None:
+    started = make_program(tmp_path)
+    parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    record = RunRecord.begin(tmp_path / "user_data" / "runs", "demo")
+    manifest = record.folder / "manifest.json"
+    content = json.loads(manifest.read_text())
+    begun = psutil.Process(parent.pid).create_time()
+    content["process"] = {"pid": parent.pid, "started": begun}
+    manifest.write_text(json.dumps(content))
+    child = started.start(*BACKTEST, str(tmp_path / "results"), told=str(record.folder))
+    until = time.monotonic() + 60.0
+    while not Run.open(record.folder).events() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert child.poll() is None
+    parent.kill()
+    parent.wait()
+    assert child.wait(30) != 0
+    assert Run.open(record.folder).status is Status.KILLED
+
+
+def test_a_program_that_fails_says_why_in_its_record(
+    make_program: MakeProgram, tmp_path: Path
+) -> None:
+    started = make_program(tmp_path)
+    (tmp_path / "broken.json").write_text(json.dumps({"freqai": {"conv_width": 4000}}))
+    config = f"--config={tmp_path / 'broken.json'}"
+    started.run(*BACKTEST, str(tmp_path / "results"), config, code=2)
+    (run,) = started.runs
+    assert run.status is Status.FAILED
+    assert run.verdict is not None
+    assert run.verdict.startswith(f"{PAIR}, window ")
+
+
+def test_an_analysis_leaves_no_record(make_program: MakeProgram, tmp_path: Path) -> None:
+    started = make_program(tmp_path)
+    started.run("lookahead-analysis", "--timerange", PERIOD, "--minimum-trade-amount", "1")
+    assert started.runs == []
+
+
+@pytest.mark.parametrize(
+    ("line", "mode", "kind"),
+    [
+        ("/bin/freqtrade backtesting --config c", RunMode.BACKTEST, "backtest"),
+        ("/x/freqtrade/__main__.py backtesting", RunMode.BACKTEST, "backtest"),
+        ("freqtrade.exe trade", RunMode.DRY_RUN, "dry-run"),
+        ("freqtrade trade", RunMode.LIVE, "live"),
+        ("freqtrade lookahead-analysis", RunMode.BACKTEST, None),
+        ("freqtrade webserver", RunMode.BACKTEST, None),
+        ("freqtrade hyperopt", RunMode.HYPEROPT, None),
+        ("mtf-scalper parity", RunMode.BACKTEST, None),
+        ("pytest backtesting", RunMode.BACKTEST, None),
+    ],
+)
+def test_only_backtests_and_bots_leave_records(line: str, mode: RunMode, kind: str | None) -> None:
+    assert kind_of_program(mode, line.split()) == kind

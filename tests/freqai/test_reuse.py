@@ -1,0 +1,184 @@
+"""Models and predictions of other candles, settings or code are never used silently."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from freqtrade.data.dataprovider import DataProvider
+
+from mtf_scalper.errors import SettingsError
+from mtf_scalper.freqai import config as config_module
+from mtf_scalper.freqai.config import check_identifier, made_by
+from mtf_scalper.freqai.model import MtfScalperRLModel
+from mtf_scalper.freqai.reuse import (
+    check_same_candles,
+    note_candles,
+    note_predicted,
+    source_frames,
+)
+from mtf_scalper.settings import Settings
+from mtf_scalper.telemetry import EVENTS_FILE, SETTINGS_FILE, EventLog
+
+PAIR = "BTC/USDT:USDT"
+DATES = pd.date_range("2024-01-01", periods=60, freq="5min", tz="UTC")
+
+
+def frame(dates: pd.DatetimeIndex = DATES) -> pd.DataFrame:
+    prices = pd.Series(range(len(dates)), dtype=float) + 100.0
+    values = dict.fromkeys(("open", "high", "low", "close"), prices)
+    return pd.DataFrame({"date": dates, **values, "volume": 1.0})
+
+
+def frames() -> dict[str, pd.DataFrame]:
+    return {"5m": frame(), "1h": frame(DATES[::12]), "1h mark": frame(DATES[::12])}
+
+
+def windows(whole: dict[str, pd.DataFrame], rows: slice) -> dict[str, pd.DataFrame]:
+    """Return the frames as a window has them: its own candles, and all of the others."""
+    return {**whole, "5m": whole["5m"].iloc[rows]}
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Return an identifier's folder: trained on rows 12 to 35, predicted are rows 36 to 47."""
+    events = EventLog(tmp_path / "id" / "sub-train-BTC_1" / EVENTS_FILE, pair=PAIR)
+    note_candles(events, windows(frames(), slice(12, 36)))
+    note_predicted(events, windows(frames(), slice(36, 48)))
+    return tmp_path / "id"
+
+
+def test_the_same_candles_and_more_of_them_pass(models: Path) -> None:
+    check_same_candles(models, PAIR, frames())
+    longer = pd.date_range(DATES[0], periods=90, freq="5min")
+    check_same_candles(models, PAIR, {**frames(), "5m": frame(longer)})
+    shorter = {**frames(), "5m": frame().iloc[20:].reset_index(drop=True)}
+    check_same_candles(models, PAIR, shorter)
+    other = frame()
+    other["close"] += 1.0
+    check_same_candles(models, "BTC/USDC:USDC", {"5m": other})
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "said"),
+    [
+        ("5m", 12, r"a model of BTC/USDT:USDT to 2024-01-01 made from other candles \(5m\)"),
+        ("5m", 40, r"predictions of BTC/USDT:USDT to .* made from other candles \(5m\)"),
+        ("1h", 1, r"a model of .* \(1h\)"),
+        ("1h mark", 3, r"predictions of .* \(1h mark\)"),
+    ],
+)
+def test_changed_candles_of_any_kind_are_named(
+    models: Path, name: str, row: int, said: str
+) -> None:
+    changed = frames()
+    changed[name].loc[changed[name].index[row], "close"] += 0.01
+    with pytest.raises(SettingsError, match=rf"^freqai.identifier: 'id' holds {said}; choose"):
+        check_same_candles(models, PAIR, changed)
+
+
+@pytest.mark.parametrize(("name", "row"), [("5m", 0), ("5m", 50), ("1h mark", 0), ("1h", 4)])
+def test_candles_outside_the_windows_may_change(models: Path, name: str, row: int) -> None:
+    changed = frames()
+    changed[name].loc[changed[name].index[row], "close"] += 0.01
+    check_same_candles(models, PAIR, changed)
+
+
+def test_all_that_features_and_environments_are_made_from_counts(
+    make_config: Callable[..., Any], exchange: Any, candles: pd.DataFrame
+) -> None:
+    corr = {"freqai": {"feature_parameters": {"include_corr_pairlist": ["ETH/USDT:USDT"]}}}
+    config = make_config(corr)
+    found = source_frames(config, DataProvider(config, exchange), PAIR, candles)
+    others = [f"ETH/USDT:USDT {timeframe}" for timeframe in ("5m", "15m", "1h")]
+    assert list(found) == ["5m", "15m", "1h", *others, "1h mark", "1h funding_rate"]
+    assert found["5m"] is candles
+    assert all(len(each) for each in found.values())
+
+
+def test_what_made_the_models_is_compared_as_settings_are(
+    make_config: Callable[..., Any],
+    make_strategy: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = make_config()
+    strategy = make_strategy(config)
+    strategy.ft_load_hyper_params(False)
+
+    def made() -> dict[str, Any]:
+        return made_by(config, strategy, MtfScalperRLModel)
+
+    check_identifier(tmp_path, Settings(), made())
+    check_identifier(tmp_path, Settings(), made())
+
+    freqai = config["original_config"]["freqai"]
+    freqai["train_period_days"] = 2
+    with pytest.raises(SettingsError, match=r"\(train_period_days; train_period_days was 1, is 2"):
+        check_identifier(tmp_path, Settings(), made())
+    freqai["train_period_days"] = 1
+    freqai["feature_parameters"]["include_timeframes"] = ["5m"]
+    with pytest.raises(SettingsError, match=r"\(feature_parameters.include_timeframes; "):
+        check_identifier(tmp_path, Settings(), made())
+    freqai["feature_parameters"]["include_timeframes"] = ["5m", "15m", "1h"]
+    freqai["feature_parameters"]["plot_feature_importances"] = 3
+    check_identifier(tmp_path, Settings(), made())
+
+    monkeypatch.setattr(strategy.adx_min, "value", 30.0)
+    with pytest.raises(SettingsError, match=r"\(strategy.adx_min; .* was 25.0, is 30.0\)"):
+        check_identifier(tmp_path, Settings(), made())
+    monkeypatch.undo()
+    other = tmp_path / "other.py"
+    other.write_text("# another strategy\n")
+    monkeypatch.setattr(type(strategy), "__file__", str(other))
+    with pytest.raises(SettingsError, match=r"\(strategy; strategy was 'MtfScalper_RL_Hybrid "):
+        check_identifier(tmp_path, Settings(), made())
+    monkeypatch.undo()
+    monkeypatch.setattr(config_module, "engine_digest", lambda: "of other code")
+    with pytest.raises(SettingsError, match=r"\(engine; engine was .* is 'of other code'\)"):
+        check_identifier(tmp_path, Settings(), made())
+
+
+BACKTEST = ("backtesting", "--timerange", "20240130-20240201", "--cache", "none")
+
+
+def test_the_program_refuses_predictions_of_other_candles_and_models_of_other_code(
+    make_program: Callable[..., Any], datadir: Path, tmp_path: Path
+) -> None:
+    candles = tmp_path / "candles"
+    shutil.copytree(datadir, candles)
+    program = make_program(tmp_path / "program", candles)
+    results = ("--backtest-directory", str(program.folder / "results"))
+    program.run(*BACKTEST, *results)
+    (first,) = program.runs
+
+    # After the last training, so that only a window's predictions were made from it.
+    file = candles / "futures" / "BTC_USDT_USDT-5m-futures.feather"
+    table = pd.read_feather(file)
+    original = table.copy()
+    table.loc[table["date"] == "2024-01-31 12:00", "volume"] *= 2.0
+    table.to_feather(file)
+    program.run(*BACKTEST, *results, code=2)
+    failed = program.runs[0]
+    assert failed.verdict == (
+        "freqai.identifier: 'mtf_scalper_rl' holds predictions of BTC/USDT:USDT to 2024-01-31 "
+        "made from other candles (5m); choose a new identifier or delete its folder under "
+        "user_data/models"
+    )
+    assert failed.manifest["data_digest"][PAIR] != first.manifest["data_digest"][PAIR]
+    original.to_feather(file)
+
+    made_with = program.folder / "user_data" / "models" / "mtf_scalper_rl" / SETTINGS_FILE
+    content = json.loads(made_with.read_text())
+    made_with.write_text(json.dumps({**content, "engine": "0123456789abcdef"}))
+    program.run(*BACKTEST, *results, code=2)
+    said = program.runs[0].verdict
+    assert "made with other settings (engine; engine was '0123456789abcdef'" in said
+    made_with.write_text(json.dumps(content))
+    program.run(*BACKTEST, *results)
+    assert program.runs[0].events("training_started") == []
