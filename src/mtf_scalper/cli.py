@@ -190,6 +190,97 @@ def parity(
         raise typer.Exit(run_parity(arguments, policy.value, Console()))
 
 
+@app.command(
+    epilog=f"{_EXIT_CODES} With --freqtrade trades that differ are a failure. No evidence of an "
+    "edge is the normal, correct answer on most data and no failure."
+)
+def evaluate(
+    timerange: Annotated[
+        str, typer.Option(metavar="YYYYMMDD-YYYYMMDD", help="Days to trade out of sample.")
+    ],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PAIR", help="Instead of the configuration's; repeat it for several."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per window, averaged.")] = 1,
+    datadir: RealDatadir = None,
+    config: Annotated[
+        list[Path],
+        typer.Option(
+            dir_okay=False,
+            exists=True,
+            metavar="FILE",
+            help="freqtrade configuration laid over the shipped one; repeat it for several.",
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    freqtrade: Annotated[
+        bool,
+        typer.Option(
+            "--freqtrade", help="Backtest with the real program too; its trades have to agree."
+        ),
+    ] = False,
+    planted: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="Planted market instead of candles: linear, none, fast ..."
+        ),
+    ] = None,
+    signal: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Synthetic market of this signal strength."),
+    ] = None,
+    market_seed: Annotated[
+        int, typer.Option(min=0, help="Of the planted or synthetic market.")
+    ] = 0,
+    train_days: Annotated[int, typer.Option(min=1, help="Days of each training.")] = 30,
+    test_days: Annotated[int, typer.Option(min=1, help="Days traded after each training.")] = 7,
+    embargo_candles: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            show_default="as many as the longest trade lasts",
+            help="Candles between training and test.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="one per two CPUs", help="Trainings at a time."),
+    ] = None,
+) -> None:
+    """Train and trade window after window; say whether there is evidence of an edge."""
+    from rich.console import Console
+
+    from mtf_scalper.runs.evaluation import run_evaluation
+    from mtf_scalper.runs.evaluation_choice import EvaluationChoice, plan_evaluation
+    from mtf_scalper.runs.project import find_project
+
+    def read_recipe(*arguments: Any) -> Any:
+        # Imported when it is asked for: a planted market needs no freqtrade.
+        from mtf_scalper.freqai.recipe import read_recipe
+
+        return read_recipe(*arguments)
+
+    choice = EvaluationChoice(
+        timerange=timerange,
+        pairs=tuple(pairs or ()),
+        n_seeds=seeds,
+        datadir=datadir,
+        configs=tuple(config),
+        with_program=freqtrade,
+        planted=planted,
+        signal=signal,
+        market_seed=market_seed,
+        train_days=train_days,
+        test_days=test_days,
+        embargo_candles=embargo_candles,
+        jobs=jobs,
+    )
+    project = find_project()
+    raise typer.Exit(
+        run_evaluation(plan_evaluation(choice, project, read_recipe), project, Console())
+    )
+
+
 @app.command(epilog=_EXIT_CODES)
 def synth(
     datadir: Annotated[

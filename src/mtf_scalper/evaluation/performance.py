@@ -149,8 +149,10 @@ def sharpe_ratio(log_returns: Floats) -> Floats:
     Returns
     -------
     ndarray of float64, shape (...)
-        NaN where nothing varies (Sharpe 1994, without a rate free of risk).
+        NaN where nothing varies, or on one day (Sharpe 1994, without a rate free of risk).
     """
+    if log_returns.shape[-1] < 2:
+        return np.full(log_returns.shape[:-1], np.nan)
     mean, deviation = log_returns.mean(axis=-1), log_returns.std(axis=-1, ddof=1)
     return np.asarray(_ratio(mean, deviation) * np.sqrt(DAYS_PER_YEAR))
 

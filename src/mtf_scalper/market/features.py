@@ -28,7 +28,7 @@ from mtf_scalper.market.candles import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -193,6 +193,9 @@ def feature_frame(
     frame_5m: pd.DataFrame,
     timeframes: Sequence[str] = ("5m", "15m", "1h"),
     periods: Sequence[int] = (10, 20),
+    *,
+    higher: Mapping[str, pd.DataFrame] | None = None,
+    dtype: type[np.float32] | type[np.float64] = np.float32,
 ) -> pd.DataFrame:
     """All features of one pair from its 5m candles, as FreqAI would make them.
 
@@ -204,11 +207,16 @@ def feature_frame(
         FreqAI's ``include_timeframes``.
     periods
         FreqAI's ``indicator_periods_candles``.
+    higher
+        Candles of longer timeframes that begin earlier than `frame_5m`, by timeframe; those that
+        are missing are made from `frame_5m`.
+    dtype
+        FreqAI itself scales in float64 and rounds afterwards.
 
     Returns
     -------
     DataFrame
-        ``T`` rows with the index of `frame_5m`, float32, in FreqAI's order and with its names
+        ``T`` rows with the index of `frame_5m`, of `dtype`, in FreqAI's order and with its names
         without the pair: ``%-rsi-period_10_15m``, ``%-adx_gen_1h``, ``%-hour_sin``. Finite from
         row `WARMUP_CANDLES_5M` on (for timeframes up to 1h).
 
@@ -223,14 +231,16 @@ def feature_frame(
     parts = []
     for timeframe in timeframes:
         base = timeframe == BASE_TIMEFRAME
-        candles = frame_5m if base else resample_candles(frame_5m, timeframe)
+        candles = (higher or {}).get(timeframe)
+        if base or candles is None:
+            candles = frame_5m if base else resample_candles(frame_5m, timeframe)
         features = _timeframe_features(candles, timeframe, periods)
         if not base:
             known = features.assign(date=candles["date"])
             features = align_higher_timeframe(frame_5m, known, timeframe).drop(columns="date")
         parts.append(features)
     parts.append(_features_of(standard(frame_5m)))
-    return pd.concat(parts, axis=1).astype(np.float32)
+    return pd.concat(parts, axis=1).astype(dtype)
 
 
 def _timeframe_features(

@@ -26,7 +26,14 @@ from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.telemetry import EVENTS_FILE, read_events
 
-__all__ = ["BacktestOutcome", "BacktestRequest", "BacktestRun", "RunError", "run_backtest"]
+__all__ = [
+    "BacktestOutcome",
+    "BacktestRequest",
+    "BacktestRun",
+    "RunError",
+    "merged",
+    "run_backtest",
+]
 
 STRATEGY = "MtfScalper_RL_Hybrid"
 MODEL = "MtfScalperRLModel"
@@ -55,6 +62,8 @@ class BacktestRequest:
         As freqtrade writes it, ``YYYYMMDD-YYYYMMDD``.
     overrides : mapping
         Configuration laid over ``configs/config_rl_hybrid.json``.
+    name : str, optional
+        FreqAI identifier of this run's models; the folder's name by default.
     """
 
     project: Path
@@ -62,11 +71,12 @@ class BacktestRequest:
     datadir: Path
     timerange: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
 
     @property
     def identifier(self) -> str:
         """FreqAI identifier of this run's models."""
-        return f"{self.folder.name}"
+        return self.name or self.folder.name
 
     @property
     def models(self) -> Path:
@@ -183,8 +193,8 @@ def _started(request: BacktestRequest) -> Iterator[BacktestRun]:
     request.folder.mkdir(parents=True, exist_ok=True)
     with running_exchange(request.datadir) as url:
         config = request.folder / "overrides.json"
-        overrides = _merged(request.overrides, offline_exchange_config(url))
-        overrides = _merged(overrides, {"freqai": {"identifier": request.identifier}})
+        overrides = merged(request.overrides, offline_exchange_config(url))
+        overrides = merged(overrides, {"freqai": {"identifier": request.identifier}})
         config.write_text(json.dumps(overrides, indent=1), encoding="utf-8")
         with request.log.open("wb") as log:
             process = subprocess.Popen(
@@ -226,13 +236,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(left, timeout=_CHILDREN_STOP_SECONDS)
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``base`` with ``over`` laid over it, section by section."""
-    merged = dict(base)
+    result = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
 
 
 def _last_error(log: Path) -> str:

@@ -1,0 +1,130 @@
+"""A freqtrade configuration and its strategy, read for an evaluation through the Python API."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from freqtrade.configuration import setup_utils_configuration
+from freqtrade.enums import RunMode
+from freqtrade.exceptions import FreqtradeException
+from freqtrade.resolvers import StrategyResolver
+
+from mtf_scalper.errors import SettingsError
+from mtf_scalper.evaluation.recipe import Recipe
+from mtf_scalper.freqai.config import read_settings, trade_rules
+from mtf_scalper.freqai.strategy import HybridStrategy
+from mtf_scalper.market.recorded import FEE_RATE
+
+__all__ = ["read_recipe"]
+
+_FEATURE_HOOKS = (
+    "feature_engineering_expand_all",
+    "feature_engineering_expand_basic",
+    "feature_engineering_standard",
+)
+
+
+def read_recipe(
+    configs: Sequence[Path], user_data: Path, datadir: Path, strategy_name: str, model_name: str
+) -> Recipe:
+    """Return what a backtest with these configurations would learn and trade.
+
+    No exchange is asked and no candles are read.
+
+    Parameters
+    ----------
+    configs : sequence of Path
+        Later ones are laid over earlier ones.
+    user_data : Path
+        freqtrade's folder, with strategies and models.
+    datadir : Path
+        freqtrade data directory, which is not read.
+    strategy_name, model_name : str
+        Classes of ``--strategy`` and ``--freqaimodel``.
+
+    Raises
+    ------
+    SettingsError
+        If freqtrade refuses the configuration, or the strategy has features or FreqAI feature
+        options that the Python API does not make.
+    """
+    arguments: dict[str, Any] = {
+        "config": [str(path) for path in configs],
+        "user_data_dir": str(user_data),
+        "datadir": str(datadir),
+        "strategy": strategy_name,
+        "freqaimodel": model_name,
+    }
+    try:
+        with _without_its_log():
+            config: dict[str, Any] = setup_utils_configuration(arguments, RunMode.UTIL_NO_EXCHANGE)
+            strategy = StrategyResolver.load_strategy(config)
+            strategy.ft_load_hyper_params(False)
+    except (FreqtradeException, ImportError) as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise SettingsError(f"freqtrade: {words}") from None
+    if not isinstance(strategy, HybridStrategy) or any(
+        getattr(type(strategy), hook) is not getattr(HybridStrategy, hook)
+        for hook in _FEATURE_HOOKS
+    ):
+        raise SettingsError(
+            f"{strategy_name}: has features of its own, which the Python API does not make; "
+            "evaluate it with --freqtrade alone, or the shipped strategy"
+        )
+    return _recipe(config, strategy)
+
+
+def _recipe(config: Mapping[str, Any], strategy: HybridStrategy) -> Recipe:
+    freqai = config["freqai"]
+    features = freqai["feature_parameters"]
+    _refuse_other_features(features)
+    settings = read_settings(config, trade_rules(config, strategy))
+    test_size = freqai.get("data_split_parameters", {}).get("test_size", 0.1)
+    return Recipe(
+        settings=settings.changed(validation_share=test_size),
+        pairs=tuple(config["exchange"]["pair_whitelist"]),
+        thresholds=strategy._thresholds(),
+        max_leverage=float(strategy.max_leverage),
+        exit_threshold=float(strategy.exit_confidence.value),
+        fee_rate=FEE_RATE if config.get("fee") is None else float(config["fee"]),
+        timeframes=tuple(features["include_timeframes"]),
+        periods=tuple(features["indicator_periods_candles"]),
+    )
+
+
+def _refuse_other_features(features: Mapping[str, Any]) -> None:
+    """Refuse FreqAI's options that change what the network sees and that nothing here follows."""
+    for key in (
+        "include_corr_pairlist",
+        "include_shifted_candles",
+        "principal_component_analysis",
+        "use_SVM_to_remove_outliers",
+        "use_DBSCAN_to_remove_outliers",
+        "DI_threshold",
+        "noise_standard_deviation",
+        "buffer_train_data_candles",
+        "reverse_train_test_order",
+    ):
+        if features.get(key):
+            raise SettingsError(
+                f"freqai.feature_parameters.{key}: {features[key]!r} is not followed by an "
+                "evaluation through the Python API; leave it out"
+            )
+
+
+@contextmanager
+def _without_its_log() -> Iterator[None]:
+    """Keep freqtrade from logging what it loads, and from taking over the root logger."""
+    root = logging.getLogger()
+    handlers, level, disabled = root.handlers[:], root.level, logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers
+        root.setLevel(level)

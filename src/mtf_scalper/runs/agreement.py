@@ -1,0 +1,177 @@
+"""The same windows through the real freqtrade program: whether its trades agree, one for one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtf_scalper.errors import SettingsError
+from mtf_scalper.market.market import Market
+from mtf_scalper.runs.program import BacktestRequest, merged
+from mtf_scalper.runs.verdict import PROFIT_TOLERANCE, trades_on
+from mtf_scalper.runs.walk_forward import Walk
+from mtf_scalper.simulator.types import Trade
+
+__all__ = ["Agreement", "compare_trades", "program_request"]
+
+_EQUAL = ("side", "close_row", "open_rate", "close_rate", "leverage", "exit_reason")
+"""What has to be equal between two trades that open in the same candle."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Trades of one pair and seed on both sides.
+
+    Attributes
+    ----------
+    pair : str
+    seed : int
+    n_program, n_python, n_equal : int
+        Trades of freqtrade's backtest, of the Python API, and those that are equal.
+    difference : str or None
+        The first difference in words.
+    """
+
+    pair: str
+    seed: int
+    n_program: int
+    n_python: int
+    n_equal: int
+    difference: str | None
+
+    @property
+    def share(self) -> float:
+        """Share of all trades, of either side, that both have; 1 without any."""
+        together = self.n_program + self.n_python - self.n_equal
+        return self.n_equal / together if together else 1.0
+
+    @property
+    def line(self) -> str:
+        """All of it in a line."""
+        said = (
+            f"{self.pair}, seed {self.seed}: {self.n_equal} trades agree of {self.n_program} in "
+            f"freqtrade and {self.n_python} through the Python API"
+        )
+        return said if self.difference is None else f"{said}; {self.difference}"
+
+
+def program_request(
+    project: Path,
+    folder: Path,
+    datadir: Path,
+    timerange: str,
+    pairs: Sequence[str],
+    configs: Sequence[Path],
+    *,
+    seed: int,
+    train_days: int,
+    test_days: int,
+    identifier: str | None = None,
+) -> BacktestRequest:
+    """Return the backtest that trains what a walk-forward without embargo trains.
+
+    Parameters
+    ----------
+    project, folder, datadir : Path
+        See ``BacktestRequest``.
+    timerange : str
+    pairs : sequence of str
+    configs : sequence of Path
+        Laid over the shipped configuration.
+    seed : int
+    train_days, test_days : int
+    identifier : str, optional
+        FreqAI's, for the models; the folder's name by default.
+
+    Raises
+    ------
+    SettingsError
+        If a configuration is no JSON.
+    """
+    overrides: dict[str, Any] = {}
+    for path in configs:
+        overrides = merged(overrides, _read(path))
+    windows = {"train_period_days": train_days, "backtest_period_days": test_days}
+    # Sums over several threads are made in another order now and then.
+    fixed = {"random_state": seed, "cpu_count": 1, "progress_bar": False}
+    ours = {
+        "exchange": {"pair_whitelist": list(pairs)},
+        "max_open_trades": len(pairs),
+        "freqai": {**windows, "rl_config": fixed},
+    }
+    return BacktestRequest(
+        project=project,
+        folder=folder,
+        datadir=datadir.resolve(),
+        timerange=timerange,
+        overrides=merged(overrides, ours),
+        name=identifier,
+    )
+
+
+def compare_trades(walk: Walk, trades: Sequence[Mapping[str, Any]]) -> Agreement:
+    """Compare a walk's trades with those of freqtrade's result.
+
+    Parameters
+    ----------
+    walk : Walk
+    trades : sequence of mapping
+        All trades as freqtrade writes them; those of other pairs are left out.
+    """
+    theirs = trades_on(walk.market, [each for each in trades if each["pair"] == walk.pair])
+    ours = walk.run.trades
+    by_row = {trade.open_row: trade for trade in ours}
+    n_equal = sum(_first_unequal(by_row.get(trade.open_row), trade) is None for trade in theirs)
+    return Agreement(
+        pair=walk.pair,
+        seed=walk.seed,
+        n_program=len(theirs),
+        n_python=len(ours),
+        n_equal=n_equal,
+        difference=_difference(walk.market, ours, theirs),
+    )
+
+
+def _difference(market: Market, ours: Sequence[Trade], theirs: Sequence[Trade]) -> str | None:
+    """Return the first difference in time in words, None without one."""
+    our_rows = {trade.open_row: trade for trade in ours}
+    their_rows = {trade.open_row: trade for trade in theirs}
+    assert market.dates is not None
+    for row in sorted({*our_rows, *their_rows}):
+        our, their = our_rows.get(row), their_rows.get(row)
+        opened = np.datetime_as_string(market.dates[row], unit="m").replace("T", " ")
+        if our is None or their is None:
+            only = "freqtrade" if our is None else "the Python API"
+            return f"only {only} has the trade of {opened}"
+        name = _first_unequal(our, their)
+        if name is not None:
+            return (
+                f"{name} of the trade of {opened} is {getattr(their, name)} in freqtrade and "
+                f"{getattr(our, name)} through the Python API"
+            )
+    return None
+
+
+def _first_unequal(our: Trade | None, their: Trade) -> str | None:
+    """Return the first attribute in which two trades differ, None where they are equal."""
+    if our is None:
+        return "open_row"
+    for name in _EQUAL:
+        if getattr(our, name) != getattr(their, name):
+            return name
+    if abs(our.profit_ratio - their.profit_ratio) > PROFIT_TOLERANCE:
+        return "profit_ratio"
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SettingsError(f"{path}: is no JSON: {error}") from None
+    return content

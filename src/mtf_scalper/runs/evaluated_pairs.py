@@ -1,0 +1,113 @@
+"""Where the candles of an evaluation come from: a data directory, or a planted market."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from mtf_scalper.errors import SettingsError
+from mtf_scalper.evaluation.recipe import Recipe
+from mtf_scalper.market.planted import PlantedKind, planted_market
+from mtf_scalper.market.recorded import RecordedPair, recorded_pair
+from mtf_scalper.runs.windows import Window
+from mtf_scalper.settings import EntryMode, Settings, TradeRules
+
+__all__ = ["PairSource", "PlantedPairs", "RecordedPairs", "planted_recipe"]
+
+
+class PairSource(Protocol):
+    """Something that has the candles of pairs."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+
+    def load(self, pair: str, windows: Sequence[Window]) -> RecordedPair:
+        """Return a pair's candles from the first training to the end of the last test."""
+
+
+@dataclass(frozen=True)
+class RecordedPairs:
+    """Pairs of a freqtrade data directory.
+
+    Attributes
+    ----------
+    datadir : Path
+    recipe : Recipe
+    """
+
+    datadir: Path
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """Name of the data directory."""
+        return self.datadir.name
+
+    def load(self, pair: str, windows: Sequence[Window]) -> RecordedPair:
+        """Return a pair's candles; see ``recorded_pair``."""
+        recipe = self.recipe
+        return recorded_pair(
+            self.datadir,
+            pair,
+            since=windows[0].train_from,
+            # The candle at which the period ends belongs to a backtest; nothing after it is seen.
+            until=windows[-1].test_to + pd.Timedelta(minutes=5),
+            fee_rate=recipe.fee_rate,
+            thresholds=recipe.thresholds,
+            max_leverage=recipe.max_leverage,
+            timeframes=recipe.timeframes,
+            periods=recipe.periods,
+        )
+
+
+@dataclass(frozen=True)
+class PlantedPairs:
+    """A planted market, whose first candle is that of the first training.
+
+    Attributes
+    ----------
+    kind : PlantedKind or str
+    seed : int
+        Another seed, another market.
+    """
+
+    kind: PlantedKind | str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Kind and seed."""
+        return f"planted market {self.kind}, seed {self.seed}"
+
+    def load(self, pair: str, windows: Sequence[Window]) -> RecordedPair:
+        """Return the market; ``pair`` is its name."""
+        start = windows[0].train_from.tz_localize(None).to_datetime64()
+        minutes = (windows[-1].test_to - windows[0].train_from) / pd.Timedelta(minutes=1)
+        n_candles = int(minutes) // 5 + 1
+        dates = start.astype("datetime64[ns]") + np.arange(n_candles) * np.timedelta64(5, "m")
+        market = planted_market(self.kind, self.seed, n_candles).market
+        market = replace(market, dates=dates, pair=pair)
+        candles = pd.DataFrame(market.ohlc, columns=["open", "high", "low", "close"])
+        candles.insert(0, "date", pd.DatetimeIndex(dates, tz="UTC"))
+        candles["volume"] = 0.0
+        return RecordedPair(market, market.features.astype(np.float64), candles)
+
+
+def planted_recipe(kind: PlantedKind | str) -> Recipe:
+    """Return the recipe for a planted market: enter anywhere, leave at will, no other rule.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such kind.
+    """
+    if kind not in list(PlantedKind):
+        raise SettingsError(f"planted: {kind!r} must be one of {', '.join(PlantedKind)}")
+    rules = TradeRules(entry=EntryMode.ANY, max_trade_duration_candles=288)
+    return Recipe(settings=Settings(rules=rules), pairs=(f"planted-{PlantedKind(kind)}",))

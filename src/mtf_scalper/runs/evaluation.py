@@ -1,0 +1,404 @@
+"""``mtf-scalper evaluate``: walk-forward over all pairs and seeds, statistics, and a verdict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mtf_scalper.evaluation.edge import Edge, Variant, judge_edge
+from mtf_scalper.evaluation.importance import pooled_importance
+from mtf_scalper.evaluation.recipe import Recipe
+from mtf_scalper.market.recorded import RecordedPair
+from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.records.files import EVENTS
+from mtf_scalper.records.manifest import candle_digest
+from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.runs.agreement import Agreement, compare_trades, program_request
+from mtf_scalper.runs.evaluated_pairs import PairSource
+from mtf_scalper.runs.evaluation_record import (
+    KIND,
+    earlier_variants,
+    tested_candles,
+    window_days,
+    write_daily,
+    write_equity,
+    write_pair,
+)
+from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tables
+from mtf_scalper.runs.evidence import (
+    Account,
+    PairEvidence,
+    averaged,
+    figures_of,
+    measure_pair,
+    together,
+)
+from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, window_task
+from mtf_scalper.runs.program import run_backtest
+from mtf_scalper.runs.project import shown
+from mtf_scalper.runs.walk_forward import Walk, learn_windows, threads_per_job, walk
+from mtf_scalper.runs.windows import Window, parse_timerange, rolling_windows
+from mtf_scalper.settings import Device, Settings
+
+__all__ = ["Evaluated", "EvaluationPlan", "evaluate_walks", "run_evaluation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """What an evaluation learns and trades.
+
+    Attributes
+    ----------
+    recipe : Recipe
+    source : PairSource
+    timerange : str
+        Days that are traded, ``YYYYMMDD-YYYYMMDD``; the first training begins before them.
+    seeds : tuple of int
+    train_days, test_days : int
+    embargo_candles : int or None
+        Candles between training and test; by default as many as the longest trade lasts.
+    jobs : int
+        Trainings at a time.
+    n_draws : int
+        Random exits per pair and seed.
+    datadir : Path or None
+        Where the candles are from, None for a planted market.
+    configs : tuple of Path
+        Laid over the shipped configuration.
+    with_program : bool
+        Whether the real program backtests the same windows. It knows no embargo, its tests see no
+        candles before them, and both sides train on one thread.
+    """
+
+    recipe: Recipe
+    source: PairSource
+    timerange: str
+    seeds: tuple[int, ...] = (42,)
+    train_days: int = 30
+    test_days: int = 7
+    embargo_candles: int | None = None
+    jobs: int = 1
+    n_draws: int = 100
+    datadir: Path | None = None
+    configs: tuple[Path, ...] = ()
+    with_program: bool = False
+
+    @property
+    def embargo(self) -> int:
+        """Candles between training and test."""
+        if self.with_program:
+            return 0
+        return self.recipe.longest_trade if self.embargo_candles is None else self.embargo_candles
+
+    @property
+    def settings(self) -> Settings:
+        """The recipe's settings as each training gets them."""
+        threads = 1 if self.with_program else threads_per_job(self.jobs)
+        settings = self.recipe.settings
+        threads = min(threads, settings.cpu_count)
+        return settings.changed(cpu_count=threads, progress_bar=False, device=Device.CPU)
+
+    def windows(self) -> list[Window]:
+        """Return the windows."""
+        start, stop = parse_timerange(self.timerange)
+        return rolling_windows(
+            start,
+            stop,
+            train_days=self.train_days,
+            test_days=self.test_days,
+            embargo_candles=self.embargo,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that makes this another variant than one with other facts, for the record."""
+        recipe = self.recipe
+        return {
+            "train_days": self.train_days,
+            "test_days": self.test_days,
+            "embargo_candles": self.embargo,
+            "thresholds": recipe.thresholds,
+            "max_leverage": recipe.max_leverage,
+            "exit_threshold": recipe.exit_threshold,
+            "fee_rate": recipe.fee_rate,
+            "timeframes": recipe.timeframes,
+            "periods": recipe.periods,
+            **self.settings.model_dump(mode="json"),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """What an evaluation found.
+
+    Attributes
+    ----------
+    pairs : tuple of PairEvidence
+    whole : Account
+        All pairs together, the mean over seeds.
+    edge : Edge
+    figures : list of dict
+        For ``figures.json``.
+    """
+
+    pairs: tuple[PairEvidence, ...]
+    whole: Account
+    edge: Edge
+    figures: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int:
+    """Evaluate, print the verdict and tables, and leave a run record.
+
+    Returns
+    -------
+    int
+        0, or 1 where trades of the real program differ.
+
+    Raises
+    ------
+    MtfScalperError
+        If candles are missing, or a training or the program fails.
+    """
+    windows = plan.windows()
+    recordeds = {pair: plan.source.load(pair, windows) for pair in plan.recipe.pairs}
+    digests = {p: candle_digest(tested_candles(each, windows)) for p, each in recordeds.items()}
+    root = project / "user_data" / "runs"
+    record = RunRecord.begin(
+        root,
+        KIND,
+        settings=plan.facts(),
+        pairs=plan.recipe.pairs,
+        seeds=plan.seeds,
+        timerange=plan.timerange,
+        datadir=plan.datadir,
+        data_digest=digests,
+        source=plan.source.name,
+    )
+    with record, ProcessSampler(os.getpid(), on_sample=record.append_sample, keeps=False):
+        _note_windows(record, plan, windows)
+        walks, learned = _learned(plan, windows, recordeds, record, console)
+        with record.phase("evaluation"):
+            evaluated = evaluate_walks(
+                walks,
+                n_draws=plan.n_draws,
+                root=root,
+                timerange=plan.timerange,
+                data_digest=digests,
+            )
+            _write(record, windows, recordeds, evaluated, learned)
+        agreements = _agreements(plan, project, record, walks, console)
+        verdict = evaluated.edge.sentence
+        console.print(verdict, markup=False, highlight=False, soft_wrap=True, style="bold")
+        for table in evaluation_tables(evaluated.figures, evaluated.edge, windows):
+            console.print(table)
+        for line in (
+            *evaluation_lines(plan.source.name, plan.seeds, plan.embargo),
+            *(agreement.line for agreement in agreements),
+        ):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"record  {shown(record.folder, project)}", soft_wrap=True)
+        record.finish(verdict)
+    return int(any(agreement.share < 1.0 for agreement in agreements))
+
+
+def _note_windows(record: RunRecord, plan: EvaluationPlan, windows: Sequence[Window]) -> None:
+    for pair in plan.recipe.pairs:
+        for each in windows:
+            record.events(pair=pair, window=each.name).write(
+                "window",
+                train_from=each.train_from.isoformat(),
+                train_to=each.train_to.isoformat(),
+                test_from=each.test_from.isoformat(),
+                test_to=each.test_to.isoformat(),
+            )
+
+
+def _learned(
+    plan: EvaluationPlan,
+    windows: Sequence[Window],
+    recordeds: Mapping[str, RecordedPair],
+    record: RunRecord,
+    console: Console,
+) -> tuple[dict[str, list[Walk]], list[LearnedWindow]]:
+    """Learn every window of every pair and seed, and let them trade."""
+    settings = plan.settings
+    events = record.folder / EVENTS
+    jobs = [(pair, seed) for pair in recordeds for seed in plan.seeds]
+
+    def tasks() -> Iterator[WindowTask]:
+        for pair, seed in jobs:
+            for window in windows:
+                task = window_task(
+                    recordeds[pair],
+                    window,
+                    settings,
+                    seed=seed,
+                    with_history=not plan.with_program,
+                    events=events,
+                )
+                # What the last policy of each pair looks at stands for the others.
+                is_last = window is windows[-1] and seed == plan.seeds[0]
+                yield replace(task, n_shuffles=5 if is_last else 0)
+
+    total = len(jobs) * len(windows)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("learning windows", total=total)
+        learned = learn_windows(
+            tasks(), total, jobs=plan.jobs, on_done=lambda _: progress.advance(bar)
+        )
+    walks: dict[str, list[Walk]] = {pair: [] for pair in recordeds}
+    for number, (pair, _seed) in enumerate(jobs):
+        mine = learned[number * len(windows) : (number + 1) * len(windows)]
+        threshold = plan.recipe.exit_threshold
+        walks[pair].append(walk(recordeds[pair], windows, mine, settings, exit_threshold=threshold))
+    return walks, learned
+
+
+def evaluate_walks(
+    walks: Mapping[str, Sequence[Walk]],
+    *,
+    n_draws: int = 100,
+    root: Path | None = None,
+    timerange: str = "",
+    data_digest: Mapping[str, str | None] | None = None,
+) -> Evaluated:
+    """Measure walks and decide whether there is an edge.
+
+    Parameters
+    ----------
+    walks : mapping of str to sequence of Walk
+        By pair; one per seed, the same seeds for every pair.
+    n_draws : int
+        Random exits per pair and seed.
+    root : Path, optional
+        Folder with earlier runs, whose variants on the same candles count.
+    timerange, data_digest
+        By which they are found.
+    """
+    pairs = tuple(measure_pair(each, n_draws=n_draws) for each in walks.values())
+    by_pair = [averaged(list(each.accounts.values())) for each in pairs]
+    whole = together(by_pair) if len(pairs) > 1 else by_pair[0]
+    judged = Variant("judged", whole.days.log_return, whole.baselines)
+    others = (
+        []
+        if root is None
+        else earlier_variants(root, judged, timerange=timerange, data_digest=data_digest or {})
+    )
+    n_accounts = sum(len(each.accounts) for each in pairs)
+    reasons = whole.degenerate if len(whole.degenerate) == n_accounts else ()
+    edge = judge_edge(judged, others, degenerate="; it ".join(dict.fromkeys(reasons)) or None)
+    return Evaluated(pairs, whole, edge, _figures(pairs, by_pair, whole))
+
+
+def _figures(
+    pairs: Sequence[PairEvidence], by_pair: Sequence[Account], whole: Account
+) -> list[dict[str, Any]]:
+    """Return the rows of ``figures.json``: pooled, by pair, by seed, and by window."""
+    windows = [part.window for part in pairs[0].walks[0].learned]
+    rows = []
+    if len(pairs) > 1:
+        rows.append(_row(whole, None, None, None))
+        rows += [
+            _row(whole.part(window_days(windows, each)), None, each.name, None) for each in windows
+        ]
+    for evidence, mean in zip(pairs, by_pair, strict=True):
+        pair = evidence.pair
+        rows.append(_row(mean, pair, None, None))
+        rows += [_row(account, pair, None, seed) for seed, account in evidence.accounts.items()]
+        for each in windows:
+            days = window_days(windows, each)
+            rows.append(_row(mean.part(days), pair, each.name, None))
+            rows += [
+                _row(account.part(days), pair, each.name, seed)
+                for seed, account in evidence.accounts.items()
+            ]
+    return rows
+
+
+def _row(
+    account: Account, pair: str | None, window: str | None, seed: int | None
+) -> dict[str, Any]:
+    found = figures_of(account)
+    return {"pair": pair or "all", "window": window, "seed": seed, **found}
+
+
+def _write(
+    record: RunRecord,
+    windows: Sequence[Window],
+    recordeds: Mapping[str, RecordedPair],
+    evaluated: Evaluated,
+    learned: Sequence[LearnedWindow],
+) -> None:
+    for evidence in evaluated.pairs:
+        write_pair(record, recordeds[evidence.pair], evidence)
+    write_equity(record, evaluated.pairs)
+    write_daily(record, windows[0].test_from, evaluated.whole)
+    draws = {
+        evidence.pair: averaged(list(evidence.accounts.values())).draws.sum(axis=1)
+        for evidence in evaluated.pairs
+    }
+    if len(draws) > 1:
+        draws["all"] = evaluated.whole.draws.sum(axis=1)
+    record.write_json("random_exits", draws)
+    record.write_json("figures", evaluated.figures)
+    record.write_json("statistics", evaluated.edge.as_dict())
+    found = [each.importance for each in learned if each.importance]
+    if found and len({len(each) for each in found}) == 1:
+        pooled = pooled_importance(found)
+        record.write_json("importance", {each.feature: each.as_dict() for each in pooled})
+
+
+def _agreements(
+    plan: EvaluationPlan,
+    project: Path,
+    record: RunRecord,
+    walks: Mapping[str, Sequence[Walk]],
+    console: Console,
+) -> list[Agreement]:
+    """Backtest the same windows with the real program, one seed after the other, and compare."""
+    if not plan.with_program or plan.datadir is None:
+        return []
+    found = []
+    for number, seed in enumerate(plan.seeds):
+        request = program_request(
+            project,
+            project / "user_data" / "runs" / record.run_id / f"freqtrade-seed-{seed}",
+            plan.datadir,
+            plan.timerange,
+            plan.recipe.pairs,
+            plan.configs,
+            seed=seed,
+            train_days=plan.train_days,
+            test_days=plan.test_days,
+            identifier=f"{record.run_id}-seed-{seed}",
+        )
+        with console.status(f"freqtrade backtesting with seed {seed}"), record.phase("backtest"):
+            outcome = run_backtest(request)
+        trades = outcome.strategy["trades"]
+        found += [compare_trades(each[number], trades) for each in walks.values()]
+    record.write_json(
+        "checks",
+        [
+            {
+                "name": f"trades of freqtrade, {each.pair}, seed {each.seed}",
+                "measured": f"{each.n_equal} of {each.n_program} agree",
+                "expected": "all, and no others",
+                "verdict": "passed" if each.share == 1.0 else "failed",
+                "reason": each.difference or "",
+            }
+            for each in found
+        ],
+    )
+    return found

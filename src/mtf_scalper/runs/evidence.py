@@ -1,0 +1,271 @@
+"""What walks were worth: days of agent, baselines and optimum, and every figure with its interval.
+
+An ``Account`` holds the days of one pair and seed. Accounts of several seeds are averaged, those of
+several pairs added up; each pair stakes all that it has, so that the sum is what a user earns who
+gives every pair an account of its own, in units of one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtf_scalper.evaluation.baselines import buy_and_hold, classic_exits, flat, random_exits
+from mtf_scalper.evaluation.bootstrap import (
+    LEAST_DAYS,
+    Interval,
+    block_length,
+    interval_of,
+    resampled_rows,
+)
+from mtf_scalper.evaluation.degenerate import degeneracy
+from mtf_scalper.evaluation.performance import FIGURES, Days, day_numbers, days_of, pooled_days
+from mtf_scalper.runs.walk_forward import Walk
+from mtf_scalper.simulator.oracle import oracle
+from mtf_scalper.simulator.playback import Simulation
+
+__all__ = [
+    "BUY_AND_HOLD",
+    "CLASSIC_EXITS",
+    "FLAT",
+    "RANDOM_EXITS",
+    "Account",
+    "PairEvidence",
+    "averaged",
+    "figures_of",
+    "measure_pair",
+    "together",
+]
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+FLAT: Final = "flat"
+BUY_AND_HOLD: Final = "buy and hold"
+CLASSIC_EXITS: Final = "classic exits"
+RANDOM_EXITS: Final = "random exits"
+N_RESAMPLES: Final = 2000
+TIE: Final = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """The days of an account and of what others made of the same candles.
+
+    Attributes
+    ----------
+    days : Days
+        Of the agent.
+    baselines : mapping of str to ndarray of float64, shape (D,)
+        Daily log returns by name; classic exits are missing where there are no classic entries.
+        That of random exits is the mean over the draws: what such a policy is worth on each day.
+    oracle : ndarray of float64, shape (D,)
+    draws : ndarray of float64, shape (N, D)
+        Of random exits. A run without trades has nothing to be left at random: its draws earn 0.
+    drawdown : float
+        Largest fall from a peak candle by candle, of several accounts the mean.
+    degenerate : tuple of str
+        What the accounts' policies are instead of policies, where they are none.
+    """
+
+    days: Days
+    baselines: Mapping[str, Floats]
+    oracle: Floats
+    draws: Floats
+    drawdown: float
+    degenerate: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of days D."""
+        return len(self.days)
+
+    def part(self, days: slice) -> Account:
+        """Return some of the days; the drawdown of a part is not known candle by candle."""
+        return Account(
+            days=Days(*self.days.stacked()[days].T),
+            baselines={name: each[days] for name, each in self.baselines.items()},
+            oracle=self.oracle[days],
+            draws=self.draws[:, days],
+            drawdown=float("nan"),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PairEvidence:
+    """One pair: its runs and baselines candle by candle, and an account per seed.
+
+    Attributes
+    ----------
+    walks : tuple of Walk
+        One per seed.
+    baselines : mapping of str to Simulation
+        Without random exits, which belong to a seed.
+    oracle : Simulation
+    day_of_row : ndarray of int64, shape (T,)
+    accounts : mapping of int to Account
+        By seed.
+    """
+
+    walks: tuple[Walk, ...]
+    baselines: Mapping[str, Simulation]
+    oracle: Simulation
+    day_of_row: Rows
+    accounts: Mapping[int, Account]
+
+    @property
+    def pair(self) -> str:
+        """The pair."""
+        return self.walks[0].pair
+
+
+def measure_pair(walks: Sequence[Walk], *, n_draws: int = 100) -> PairEvidence:
+    """Trade the baselines and the optimum on the candles of a pair, and count days.
+
+    Parameters
+    ----------
+    walks : sequence of Walk
+        Of one pair, one per seed.
+    n_draws : int
+        Random exits per seed.
+    """
+    market, settings = walks[0].market, walks[0].settings
+    days = _days(walks[0])
+    classic = classic_exits(market, settings)
+    baselines = {FLAT: flat(market), BUY_AND_HOLD: buy_and_hold(market, settings)}
+    if classic is not None:
+        baselines[CLASSIC_EXITS] = classic
+    best = oracle(market, settings)
+    by_day = {name: days_of(run, days).log_return for name, run in baselines.items()}
+    best_by_day = days_of(best, days).log_return
+    accounts = {}
+    for each in walks:
+        drawn = random_exits(each.run, market, settings, n_draws=n_draws, seed=each.seed)
+        draws = np.zeros((n_draws, len(best_by_day)))
+        for number, draw in enumerate(drawn):
+            draws[number] = days_of(draw, days).log_return
+        reason = degeneracy(each.run, market, settings)
+        accounts[each.seed] = Account(
+            days=days_of(each.run, days),
+            baselines={**by_day, RANDOM_EXITS: draws.mean(axis=0)},
+            oracle=best_by_day,
+            draws=draws,
+            drawdown=each.run.max_drawdown,
+            degenerate=() if reason is None else (reason,),
+        )
+    return PairEvidence(tuple(walks), baselines, best, days, accounts)
+
+
+def _days(walk: Walk) -> Rows:
+    """Return the day of each row; the candle that ends the period belongs to the day before."""
+    days = day_numbers(walk.market, 0)
+    dates = walk.market.dates
+    end = walk.learned[-1].window.test_to.tz_localize(None).to_datetime64()
+    if dates is not None and len(days) > 1 and dates[-1] >= end:
+        days[-1] = days[-2]
+    return days
+
+
+def averaged(accounts: Sequence[Account]) -> Account:
+    """Return the mean over seeds, which are no variants: a user has to take one as it comes."""
+    return Account(
+        days=pooled_days([each.days for each in accounts]),
+        baselines=_combined(accounts, np.mean),
+        oracle=np.mean([each.oracle for each in accounts], axis=0),
+        draws=np.mean([each.draws for each in accounts], axis=0),
+        drawdown=float(np.mean([each.drawdown for each in accounts])),
+        degenerate=tuple(reason for each in accounts for reason in each.degenerate),
+    )
+
+
+def together(accounts: Sequence[Account]) -> Account:
+    """Return the sum over pairs; shares of the time and of an account are their means."""
+    stacked = np.sum([each.days.stacked() for each in accounts], axis=0)
+    days = Days(*stacked.T)
+    return Account(
+        days=Days(
+            log_return=days.log_return,
+            exposure=days.exposure / len(accounts),
+            turnover=days.turnover / len(accounts),
+            n_trades=days.n_trades,
+            n_wins=days.n_wins,
+            profit=days.profit,
+        ),
+        baselines=_combined(accounts, np.sum),
+        oracle=np.sum([each.oracle for each in accounts], axis=0),
+        draws=np.sum([each.draws for each in accounts], axis=0),
+        drawdown=float(np.mean([each.drawdown for each in accounts])),
+        degenerate=tuple(reason for each in accounts for reason in each.degenerate),
+    )
+
+
+def _combined(accounts: Sequence[Account], how: Any) -> dict[str, Floats]:
+    """Return baselines added or averaged; one that a pair does not have earns nothing there."""
+    names = dict.fromkeys(name for each in accounts for name in each.baselines)
+    nothing = np.zeros(len(accounts[0]))
+    return {
+        name: how([each.baselines.get(name, nothing) for each in accounts], axis=0)
+        for name in names
+    }
+
+
+def figures_of(
+    account: Account, *, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> dict[str, Any]:
+    """Return all figures of an account; those that days can be drawn for have an interval.
+
+    Parameters
+    ----------
+    account : Account
+    n_resamples : int
+        Of the stationary bootstrap over days; with fewer than ``LEAST_DAYS`` days there are none.
+    seed : int
+
+    Returns
+    -------
+    dict
+        Numbers, or ``{"value", "low", "high"}``; for ``figures.json``.
+    """
+    stacked, returns = account.days.stacked(), account.days.log_return
+    rows = _resampled(account, n_resamples, seed)
+    drawn = stacked[rows]
+    found: dict[str, Any] = {"n_days": len(account), "n_trades": float(stacked[:, 3].sum())}
+    for name, figure in FIGURES.items():
+        found[name] = _interval(float(figure(stacked)), figure(drawn))
+    found["max_drawdown_by_candle"] = account.drawdown
+    best = account.oracle
+    found["oracle"] = float(best.sum())
+    share = returns.sum() / best.sum() if best.sum() > TIE else float("nan")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = returns[rows].sum(axis=1) / best[rows].sum(axis=1)
+    found["oracle_share"] = _interval(float(share), shares)
+    for name, baseline in account.baselines.items():
+        if name != RANDOM_EXITS:
+            found[name.replace(" ", "_")] = float(baseline.sum())
+        excess = returns - baseline
+        key = f"excess_over_{name.replace(' ', '_')}"
+        found[key] = _interval(float(excess.sum()), excess[rows].sum(axis=1))
+    totals = account.draws.sum(axis=1)
+    if len(totals):
+        low, middle, high = np.quantile(totals, (0.05, 0.5, 0.95)).tolist()
+        found |= {"random_median": middle, "random_low": low, "random_high": high}
+        differences = returns.sum() - totals
+        ties = np.abs(differences) <= TIE
+        found["random_rank"] = float(np.mean(np.where(ties, 0.5, differences > 0.0)))
+    found["degenerate"] = "; ".join(dict.fromkeys(account.degenerate)) or None
+    return found
+
+
+def _resampled(account: Account, n_resamples: int, seed: int) -> Rows:
+    n_days = len(account)
+    if n_days < LEAST_DAYS:
+        return np.zeros((0, n_days), dtype=np.int64)
+    return resampled_rows(n_days, block_length(account.days.log_return), n_resamples, seed)
+
+
+def _interval(value: float, resamples: Floats) -> dict[str, float | None]:
+    found: Interval = interval_of(value, resamples)
+    return found.as_dict()

@@ -1,0 +1,241 @@
+"""One window learned: rows of a pair scaled by what is learned on, a policy, its probabilities."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3 import PPO
+
+from mtf_scalper.errors import MarketError
+from mtf_scalper.evaluation.importance import Importance, permutation_importance
+from mtf_scalper.inference import Policy
+from mtf_scalper.market.market import Market
+from mtf_scalper.market.recorded import RecordedPair, part_of
+from mtf_scalper.runs.windows import Window
+from mtf_scalper.settings import Settings
+from mtf_scalper.telemetry import EventLog
+from mtf_scalper.training import train
+
+__all__ = ["LearnedWindow", "WindowTask", "learn_window", "window_task"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class WindowTask:
+    """What one training needs; arrays and plain values only, so that a process can be given it.
+
+    Attributes
+    ----------
+    window : Window
+    seed : int
+    settings : Settings
+        With the seed and the threads of this training.
+    seen, choosing : Market
+        What is learned on, and the later part of the window that chooses the weights (None where it
+        would be shorter than a window of the network).
+    tested : Market
+        H candles of history and the T of the test; features are scaled by ``seen``.
+    first_row : int
+        Row of the pair's market that is the first of ``tested``.
+    n_history : int
+        H.
+    events : Path or None
+        File for the training's events.
+    n_shuffles : int
+        Shuffles of every feature on the test, to see what the policy trades by; 0 for none.
+    """
+
+    window: Window
+    seed: int
+    settings: Settings
+    seen: Market
+    choosing: Market | None
+    tested: Market
+    first_row: int
+    n_history: int
+    events: Path | None = None
+    n_shuffles: int = 0
+
+    @property
+    def pair(self) -> str:
+        """The pair."""
+        return self.seen.pair
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedWindow:
+    """What came of a training.
+
+    Attributes
+    ----------
+    window : Window
+    pair : str
+    seed : int
+    first_row : int
+        Row of the pair's market that ``probabilities`` begins at.
+    probabilities : ndarray of float64, shape (T, 5)
+        At every candle of the test, without a position; NaN where there was no full window.
+    seconds : float
+    chosen_on : float or None
+        Log return on the candles that chose the weights.
+    degenerate : str or None
+        What the policy was on those, in plain words.
+    window_size : int
+        Candles that the network sees.
+    policy : bytes or None
+        The checkpoint, where exits have to ask the network again (``add_state_info``).
+    tested : ndarray or None
+        The task's features, likewise.
+    importance : tuple of Importance
+        What the return on the test loses without each feature; empty where it was not asked for.
+    """
+
+    window: Window
+    pair: str
+    seed: int
+    first_row: int
+    probabilities: Floats
+    seconds: float
+    chosen_on: float | None
+    degenerate: str | None
+    window_size: int
+    policy: bytes | None = None
+    tested: NDArray[np.float32] | None = None
+    importance: tuple[Importance, ...] = ()
+
+    def loaded(self, settings: Settings) -> Policy:
+        """Return the policy of the checkpoint."""
+        assert self.policy is not None
+        return Policy(PPO.load(io.BytesIO(self.policy), device="cpu"), settings)
+
+
+def window_task(
+    recorded: RecordedPair,
+    window: Window,
+    settings: Settings,
+    *,
+    seed: int,
+    with_history: bool = True,
+    events: Path | None = None,
+) -> WindowTask:
+    """Cut a window out of a pair and scale it as FreqAI does.
+
+    Rows that choose the weights are the last ``settings.validation_share`` of the training's,
+    rounded up. Features that are constant on those before are left out, the others are scaled to
+    [-1, 1] by them, in float64; neither the choosing nor the tested rows have a part in that.
+
+    Parameters
+    ----------
+    recorded : RecordedPair
+    window : Window
+    settings : Settings
+    seed : int
+        Instead of the settings' ``random_state``.
+    with_history : bool
+        Whether the test's first candles see the candles before them. FreqAI predicts on the test's
+        candles alone and has no prediction for the first ``window_size - 1`` of them.
+    events : Path, optional
+
+    Raises
+    ------
+    MarketError
+        If candles for the training are missing.
+    """
+    bounds = (window.train_from, window.train_to, window.test_from, window.test_to)
+    begin, end, first, last = (recorded.row_of(moment) for moment in bounds)
+    _check_candles(recorded, window, begin, end, first, last)
+    n_held = math.ceil(settings.validation_share * (end - begin))
+    split = end - n_held
+    scale = _Scale(recorded.features[begin:split])
+    enough = n_held >= settings.window_size + 2
+    n_history = min(first, settings.window_size - 1) if with_history else 0
+    return WindowTask(
+        window=window,
+        seed=seed,
+        settings=settings.changed(random_state=seed),
+        seen=part_of(recorded, scale(recorded.features[begin:split]), begin, split),
+        choosing=part_of(recorded, scale(recorded.features[split:end]), split, end)
+        if enough
+        else None,
+        tested=part_of(
+            recorded, scale(recorded.features[first - n_history : last]), first - n_history, last
+        ),
+        first_row=first - n_history,
+        n_history=n_history,
+        events=events,
+    )
+
+
+def learn_window(task: WindowTask) -> LearnedWindow:
+    """Train on a window and predict its test."""
+    common: dict[str, Any] = {"pair": task.pair, "window": task.window.name, "seed": task.seed}
+    result = train(task.seen, task.settings, task.choosing, events=EventLog(task.events, **common))
+    probabilities = result.policy.probabilities(task.tested.features)
+    report = result.reports[0] if result.reports else None
+    checkpoint = io.BytesIO()
+    asks_again = task.settings.add_state_info
+    if asks_again:
+        result.policy.model.save(checkpoint)
+    return LearnedWindow(
+        window=task.window,
+        pair=task.pair,
+        seed=task.seed,
+        first_row=task.first_row + task.n_history,
+        probabilities=probabilities[task.n_history :],
+        seconds=result.seconds,
+        chosen_on=None if report is None else report.log_return,
+        degenerate=None if report is None else report.degenerate,
+        window_size=task.settings.window_size,
+        policy=checkpoint.getvalue() if asks_again else None,
+        tested=task.tested.features if asks_again else None,
+        importance=tuple(
+            permutation_importance(result.policy, task.tested, n_repeats=task.n_shuffles)
+        )
+        if task.n_shuffles
+        else (),
+    )
+
+
+class _Scale:
+    """FreqAI's feature pipeline: constant features go, all others into [-1, 1]."""
+
+    def __init__(self, seen: Floats) -> None:
+        low, high = seen.min(axis=0), seen.max(axis=0)
+        # As scikit-learn's VarianceThreshold(0): the spread too, for the variance may be rounding.
+        self._kept = (seen.var(axis=0) > 0.0) & (high > low)
+        low, width = low[self._kept], (high - low)[self._kept]
+        # As its MinMaxScaler((-1, 1)), multiplication by multiplication.
+        self._factor = 2.0 / np.where(width < 10 * np.finfo(np.float64).eps, 1.0, width)
+        self._shift = -1.0 - low * self._factor
+
+    def __call__(self, features: Floats) -> NDArray[np.float32]:
+        """Return the scaled features, shape (T, kept)."""
+        scaled = features[:, self._kept] * self._factor + self._shift
+        return np.asarray(scaled, dtype=np.float32)
+
+
+def _check_candles(
+    recorded: RecordedPair, window: Window, begin: int, end: int, first: int, last: int
+) -> None:
+    dates = recorded.market.dates
+    assert dates is not None
+    wanted = window.train_from.tz_localize(None).to_datetime64()
+    if not len(dates) or dates[0] > wanted or end <= begin:
+        known = np.datetime_as_string(dates[0], unit="m").replace("T", " ")
+        raise MarketError(
+            f"{recorded.market.pair}: the window from {window.train_from:%Y-%m-%d} needs candles "
+            f"and features from then on, and they begin at {known}; download earlier candles or "
+            "evaluate a later period"
+        )
+    if last <= first:
+        raise MarketError(
+            f"{recorded.market.pair}: no candles from {window.test_from:%Y-%m-%d} to "
+            f"{window.test_to:%Y-%m-%d}; download later candles or evaluate an earlier period"
+        )

@@ -1,0 +1,238 @@
+"""Walk-forward: windows learned one by one or side by side, their tests traded as one account.
+
+The policies of a pair's windows take turns at one account over all test candles, as they do in
+FreqAI's backtest: nothing is closed at the end of a window, and the baselines trade the same
+candles without a break.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtf_scalper.compute import available_cpus
+from mtf_scalper.inference import Policy, simulate
+from mtf_scalper.market.market import Market
+from mtf_scalper.market.recorded import RecordedPair
+from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, learn_window
+from mtf_scalper.runs.windows import Window
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.masks import with_entry_mode
+from mtf_scalper.simulator.playback import Simulation
+from mtf_scalper.simulator.types import N_ACTIONS, Action
+
+__all__ = [
+    "Walk",
+    "learn_windows",
+    "threads_per_job",
+    "traded_market",
+    "walk",
+]
+
+Floats = NDArray[np.float64]
+
+_NEUTRAL = np.eye(N_ACTIONS)[Action.NEUTRAL]
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """One pair traded out of sample from the first test candle to the last, with one seed.
+
+    Attributes
+    ----------
+    pair : str
+    seed : int
+    market : Market
+        The test candles, and the one at which the period ends if there is one.
+    settings : Settings
+        With the rules in force; a decision needs one row of ``market``, as windows of the network
+        have been looked at already.
+    probabilities : ndarray of float64, shape (T, 5)
+        Of each window's policy on its own test; certainly neutral where there is no prediction.
+    run : Simulation
+    learned : tuple of LearnedWindow
+    """
+
+    pair: str
+    seed: int
+    market: Market
+    settings: Settings
+    probabilities: Floats
+    run: Simulation
+    learned: tuple[LearnedWindow, ...]
+
+
+def threads_per_job(jobs: int) -> int:
+    """Return how many of this machine's CPUs each of so many trainings at a time may use."""
+    return max(1, available_cpus() // max(1, jobs))
+
+
+def learn_windows(
+    tasks: Iterable[WindowTask],
+    n_tasks: int,
+    *,
+    jobs: int = 1,
+    on_done: Callable[[LearnedWindow], None] | None = None,
+) -> list[LearnedWindow]:
+    """Learn all windows; the result does not depend on ``jobs`` but for torch's threads.
+
+    Parameters
+    ----------
+    tasks : iterable of WindowTask
+        Made one by one, as they are needed.
+    n_tasks : int
+        How many there are.
+    jobs : int
+        Processes; with one, everything happens in this process.
+    on_done : callable, optional
+        Called in this process with each window that has been learned, in any order.
+
+    Returns
+    -------
+    list of LearnedWindow
+        In the order of the tasks.
+    """
+    found: dict[int, LearnedWindow] = {}
+    for number, learned in _learned(tasks, min(jobs, n_tasks)):
+        found[number] = learned
+        if on_done is not None:
+            on_done(learned)
+    return [found[number] for number in sorted(found)]
+
+
+def _learned(tasks: Iterable[WindowTask], jobs: int) -> Iterator[tuple[int, LearnedWindow]]:
+    if jobs <= 1:
+        for number, task in enumerate(tasks):
+            yield number, learn_window(task)
+        return
+    # Spawned: a forked process would inherit threads of torch and OpenMP that do not run in it.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        numbers = {pool.submit(learn_window, task): number for number, task in enumerate(tasks)}
+        try:
+            for done in as_completed(numbers):
+                yield numbers[done], done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def traded_market(
+    recorded: RecordedPair, windows: Sequence[Window], predicted: NDArray[np.bool_] | None = None
+) -> Market:
+    """Return the candles of all tests, and the one at which the last test ends if there is one.
+
+    Nothing is decided there any more: it is where an open trade is closed, as in freqtrade.
+
+    Parameters
+    ----------
+    recorded : RecordedPair
+    windows : sequence of Window
+        In order and without gaps between tests.
+    predicted : ndarray of bool, shape (T,), optional
+        Where there are predictions; classic entries are switched off elsewhere, as the strategy
+        does not enter there.
+    """
+    first = recorded.row_of(windows[0].test_from)
+    stop = recorded.row_of(windows[-1].test_to)
+    market = recorded.market.slice(first, min(stop + 1, len(recorded.market)))
+    if predicted is None:
+        return market
+    return replace(
+        market,
+        entry_long=market.entry_long & predicted,
+        entry_short=market.entry_short & predicted,
+        report_gaps=False,
+    )
+
+
+def walk(
+    recorded: RecordedPair,
+    windows: Sequence[Window],
+    learned: Sequence[LearnedWindow],
+    settings: Settings,
+    *,
+    exit_threshold: float = 0.5,
+) -> Walk:
+    """Let the policies of all windows of a pair and seed trade their tests, one after the other.
+
+    Parameters
+    ----------
+    recorded : RecordedPair
+    windows : sequence of Window
+    learned : sequence of LearnedWindow
+        Of this pair, of one seed, in the order of the windows.
+    settings : Settings
+    exit_threshold : float
+        Probability from which an exit is taken.
+    """
+    whole = traded_market(recorded, windows)
+    first = recorded.row_of(windows[0].test_from)
+    probabilities = np.full((len(whole), N_ACTIONS), np.nan)
+    for part in learned:
+        start = part.first_row - first
+        probabilities[start : start + len(part.probabilities)] = part.probabilities
+    predicted = np.isfinite(probabilities).all(axis=1)
+    market = traded_market(recorded, windows, predicted)
+    settings = with_entry_mode(settings, whole).changed(window_size=1)
+    probabilities = np.where(predicted[:, None], probabilities, _NEUTRAL)
+    policy = _InTurn(settings, probabilities, predicted, learned, first)
+    return Walk(
+        pair=market.pair,
+        seed=learned[0].seed,
+        market=market,
+        settings=settings,
+        probabilities=probabilities,
+        run=simulate(policy, market, exit_threshold=exit_threshold),
+        learned=tuple(learned),
+    )
+
+
+class _InTurn(Policy):
+    """The windows' policies in turn; what they say without a position is known already."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        probabilities: Floats,
+        predicted: NDArray[np.bool_],
+        learned: Sequence[LearnedWindow],
+        first: int,
+    ) -> None:
+        self.settings = settings
+        self._probabilities = probabilities
+        self._predicted = predicted
+        self._learned = [part for part in learned if part.policy is not None]
+        self._loaded: dict[int, Policy] = {}
+        self._first = first
+
+    def probabilities(self, features: NDArray[np.float32]) -> Floats:
+        """Return what is known, shape (T, 5)."""
+        assert len(features) == len(self._probabilities)
+        return self._probabilities
+
+    def probabilities_in(
+        self, features: NDArray[np.float32], row: int, state: NDArray[np.float32]
+    ) -> Floats:
+        """Ask the policy of the window again, shape (5,); without a prediction the trade stays."""
+        if not self._predicted[row]:
+            return np.asarray(_NEUTRAL)
+        number = self._window_of(row)
+        part = self._learned[number]
+        if number not in self._loaded:
+            # One policy at a time: a year of windows would fill the memory.
+            window = part.window_size
+            self._loaded = {number: part.loaded(self.settings.changed(window_size=window))}
+        assert part.tested is not None
+        history = len(part.tested) - len(part.probabilities)
+        within = row + self._first - part.first_row + history
+        return self._loaded[number].probabilities_in(part.tested, within, state)
+
+    def _window_of(self, row: int) -> int:
+        starts = [part.first_row - self._first for part in self._learned]
+        return int(np.searchsorted(starts, row, side="right")) - 1

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from mtf_scalper.evaluation.edge import Variant, judge_edge
+
+
+def days(seed, mean=0.0, n_days=91):
+    return np.random.default_rng(seed).normal(mean, 0.02, n_days)
+
+
+def variant(seed, mean=0.0, n_days=91):
+    baselines = {"flat": np.zeros(n_days), "classic exits": days(99, -0.001, n_days)}
+    return Variant(f"run {seed}", days(seed, mean, n_days), baselines)
+
+
+def test_an_edge_over_every_baseline_is_found_and_said():
+    edge = judge_edge(variant(1, 0.015))
+    assert edge.found
+    assert edge.sentence.startswith("evidence of an edge over flat and classic exits (SPA p = 0.0")
+    assert edge.sentence.endswith("1 variant tried)")
+    assert edge.p_value == max(test.p_value for test in edge.tests) < 0.05
+    assert edge.deflated_sharpe > 0.95
+
+
+def test_no_edge_names_the_hardest_baseline_and_the_variants():
+    edge = judge_edge(variant(2), [variant(seed) for seed in range(3, 14)])
+    assert not edge.found
+    assert edge.sentence == (
+        f"no evidence of an edge over {edge.hardest} (SPA p = {edge.p_value:.2f}; "
+        "12 variants tried)"
+    )
+    assert edge.overfitting.n_variants == 12
+
+
+def test_better_than_one_baseline_is_not_better_than_all():
+    lucky = days(1, 0.015)
+    edge = judge_edge(Variant("x", lucky, {"flat": np.zeros(91), "buy and hold": lucky + 0.001}))
+    assert not edge.found
+    assert edge.hardest == edge.best_baseline == "buy and hold"
+
+
+def test_many_variants_make_the_same_days_less_convincing():
+    alone = judge_edge(variant(1, 0.009))
+    tried = [variant(seed) for seed in range(20, 60)]
+    among = judge_edge(variant(1, 0.009), tried)
+    assert alone.found
+    assert not among.found
+    assert among.p_value > alone.p_value
+    assert among.deflated_sharpe < alone.deflated_sharpe
+
+
+def test_a_degenerate_policy_has_no_edge_whatever_it_earned():
+    edge = judge_edge(variant(1, 0.015), degenerate="never exits by itself (0 of 9 chances)")
+    assert not edge.found
+    assert "degenerate, it never exits by itself" in edge.sentence
+
+
+def test_a_fortnight_is_the_least_that_tells_anything():
+    edge = judge_edge(variant(1, 0.05, n_days=13))
+    assert not edge.found
+    assert "13 days are too few" in edge.sentence
+
+
+def test_doing_nothing_at_all_is_no_edge():
+    nothing = np.zeros(50)
+    edge = judge_edge(Variant("x", nothing, {"flat": nothing}))
+    assert (edge.found, edge.p_value, edge.deflated_sharpe) == (False, 1.0, 0.0)
+
+
+def test_days_needed_shrink_with_the_excess():
+    weak, strong = judge_edge(variant(1, 0.002)), judge_edge(variant(1, 0.02))
+    assert strong.days_needed < weak.days_needed
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.015])
+def test_everything_goes_into_the_record(mean):
+    edge = judge_edge(variant(1, mean), [variant(5)])
+    content = edge.as_dict()
+    assert content["verdict"] == edge.sentence
+    assert content["superiority"]["flat"]["n_variants"] == content["n_variants"] == 2
+    assert content["probability_of_overfitting"]["n_splits"] == 252
