@@ -1,8 +1,8 @@
-"""What is evaluated: the settings and rules of a configuration and its strategy, as plain values."""
+"""What is evaluated: settings and rules of a configuration and its strategy, as plain values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mtf_scalper.market.recorded import FEE_RATE
 from mtf_scalper.market.signals import EntryThresholds
@@ -35,7 +35,7 @@ class Recipe:
 
     settings: Settings
     pairs: tuple[str, ...]
-    thresholds: EntryThresholds = EntryThresholds()
+    thresholds: EntryThresholds = field(default_factory=EntryThresholds)
     max_leverage: float = 3.0
     exit_threshold: float = 0.5
     fee_rate: float = FEE_RATE
