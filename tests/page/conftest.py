@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -334,3 +336,33 @@ def write_small(record: RunRecord) -> None:
         ],
     )
     record.write_json("statistics", {"spa": {"p_value": 0.41, "variants": 12}})
+
+
+def chromium() -> str | None:
+    """Return the path of the system's Chromium, or of what the environment variable names."""
+    named = os.environ.get("MTF_SCALPER_CHROMIUM")
+    if named:
+        return named
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a headless Chromium; skips where there is none.
+
+    One per module: while playwright runs it owns this thread's event loop, which other tests need.
+    """
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium: install the system's package, or set MTF_SCALPER_CHROMIUM")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    # The sandbox refuses to run as root, as which containers run tests.
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if is_root else []
+        found = playwright.chromium.launch(executable_path=path, args=arguments)
+        try:
+            yield found
+        finally:
+            found.close()

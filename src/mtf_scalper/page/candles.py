@@ -55,32 +55,31 @@ def candles_plot(
         label="Candles with entries and exits, and the agent's probability of leaving",
         sentence=_sentence(pairs, candles, trades, factor, minutes),
         traces=traces,
-        layout={
-            "xaxis": {"type": "date", "rangeslider": {"visible": False}, "anchor": "y2"},
-            "yaxis": {"title": {"text": "price"}, "domain": [0.3, 1]},
-            "yaxis2": {
-                "title": {"text": "leave"},
-                "domain": [0, 0.24],
-                "range": [-0.02, 1.02],
-                "tickformat": ".0%",
-            },
-            "shapes": [
-                {
-                    "type": "line",
-                    "xref": "paper",
-                    "yref": "y2",
-                    "x0": 0,
-                    "x1": 1,
-                    "y0": 0.5,
-                    "y1": 0.5,
-                    "line": {"color": "--muted", "width": 1, "dash": "dot"},
-                }
-            ],
-        },
+        layout=_layout(has_chances=any(trace.get("yaxis") == "y2" for trace in traces)),
         height=560,
         choices=pairs,
         has_time_axis=True,
     )
+
+
+def _layout(*, has_chances: bool) -> dict[str, Any]:
+    layout: dict[str, Any] = {
+        "xaxis": {"type": "date", "rangeslider": {"visible": False}},
+        "yaxis": {"title": {"text": "price"}},
+    }
+    if has_chances:
+        layout["xaxis"]["anchor"] = "y2"
+        layout["yaxis"]["domain"] = [0.3, 1]
+        layout["yaxis2"] = {
+            "title": {"text": "leave"},
+            "domain": [0, 0.24],
+            "range": [-0.02, 1.02],
+            "tickformat": ".0%",
+        }
+        half = {"xref": "paper", "yref": "y2", "x0": 0, "x1": 1, "y0": 0.5, "y1": 0.5}
+        line = {"color": "--muted", "width": 1, "dash": "dot"}
+        layout["shapes"] = [{"type": "line", **half, "line": line}]
+    return layout
 
 
 def _sentence(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,9 @@ MAX_FEATURES = 20
 _COLOURS = ("--agent", "--classic", "--hold", "--oracle", "--random")
 _KEYS = ("pair", "window", "seed")
 _CURVES = (
-    ("mean_episode_return", "training objective", "y"),
-    ("validation_log_return", "held-out log return", "y2"),
-    ("oracle_share", "share of the optimum", "y3"),
+    ("mean_episode_return", "y"),
+    ("validation_log_return", "y2"),
+    ("oracle_share", "y3"),
 )
 
 
@@ -48,7 +48,7 @@ class Training:
         ``training_started``, the last ``progress`` and ``training_finished`` or
         ``training_failed``.
     updates : list of dict
-        ``update`` events.
+        ``update`` events, of all members of an ensemble.
     """
 
     def __init__(self, key: tuple[Any, ...]) -> None:
@@ -66,6 +66,13 @@ class Training:
         names += [window_name(window)] if window is not None else []
         names += [f"seed {seed}"] if seed is not None else []
         return ", ".join(names) or "training"
+
+    def members(self) -> dict[Any, list[dict[str, Any]]]:
+        """Return the updates by the seed of the ensemble's member; most have one only."""
+        found: dict[Any, list[dict[str, Any]]] = {}
+        for update in self.updates:
+            found.setdefault(update.get("seed"), []).append(update)
+        return found
 
     @property
     def done(self) -> float:
@@ -118,15 +125,24 @@ def trainings_in(events: Iterable[dict[str, Any]]) -> list[Training]:
         if name == "training_started":
             found[key] = Training(key)
             found[key].started = event
+        elif name == "update":
+            # A member of an ensemble tells its own seed, which need not be that of the run.
+            training = found.get(key) or _running(found.values(), key[:2])
+            if training is not None:
+                training.updates.append(event)
         elif key not in found:
             continue
         elif name == "progress":
             found[key].latest = event
-        elif name == "update":
-            found[key].updates.append(event)
         elif name in ("training_finished", "training_failed"):
             found[key].finished = event
     return list(found.values())
+
+
+def _running(trainings: Iterable[Training], key: tuple[Any, ...]) -> Training | None:
+    """Return the training of a pair and window that began last and has not ended."""
+    mine = [each for each in trainings if each.key[:2] == key and each.finished is None]
+    return mine[-1] if mine else None
 
 
 def learning_section(run: Run) -> Section:
@@ -156,31 +172,17 @@ def _curves(trainings: Sequence[Training]) -> Plot:
     pairs = list(dict.fromkeys(str(training.key[0]) for training in trainings))
     colours = {pair: _COLOURS[number % len(_COLOURS)] for number, pair in enumerate(pairs)}
     seen: set[str] = set()
-    traces = []
+    traces: list[dict[str, Any]] = []
     for training in trainings:
         pair = str(training.key[0])
-        x = [row["steps"] for row in training.updates]
-        for column, _title, axis in _CURVES:
-            values = [row.get(column) for row in training.updates]
-            if all(value is None for value in values):
-                continue
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "name": short_pair(pair) if training.key[0] is not None else "training",
-                    "legendgroup": pair,
-                    "showlegend": pair not in seen,
-                    "x": x,
-                    "y": rounded([np.nan if v is None else v for v in values]),
-                    "xaxis": "x",
-                    "yaxis": axis,
-                    "opacity": 0.8,
-                    "line": {"color": colours[pair], "width": 1.5},
-                    "hovertemplate": f"%{{y:.3f}}<extra>{training.title}</extra>",
-                }
-            )
-            seen.add(pair)
+        members = training.members()
+        for seed, updates in members.items():
+            title = training.title + (f", member {seed}" if len(members) > 1 else "")
+            for trace in _curves_of(updates, title):
+                trace["name"] = short_pair(pair) if training.key[0] is not None else "training"
+                trace["line"] = {"color": colours[pair], "width": 1.5}
+                traces.append({**trace, "legendgroup": pair, "showlegend": pair not in seen})
+                seen.add(pair)
     shares = [row.get("oracle_share") for each in trainings for row in each.updates]
     lowest = min((value for value in shares if value is not None), default=0.0)
     return Plot(
@@ -191,6 +193,23 @@ def _curves(trainings: Sequence[Training]) -> Plot:
         layout=_layout(cut=lowest < -1.0),
         height=560,
     )
+
+
+def _curves_of(updates: Sequence[dict[str, Any]], title: str) -> Iterator[dict[str, Any]]:
+    """Yield the curves of one policy, those that it has."""
+    for column, axis in _CURVES:
+        values = [row.get(column) for row in updates]
+        if any(value is not None for value in values):
+            yield {
+                "type": "scatter",
+                "mode": "lines",
+                "x": [row["steps"] for row in updates],
+                "y": rounded([np.nan if value is None else value for value in values]),
+                "xaxis": "x",
+                "yaxis": axis,
+                "opacity": 0.8,
+                "hovertemplate": f"%{{y:.3f}}<extra>{title}</extra>",
+            }
 
 
 def _sentence(trainings: Sequence[Training], *, cut: bool) -> str:
@@ -322,6 +341,7 @@ def _importance_plot(ranked: Sequence[str], rows: dict[str, dict[str, Any]]) -> 
         ],
         layout={
             "showlegend": False,
+            "hovermode": "y",
             "xaxis": {"title": {"text": "log return lost without it"}},
             "yaxis": {"automargin": True, "type": "category"},
         },

@@ -171,6 +171,8 @@ class Page:
     tone : str
         Of the verdict, as in ``Cell``.
     facts : sequence of Fact
+    progress : float or None
+        Share of the training that runs now.
     sections : sequence of Section
     """
 
@@ -180,6 +182,7 @@ class Page:
     verdict: str
     tone: str
     facts: Sequence[Fact]
+    progress: float | None = None
     sections: Sequence[Section] = field(default_factory=tuple)
 
 

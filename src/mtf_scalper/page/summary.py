@@ -43,6 +43,7 @@ def page_head(run: Run) -> Page:
             *_trading_facts(run, pairs),
             *_machine_facts(run),
         ],
+        progress=_progress(run),
     )
 
 
@@ -69,6 +70,14 @@ def verdict_of(run: Run) -> tuple[str, str]:
         text = f"DEGENERATE, {whole}. {text}"
     is_bad = "degenerate" in text.lower() and "not degenerate" not in text.lower()
     return text, "bad" if is_bad else ""
+
+
+def _progress(run: Run) -> float | None:
+    """Return how far the training is that runs now, None where none does."""
+    if run.status is not Status.RUNNING:
+        return None
+    now = [each for each in trainings_in(run.events()) if each.finished is None]
+    return now[-1].done if now else None
 
 
 def _progress_sentence(trainings: Sequence[Training]) -> str:

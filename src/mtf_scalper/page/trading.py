@@ -287,6 +287,7 @@ def _exits_plot(trades: pd.DataFrame, order: Sequence[str]) -> Plot:
         traces=traces,
         layout={
             "barmode": "stack",
+            "hovermode": "y",
             "xaxis": {"title": {"text": "trades"}},
             "yaxis": {"automargin": True, "type": "category"},
         },

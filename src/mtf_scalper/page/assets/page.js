@@ -26,7 +26,7 @@ function moments(x) {
 // that is looked at. Joined candles keep open, highest, lowest and close; lines keep extremes.
 function thinned(trace, range, width) {
   const x = moments(trace.x);
-  const limit = Math.max(60, Math.floor(width / (trace.meta.thin === "ohlc" ? 4 : 1)));
+  const limit = Math.max(60, Math.floor(width / (trace.meta.thin === "ohlc" ? 3 : 1)));
   let first = 0, last = x.length;
   if (range) {
     const margin = (range[1] - range[0]) * 0.02;
@@ -35,7 +35,10 @@ function thinned(trace, range, width) {
     last = end < 0 ? x.length : end;
     if (x.length && x[x.length - 1] < range[0] - margin) first = last;
   }
-  const size = Math.max(1, Math.ceil((last - first) / limit));
+  const least = (last - first) / limit;
+  // Of 5m candles: 10 and 15 minutes, half an hour, whole hours, days.
+  const size = [1, 2, 3, 6, 12, 24, 48, 96, 144].find((each) => each >= least) || Math.ceil(least / 288) * 288;
+  first -= first % size; // the same candles are joined whatever the range
   const result = { ...trace, x: [] };
   if (trace.meta.thin === "ohlc") {
     Object.assign(result, { open: [], high: [], low: [], close: [] });
