@@ -13,7 +13,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from report import (
     Measured,
     ParityError,
     Requirement,
+    finish,
     number,
     quick_project,
+    recorded,
     show,
     table,
     with_spread,
@@ -359,20 +361,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         project = quick_project(DOCUMENT)
         folder, plan = project / "runs", quick_plan(plan)
     try:
-        parity = update.check_same_update(*update.pair_of_models(QUICK, EntryMode.ANY))
-        store = RunStore(folder)
-        complete(plan, store, again=given.again, jobs=given.jobs)
-        if given.only_runs:
-            return 0
-        # Of runs that other parts of the suite have left, too.
-        whole = plan if given.quick else Plan(threads=given.threads)
-        found = measured(whole, store.results(tasks_of(whole)))
+        with recorded("learning", project, asdict(plan)) as record:
+            parity = update.check_same_update(*update.pair_of_models(QUICK, EntryMode.ANY))
+            store = RunStore(folder)
+            complete(plan, store, again=given.again, jobs=given.jobs)
+            if given.only_runs:
+                return 0
+            # Of runs that other parts of the suite have left, too.
+            whole = plan if given.quick else Plan(threads=given.threads)
+            found = measured(whole, store.results(tasks_of(whole)))
+            found.results["parity"] = parity
+            n_seeds = max(len({run["seed"] for run in found.results["runs"]}), 1)
+            path = write("learning", found, n_seeds, project, DOCUMENT)
+            finish(record, found, path)
     except ParityError as error:
         print(f"learning: no parity, so nothing was measured: {error}", file=sys.stderr)
         return 1
-    found.results["parity"] = parity
-    n_seeds = max(len({run["seed"] for run in found.results["runs"]}), 1)
-    path = write("learning", found, n_seeds, project, DOCUMENT)
     show("learning", found, path)
     return 0
 

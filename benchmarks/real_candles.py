@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,18 @@ import numpy as np
 import pandas as pd
 from learning_runs import SIDES, settings_of
 from numpy.typing import NDArray
-from report import HERE, Measured, commit, quick_project, shipped_rules, show, table, write
+from report import (
+    HERE,
+    Measured,
+    commit,
+    finish,
+    quick_project,
+    recorded,
+    shipped_rules,
+    show,
+    table,
+    write,
+)
 from run_store import Result, RunStore, Task, commits, on_one_thread
 
 from mtf_scalper.compute import available_cpus
@@ -356,15 +367,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.quick:
         project = quick_project(DOCUMENT)
         folder, plan = project / "runs", quick_plan(plan)
-    store = RunStore(folder)
-    complete(plan, store, again=given.again, jobs=given.jobs)
-    if given.only_runs:
-        return 0
-    every = tuple(range(N_WINDOWS))
-    # Of runs that other parts have left, too.
-    whole = plan if given.quick else Plan(opponent_windows=every, threads=given.threads)
-    found = measured(store.results(tasks_of(whole)))
-    path = write("real_candles", found, 1, project, DOCUMENT)
+    with recorded("real_candles", project, asdict(plan)) as record:
+        store = RunStore(folder)
+        complete(plan, store, again=given.again, jobs=given.jobs)
+        if given.only_runs:
+            return 0
+        every = tuple(range(N_WINDOWS))
+        # Of runs that other parts have left, too.
+        whole = plan if given.quick else Plan(opponent_windows=every, threads=given.threads)
+        found = measured(store.results(tasks_of(whole)))
+        path = write("real_candles", found, 1, project, DOCUMENT)
+        finish(record, found, path)
     show("real_candles", found, path)
     return 0
 

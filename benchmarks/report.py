@@ -2,7 +2,8 @@
 
 A benchmark is a function of a ``Workload`` and a number of repeats that returns ``Measured``;
 ``run`` is its command line. It prints the tables, writes ``results/<name>.json``, and puts the same
-tables between the benchmark's markers in ``docs/performance.md``.
+tables between the benchmark's markers in ``docs/performance.md``. Every run leaves a record in
+``user_data/runs`` besides, of kind ``benchmark-<name>``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,10 +31,13 @@ import psutil
 
 from mtf_scalper.compute import available_cpus
 from mtf_scalper.market.market import Market
+from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 
 DOCUMENT = "performance.md"
 HERE = Path(__file__).resolve().parent
+_SAMPLE_SECONDS = 5.0
 _PACKAGES = ("torch", "stable-baselines3", "numba", "numpy", "gymnasium", "freqtrade", "sbx-rl")
 
 
@@ -297,14 +302,58 @@ def run(
     )
     arguments = parser.parse_args()
     project = quick_project(document) if arguments.quick else HERE.parent
+    workload = QUICK if arguments.quick else Workload()
     try:
-        measured = measure(QUICK if arguments.quick else Workload(), arguments.repeats)
+        with recorded(name, project, {**asdict(workload), "repeats": arguments.repeats}) as record:
+            measured = measure(workload, arguments.repeats)
+            path = write(name, measured, arguments.repeats, project, document)
+            finish(record, measured, path)
     except ParityError as error:
         print(f"{name}: no parity, so nothing was measured: {error}", file=sys.stderr)
         return 1
-    path = write(name, measured, arguments.repeats, project, document)
     show(name, measured, path)
     return 0
+
+
+@contextmanager
+def recorded(name: str, project: Path, settings: Mapping[str, Any]) -> Iterator[RunRecord]:
+    """Begin the record of a benchmark; what it takes of the machine is sampled seldom.
+
+    Every sample takes some milliseconds of a core, from both sides of a comparison alike.
+    """
+    runs = project / "user_data" / "runs"
+    with RunRecord.begin(runs, f"benchmark-{name}", settings=settings) as record:
+        sampler = ProcessSampler(
+            os.getpid(),
+            interval_seconds=_SAMPLE_SECONDS,
+            on_sample=record.append_sample,
+            keeps=False,
+        )
+        with sampler:
+            yield record
+
+
+def finish(record: RunRecord, measured: Measured, path: Path) -> None:
+    """Put the results and the requirements into the record of a benchmark, and end it."""
+    record.write_json("results", json.loads(path.read_text("utf-8")))
+    checks = []
+    for each in measured.requirements:
+        _, wanted, found, _ = each.row()
+        verdict = "passed" if each.met else "failed"
+        reason = "" if each.met else "not met"
+        checks.append(
+            {
+                "name": each.what,
+                "measured": found,
+                "expected": wanted,
+                "verdict": verdict,
+                "reason": reason,
+            }
+        )
+    record.write_json("checks", checks)
+    met = sum(each.met for each in measured.requirements)
+    verdict = f"{met} of {len(checks)} requirements met" if checks else None
+    record.finish(verdict, {"results": path})
 
 
 def quick_project(document: str) -> Path:

@@ -18,6 +18,7 @@ import torch
 
 from mtf_scalper.ppo import kernels
 from mtf_scalper.ppo.towers import Tower
+from mtf_scalper.records.reader import runs_in
 from mtf_scalper.settings import EntryMode
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -620,3 +621,29 @@ def test_the_reference_recipe_is_measured(benchmarks: dict[str, ModuleType]) -> 
     )
     before = (workload.before_n_steps, workload.before_batch_size, workload.before_net_arch)
     assert before == (BEFORE["n_steps"], BEFORE["batch_size"], BEFORE["net_arch"])
+
+
+def test_every_run_of_a_benchmark_leaves_a_record(
+    benchmarks: dict[str, ModuleType], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = benchmarks["report"]
+    bounds = [report.Requirement("ratio", 2.0, at_least=1.0), report.Requirement("s", 9, at_most=1)]
+    found = report.Measured({"ratio": 2.0}, ["| a |"], bounds)
+    monkeypatch.setattr(report, "quick_project", lambda _: project)
+    monkeypatch.setattr(sys, "argv", ["startup.py", "--quick", "--repeats", "1"])
+    assert report.run("startup", "What it is.", lambda *_: found) == 0
+    (run,) = runs_in(project / "user_data" / "runs")
+    assert (run.kind, run.verdict) == ("benchmark-startup", "1 of 2 requirements met")
+    assert run.settings["repeats"] == 1
+    assert [check["verdict"] for check in run.checks()] == ["passed", "failed"]
+    results = json.loads((run.folder / "results.json").read_text())
+    assert results == json.loads((project / "benchmarks/results/startup.json").read_text())
+
+    def without_parity(*_: object) -> None:
+        raise report.ParityError("other trades")
+
+    assert report.run("startup", "What it is.", without_parity) == 1
+    assert (runs_in(run.folder.parent)[0].status, runs_in(run.folder.parent)[0].verdict) == (
+        "failed",
+        "other trades",
+    )

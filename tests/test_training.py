@@ -17,6 +17,8 @@ from mtf_scalper.errors import MarketError, SettingsError, WorkerDiedError
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.fast_ppo import FastPPO
+from mtf_scalper.records.reader import Run
+from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.settings import Settings, VecEnvKind
 from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.simulator.observation import flat_state, position_state
@@ -536,3 +538,33 @@ def test_where_fast_ppo_cannot_run_the_log_says_so(
         model = train(make_market(), tiny_settings(vec_env="dummy")).policy.model
     assert type(model) is PPO
     assert "fast_ppo needs vec_env 'batched' on the CPU, not dummy on cpu" in caplog.text
+
+
+def test_a_record_is_told_of_the_training_and_nothing_is_written_without_it(
+    make_market: Callable[..., Market], tiny_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = tiny_settings(advantage="exact", random_state=7)
+    record = RunRecord.begin(tmp_path / "runs", "training", settings=settings, seeds=[7])
+    result = train(make_market(pair="ABC"), settings, record=record)
+    record.finish()
+    run = Run.open(record.folder)
+    history = run.history()
+    assert set(history["pair"]) == {"ABC"}
+    assert set(history["seed"]) == {7}
+    assert history["steps"].tolist() == [row.steps for row in result.history]
+    assert history["validation_log_return"].tolist() == [
+        row.validation_log_return for row in result.history
+    ]
+    assert len(run.events("training_finished")) == 1
+    before = sorted(tmp_path.rglob("*"))
+    train(make_market(), settings)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_seed_of_an_ensemble_has_its_own_learning_curve(
+    make_market: Callable[..., Market], tiny_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = tiny_settings(advantage="exact", random_state=7, n_seeds=2, train_cycles=2)
+    record = RunRecord.begin(tmp_path, "training")
+    train(make_market(), settings, record=record)
+    assert set(Run.open(record.folder).history()["seed"]) == {7, 8}

@@ -92,6 +92,13 @@ def main() -> None:
         )
 
 
+def _markets_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Market], Settings]:
+    """Return what a backtest traded; loaded once the trainings are done, which need the memory."""
+    from mtf_scalper.freqai.parity import markets_of_backtest
+
+    return markets_of_backtest(arguments)
+
+
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
         typer.echo(__version__)
@@ -119,13 +126,7 @@ def demo(
     """Train a PPO agent and backtest it with the real freqtrade program, offline."""
     from mtf_scalper.runs.demo import run_demo
 
-    def markets_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Market], Settings]:
-        # Loaded once the trainings are done, which need the memory.
-        from mtf_scalper.freqai.parity import markets_of_backtest
-
-        return markets_of_backtest(arguments)
-
-    raise typer.Exit(run_demo(markets_of, datadir, timerange))
+    raise typer.Exit(run_demo(_markets_of, datadir, timerange))
 
 
 @app.command(epilog=_EXIT_CODES)
@@ -134,14 +135,19 @@ def validate(
         bool, typer.Option("--full", help="Train all 30 cycles instead of a short run.")
     ] = False,
     output: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for the samples and the verdicts.")
-    ] = Path("user_data", "analysis_data"),
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            show_default="the records in user_data/runs",
+            help="Folder for the samples (CSV) and the verdicts (JSON).",
+        ),
+    ] = None,
     datadir: RealDatadir = None,
 ) -> None:
     """Train and backtest a short range, watch the processes, and check what was in force."""
     from mtf_scalper.runs.validation import run_validation
 
-    raise typer.Exit(run_validation(full, output, datadir))
+    raise typer.Exit(run_validation(_markets_of, full, output, datadir))
 
 
 @app.command(

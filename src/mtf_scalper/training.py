@@ -18,6 +18,7 @@ from mtf_scalper.exact_training import learn_exactly
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
 from mtf_scalper.models import release
+from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.rollout_training import learn_from_rollouts
 from mtf_scalper.selection import held_back
 from mtf_scalper.settings import Advantage, Device, Settings
@@ -74,6 +75,7 @@ def train(
     env: VecEnv | None = None,
     on_progress: ProgressCallback | None = None,
     events: EventLog | None = None,
+    record: RunRecord | None = None,
     tensorboard_log: Path | None = None,
 ) -> TrainResult:
     """Train a PPO policy on ``market``.
@@ -98,6 +100,9 @@ def train(
         Called with a ``Progress`` about twice a second, with exact advantages once per pass.
     events : EventLog, optional
         Told what was in force and how the training went.
+    record : RunRecord, optional
+        Where the same is written, under the market's pair and the settings' seed; nothing is
+        written without it. ``events`` wins where both are given.
     tensorboard_log : Path, optional
         Folder of the TensorBoard run.
 
@@ -109,10 +114,10 @@ def train(
         If an environment process ends; all others are ended too.
     """
     started = time.monotonic()
-    events = events or EventLog(None)
     markets, held = _as_list(market), _as_list(validation)
     if not markets:
         raise MarketError("there is no market to train on")
+    events = events or _events(record, markets, settings)
     settings = with_entry_mode(settings, markets[0])
     is_exact = settings.advantage is Advantage.EXACT
     if is_exact and validation is None:
@@ -176,6 +181,13 @@ def train(
         reports=[report.as_dict() for report in result.reports],
     )
     return result
+
+
+def _events(record: RunRecord | None, markets: Sequence[Market], settings: Settings) -> EventLog:
+    if record is None:
+        return EventLog(None)
+    pairs = dict.fromkeys(market.pair for market in markets)
+    return record.events(pair=", ".join(pairs), window=None, seed=settings.random_state)
 
 
 def _report(policy: Policy, market: Market) -> Report:

@@ -138,18 +138,22 @@ def finished(tiny_plan: ValidationPlan) -> Finished:
     outcomes: list[BacktestOutcome] = []
     seen: list[int] = []
 
-    def recorded(request: BacktestRequest, on_poll: Callable[[BacktestRun], None]) -> None:
+    def recorded(
+        request: BacktestRequest, on_poll: Callable[[BacktestRun], None], record: object
+    ) -> BacktestOutcome:
         def both(run: BacktestRun) -> None:
             seen.append(len(run.events()))
             on_poll(run)
 
+        assert record is None
         outcomes.append(run_backtest(request, both))
+        return outcomes[-1]
 
     threads = set(threading.enumerate())
     children = set(psutil.Process().children(recursive=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validation, "run_backtest", recorded)
-        facts = validation.observe(tiny_plan, Console(file=io.StringIO()))
+        facts, _ = validation.observe(tiny_plan, Console(file=io.StringIO()))
     left = [str(thread) for thread in threading.enumerate() if thread not in threads]
     left += [str(c) for c in psutil.Process().children(recursive=True) if c not in children]
     return Finished(outcomes[0], facts, seen, left)

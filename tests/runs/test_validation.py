@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from mtf_scalper.errors import MarketError
+from mtf_scalper.freqai.parity import markets_of_backtest
 from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.monitoring.checks import judge
@@ -22,6 +23,7 @@ from mtf_scalper.monitoring.exact_checks import judge_exact
 from mtf_scalper.monitoring.facts import RunFacts
 from mtf_scalper.monitoring.speed import BEFORE
 from mtf_scalper.monitoring.verdicts import Check, Recipe, Verdict
+from mtf_scalper.records.reader import Run, Status, runs_in
 from mtf_scalper.runs import plan as plan_module
 from mtf_scalper.runs import validation
 from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
@@ -36,7 +38,7 @@ NOT_OF_A_TINY_EXACT_RUN = {
 TINY_BEFORE = {"vec_env": "dummy", "n_steps": 32, "batch_size": 16, "net_arch": (8,)}
 
 ROOT = Path(__file__).resolve().parents[2]
-ETH, SOL = "ETH/USDT:USDT", "SOL/USDT:USDT"
+PAIR, ETH, SOL = "BTC/USDT:USDT", "ETH/USDT:USDT", "SOL/USDT:USDT"
 # What a run this small cannot show: its updates are shorter than the time between two samples,
 # and the speed of a rollout of 128 steps says nothing.
 NOT_OF_A_TINY_RUN = {"CPU use in updates", "steps/s after / before", "predictions vary"}
@@ -54,7 +56,8 @@ def test_the_checks_hold_for_a_tiny_exact_run(make_request: Any, tiny_plan: Vali
     request = make_request("exact", advantage="exact", vec_env="batched", train_cycles=3)
     recipe = replace(tiny_plan.recipe, advantage="exact", vec_env="batched", train_cycles=3)
     plan = replace(tiny_plan, request=request, recipe=recipe, before={**BEFORE, **TINY_BEFORE})
-    facts = observe(plan, Console(file=io.StringIO()))
+    facts, outcome = observe(plan, Console(file=io.StringIO()))
+    assert outcome is not None
     assert facts.missing == {}
     failed = [check for check in judge_exact(facts, recipe) if not check.has_passed]
     assert [check for check in failed if check.name not in NOT_OF_A_TINY_EXACT_RUN] == []
@@ -87,7 +90,7 @@ def test_samples_and_verdicts_are_files_of_the_run(
     assert len(rows) == len(finished.facts.samples)
     assert max(int(row["workers"]) for row in rows) == 2
     checks = judge(finished.facts, tiny_plan.recipe)
-    path = write_verdicts(tiny_plan, checks, 12.34)
+    path = write_verdicts(tiny_plan, checks, 12.34, folder)
     content = json.loads(path.read_text(encoding="utf-8"))
     assert path == folder / "verdicts.json"
     assert content["passed"] is all(check.has_passed for check in checks)
@@ -104,7 +107,8 @@ def test_a_program_that_fails_fails_every_check(
 
     monkeypatch.setattr(validation, "run_backtest", fail)
     request = replace(tiny_plan.request, folder=tmp_path / "failed")
-    facts = observe(replace(tiny_plan, request=request), Console(file=io.StringIO()))
+    facts, outcome = observe(replace(tiny_plan, request=request), Console(file=io.StringIO()))
+    assert outcome is None
     checks = judge(facts, tiny_plan.recipe)
     assert [check.name for check in checks if check.has_passed] == []
     assert checks[0].reason == "freqtrade ended with exit code 2: no such pair"
@@ -124,22 +128,77 @@ def test_the_exit_code_is_zero_only_if_every_check_passed(
     tiny_plan: ValidationPlan,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     checks = tuple(
         Check(f"check {number}", "[512, 256]", "2", verdict, "the reason" * (verdict == "failed"))
         for number, verdict in enumerate(verdicts)
     )
-    tiny_plan.request.folder.mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(validation, "find_project", lambda: tiny_plan.request.project)
     monkeypatch.setattr(validation, "plan_validation", lambda *_, **__: tiny_plan)
-    monkeypatch.setattr(validation, "observe", lambda *_: RunFacts())
+    monkeypatch.setattr(validation, "observe", lambda *_: (RunFacts(), None))
     monkeypatch.setattr(validation, "judge", lambda *_: checks)
-    assert run_validation(False, tiny_plan.request.folder.parent, None) == code
+    output = tmp_path / "elsewhere"
+    assert run_validation(lambda _: pytest.fail("not needed"), False, output, None) == code
     printed = capsys.readouterr().out
     assert "[512, 256]" in printed
     assert ("check 1: the reason" in printed) is (code == 1)
-    written = json.loads((tiny_plan.request.folder / "verdicts.json").read_text(encoding="utf-8"))
+    (folder,) = output.iterdir()
+    written = json.loads((folder / "verdicts.json").read_text(encoding="utf-8"))
     assert written["passed"] is (code == 0)
+    run = Run.open(tiny_plan.request.folder.parent / folder.name)
+    assert run.kind == "validation"
+    assert run.checks() == [check.as_dict() for check in checks]
+    passed = sum(check.has_passed for check in checks)
+    assert run.verdict == f"{passed} of {len(checks)} checks passed"
+
+
+@pytest.mark.filterwarnings(
+    # freqtrade's own use of pandas
+    "ignore:The inplace keyword in:pandas.errors.Pandas4Warning",
+    "ignore:Series.values returning an ndarray that drops:pandas.errors.Pandas4Warning",
+)
+def test_a_validated_backtest_leaves_a_whole_record(
+    make_request: Any, tiny_plan: ValidationPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    request = make_request("validation", advantage="exact", vec_env="batched", train_cycles=3)
+    plan = replace(tiny_plan, request=request, before={**BEFORE, **TINY_BEFORE})
+    monkeypatch.setattr(validation, "find_project", lambda: request.project)
+    monkeypatch.setattr(validation, "plan_validation", lambda *_, **__: plan)
+    monkeypatch.chdir(request.project)
+    before = {run.run_id for run in runs_in(request.folder.parent)}
+    run_validation(markets_of_backtest, False, None, None)
+    (run,) = (r for r in runs_in(request.folder.parent) if r.run_id not in before)
+    assert run.status is Status.FINISHED
+    assert run.manifest["pairs"] == [PAIR]
+    assert run.manifest["seeds"] == [42]
+    assert run.manifest["data_digest"][PAIR]
+    assert run.settings["train_cycles"] == 3
+    assert run.settings["rules"]["stoploss"] == -0.1
+    assert len(run.events("training_finished")) == 2
+    assert {"update", "inference", "features", "backtest", "judging"} <= set(run.phases()["phase"])
+    with (run.folder / "samples.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(run.samples()) > 0
+    (archive,) = run.folder.glob("*.zip")
+    assert run.outcome is not None
+    assert run.outcome["results"]["freqtrade"] == archive.name
+    trades = run.trades()
+    assert len(trades) > 0
+    equity = run.equity()
+    assert set(equity["series"]) == {"agent", "oracle", "classic exits", "buy and hold", "flat"}
+    last = equity.groupby("series")["log_return"].last()
+    (figures,) = run.figures()
+    assert last["agent"] == pytest.approx(figures["log_return"], abs=1e-12)
+    assert last["oracle"] == pytest.approx(figures["oracle"], abs=1e-12)
+    assert last["classic exits"] == pytest.approx(figures["classic_exits"], abs=1e-12)
+    assert figures["n_trades"] == len(trades)
+    assert trades["log_return"].sum() == pytest.approx(figures["log_return"], abs=1e-6)
+    draws = run.random_exits()
+    assert draws is not None
+    assert len(draws[PAIR]) == 100
+    assert run.checks()
+    assert len(run.candles()) == len(equity) / 5
+    assert len(run.predictions()) == 2 * 288
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +211,9 @@ def seven_weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_plan_takes_the_configured_pairs_first_and_the_last_whole_week(
-    project: Path, seven_weeks: Path, tmp_path: Path
+    project: Path, seven_weeks: Path
 ) -> None:
-    plan = plan_validation(project, tmp_path, full=False, datadir=seven_weeks)
+    plan = plan_validation(project, full=False, datadir=seven_weeks)
     assert plan.request.overrides["exchange"] == {"pair_whitelist": [ETH, SOL]}
     assert plan.request.timerange == "20240212-20240219"
     assert plan.request.overrides["freqai"]["rl_config"]["train_cycles"] == 4
@@ -167,14 +226,14 @@ def test_a_plan_takes_the_configured_pairs_first_and_the_last_whole_week(
     expected["rl_config"] = {**expected["rl_config"], "advantage": "exact"}
     assert plan.exact.request.overrides["freqai"] == expected
     assert plan.exact.request.timerange == plan.request.timerange
-    assert plan.request.folder.parent == tmp_path
+    assert plan.request.folder.parent == project / "user_data" / "runs"
     market = training_market(seven_weeks, plan.pair, plan.until)
     assert len(market) == 30 * 288
     assert market.entry_long.any()
 
 
-def test_a_full_plan_trains_every_cycle(project: Path, seven_weeks: Path, tmp_path: Path) -> None:
-    plan = plan_validation(project, tmp_path, full=True, datadir=seven_weeks)
+def test_a_full_plan_trains_every_cycle(project: Path, seven_weeks: Path) -> None:
+    plan = plan_validation(project, full=True, datadir=seven_weeks)
     assert plan.request.overrides["freqai"]["rl_config"]["train_cycles"] == 30
     assert plan.recipe == Recipe()
 
@@ -184,11 +243,11 @@ def test_a_given_folder_has_to_hold_candles_enough(
 ) -> None:
     for folder in (tiny_datadir, tmp_path):
         with pytest.raises(MarketError, match="no pair has 42 days of candles"):
-            plan_validation(project, tmp_path, full=False, datadir=folder)
+            plan_validation(project, full=False, datadir=folder)
 
 
 def test_without_data_the_demo_market_is_made(
-    project: Path, tmp_path: Path, seven_weeks: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, seven_weeks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Path] = []
 
@@ -197,17 +256,17 @@ def test_without_data_the_demo_market_is_made(
         return seven_weeks
 
     monkeypatch.setattr(plan_module, "demo_market", demo_market)
-    plan = plan_validation(project, tmp_path, full=False, datadir=None)
+    plan = plan_validation(project, full=False, datadir=None)
     assert made == [project]
     assert plan.request.datadir == seven_weeks
 
 
 def test_own_candles_come_before_the_demo_market(
-    project: Path, tmp_path: Path, seven_weeks: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, seven_weeks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan_module, "DEFAULT_DATADIR", seven_weeks)
     monkeypatch.setattr(plan_module, "demo_market", lambda _: pytest.fail("not needed"))
-    plan = plan_validation(project, tmp_path, full=False, datadir=None)
+    plan = plan_validation(project, full=False, datadir=None)
     assert plan.request.datadir == seven_weeks
 
 

@@ -16,6 +16,7 @@ from mtf_scalper.runs.verdict import (
     replay,
     trades_on,
     verdict_lines,
+    verdict_sentence,
     verdict_table,
 )
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
@@ -136,6 +137,18 @@ def test_a_verdict_per_pair_and_one_on_all(caplog: pytest.LogCaptureFixture) -> 
     np.testing.assert_allclose(together.draws, pairs[0].draws + pairs[1].draws)
     assert together.random_rank == np.mean(together.log_return > together.draws)
     assert caplog.messages == []
+    for each in (*pairs, together):
+        last = each.equity.iloc[-1]
+        series = ["date", "agent", "oracle", "classic exits", "buy and hold", "flat"]
+        assert each.equity.columns.tolist() == series
+        assert last["agent"] == pytest.approx(each.log_return, abs=1e-12)
+        assert last["oracle"] == pytest.approx(each.oracle, abs=1e-12)
+        assert last["classic exits"] == pytest.approx(each.classic_exits, abs=1e-12)
+        assert last["buy and hold"] == pytest.approx(each.buy_and_hold, abs=1e-12)
+        assert (each.equity["flat"] == 0.0).all()
+    said = verdict_sentence((*pairs, together))
+    assert said.startswith(f"log return {together.log_return:+.3f} in {together.n_trades} trades, ")
+    assert f"classic exits {together.classic_exits:+.3f}" in said
 
 
 def test_rules_alone_are_named_as_what_they_are() -> None:
@@ -151,6 +164,7 @@ def test_rules_alone_are_named_as_what_they_are() -> None:
     assert verdict.degenerate is not None
     assert verdict.degenerate.startswith("never exits by itself (0 of ")
     assert f"{BTC}: DEGENERATE, {verdict.degenerate}" in verdict_lines([verdict])
+    assert verdict_sentence([verdict]).startswith(f"DEGENERATE, {verdict.degenerate}: log return ")
 
 
 def test_a_pair_without_trades_has_no_random_exits_and_adds_none() -> None:

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from mtf_scalper.market.market import Market
+from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.progress import EventBars
-from mtf_scalper.runs.parity import offline_arguments
-from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, run_backtest
+from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, BacktestRun, run_backtest
 from mtf_scalper.runs.project import demo_market, find_project, shown
-from mtf_scalper.runs.verdict import PairVerdict, judge_trades, verdict_lines, verdict_table
-from mtf_scalper.settings import Settings
+from mtf_scalper.runs.recording import (
+    MarketsOf,
+    begin_record,
+    judge_backtest,
+    verdict_checks,
+    write_verdicts,
+)
+from mtf_scalper.runs.verdict import verdict_lines, verdict_sentence, verdict_table
 
-__all__ = ["DEMO_TIMERANGE", "MarketsOf", "run_demo"]
+__all__ = ["DEMO_TIMERANGE", "run_demo"]
 
 DEMO_TIMERANGE = "20241001-20241101"
 """Five windows of up to seven days for each pair."""
 _OVERRIDES = {"freqai": {"rl_config": {"progress_bar": False}}}
 
 
-MarketsOf = Callable[[Mapping[str, Any]], tuple[dict[str, Market], Settings]]
-"""From arguments of freqtrade's command line to what a backtest with them trades, by pair."""
+_SAMPLE_SECONDS = 1.0
 
 
 def run_demo(
@@ -58,26 +62,36 @@ def run_demo(
     started = time.monotonic()
     project = find_project()
     market = datadir or demo_market(project)
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    request = BacktestRequest(
-        project=project,
-        folder=project / "user_data" / "runs" / f"demo-{stamp}",
-        datadir=market.resolve(),
-        timerange=timerange or DEMO_TIMERANGE,
-        overrides=_OVERRIDES,
+    record, request = begin_record(
+        BacktestRequest(
+            project=project,
+            folder=project / "user_data" / "runs" / "demo",
+            datadir=market.resolve(),
+            timerange=timerange or DEMO_TIMERANGE,
+            overrides=_OVERRIDES,
+        ),
+        "demo",
     )
-    console.print(f"freqtrade backtesting {request.timerange} on {shown(market, project)}")
-    console.print("training one agent per pair and week")
-    with EventBars(console) as bars:
-        outcome = run_backtest(request, lambda run: bars.show(run.events()))
-    console.print(_result_table(outcome))
-    console.print(_exit_table(outcome))
-    verdicts = _verdicts(request, outcome, markets_of)
+    with record:
+        console.print(f"freqtrade backtesting {request.timerange} on {shown(market, project)}")
+        console.print("training one agent per pair and week")
+        outcome = _watched(request, record, console)
+        console.print(_result_table(outcome))
+        console.print(_exit_table(outcome))
+        with record.phase("judging"):
+            verdicts = judge_backtest(request, outcome, markets_of)
+        write_verdicts(record, verdicts)
+        record.write_json("checks", [check.as_dict() for check in verdict_checks(verdicts)])
+        record.finish(
+            verdict_sentence(verdicts),
+            {"freqtrade": outcome.results, "log": request.log, "models": request.models},
+        )
     console.print(verdict_table(verdicts))
     for line in verdict_lines(verdicts):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"whole run       {time.monotonic() - started:.0f} s")
     for what, path in (
+        ("record of it   ", record.folder),
         ("trades, results", outcome.results),
         ("freqtrade's log", request.log),
         ("models, events ", request.models),
@@ -86,20 +100,24 @@ def run_demo(
     return 0
 
 
-def _verdicts(
-    request: BacktestRequest, outcome: BacktestOutcome, markets_of: MarketsOf
-) -> tuple[PairVerdict, ...]:
-    """Play the backtest's trades again on the markets that they were made on."""
-    shipped = request.project / "configs" / "config_rl_hybrid.json"
-    with offline_arguments(
-        (shipped, request.folder / "overrides.json"),
-        request.timerange,
-        datadir=request.datadir,
-        train_cycles=None,
-        folder=request.folder / "verdict",
-    ) as arguments:
-        markets, settings = markets_of(arguments)
-    return judge_trades(outcome.strategy["trades"], markets, settings)
+def _watched(request: BacktestRequest, record: RunRecord, console: Console) -> BacktestOutcome:
+    """Run the program, with bars on the console and samples of its processes in the record."""
+    with ExitStack() as stack:
+        bars = stack.enter_context(EventBars(console))
+        sampled: list[ProcessSampler] = []
+
+        def on_poll(run: BacktestRun) -> None:
+            if not sampled:
+                sampler = ProcessSampler(
+                    run.process.pid,
+                    interval_seconds=_SAMPLE_SECONDS,
+                    on_sample=record.append_sample,
+                    keeps=False,
+                )
+                sampled.append(stack.enter_context(sampler))
+            bars.show(run.events())
+
+        return run_backtest(request, on_poll, record)
 
 
 def _result_table(outcome: BacktestOutcome) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class ValidationPlan:
     Attributes
     ----------
     request : BacktestRequest
-        The backtest; samples and verdicts go to its folder.
+        The backtest; its folder is that of its record once it has begun.
     recipe : Recipe
         Settings that have to be in force in it.
     exact : ValidationPlan or None
@@ -66,9 +66,7 @@ class ValidationPlan:
     exact: ValidationPlan | None = None
 
 
-def plan_validation(
-    project: Path, output: Path, *, full: bool, datadir: Path | None
-) -> ValidationPlan:
+def plan_validation(project: Path, *, full: bool, datadir: Path | None) -> ValidationPlan:
     """Choose data, pairs and days: the last week that has candles enough before it.
 
     Raises
@@ -90,10 +88,10 @@ def plan_validation(
     since = until - timedelta(days=BACKTEST_DAYS)
     recipe = Recipe() if full else replace(Recipe(), train_cycles=SHORT_CYCLES)
     exactly = replace(recipe, advantage="exact")
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    runs = project / "user_data" / "runs"
     from_rollouts, exact = (
-        _request(project, output / name, datadir, (since, until), pairs, each)
-        for name, each in ((f"validation-{stamp}", recipe), (f"validation-{stamp}-exact", exactly))
+        _request(project, runs / name, datadir, (since, until), pairs, each)
+        for name, each in (("validation", recipe), ("validation-exact", exactly))
     )
     with_exact = ValidationPlan(request=exact, recipe=exactly, pair=pairs[0], until=since)
     return ValidationPlan(

@@ -24,6 +24,7 @@ import psutil
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
+from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
 from mtf_scalper.telemetry import EVENTS_FILE, read_events
 
 __all__ = [
@@ -167,18 +168,28 @@ class BacktestRun:
 
 
 def run_backtest(
-    request: BacktestRequest, on_poll: Callable[[BacktestRun], None] | None = None
+    request: BacktestRequest,
+    on_poll: Callable[[BacktestRun], None] | None = None,
+    record: RunRecord | None = None,
 ) -> BacktestOutcome:
-    """Run the program to its end; ``on_poll`` is called about four times a second meanwhile.
+    """Run the program to its end.
 
     The program and all its children are ended if this is interrupted.
+
+    Parameters
+    ----------
+    request : BacktestRequest
+    on_poll : callable, optional
+        Called about four times a second meanwhile.
+    record : RunRecord, optional
+        Where the program tells of its events, candles, predictions and trades.
 
     Raises
     ------
     RunError
         If the program fails.
     """
-    with _started(request) as run:
+    with _started(request, record) as run:
         while run.process.poll() is None:
             if on_poll is not None:
                 on_poll(run)
@@ -189,7 +200,7 @@ def run_backtest(
 
 
 @contextlib.contextmanager
-def _started(request: BacktestRequest) -> Iterator[BacktestRun]:
+def _started(request: BacktestRequest, record: RunRecord | None) -> Iterator[BacktestRun]:
     request.folder.mkdir(parents=True, exist_ok=True)
     with running_exchange(request.datadir) as url:
         config = request.folder / "overrides.json"
@@ -203,7 +214,12 @@ def _started(request: BacktestRequest) -> Iterator[BacktestRun]:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "COLUMNS": "160", "PYTHONIOENCODING": "utf-8"},
+                env={
+                    **os.environ,
+                    "COLUMNS": "160",
+                    "PYTHONIOENCODING": "utf-8",
+                    RUN_VARIABLE: RUN_OFF if record is None else str(record.folder),
+                },
             )
             try:
                 yield BacktestRun(request, process)

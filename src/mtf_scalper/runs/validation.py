@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,11 +30,15 @@ from mtf_scalper.monitoring.facts import (
 )
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.monitoring.speed import SpeedComparison, compare_speed
-from mtf_scalper.monitoring.verdicts import Check
+from mtf_scalper.monitoring.verdicts import Check, Recipe
 from mtf_scalper.progress import EventBars, detail, progress_columns
+from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
-from mtf_scalper.runs.program import BacktestRun, RunError, run_backtest
+from mtf_scalper.runs.program import BacktestOutcome, BacktestRun, RunError, run_backtest
 from mtf_scalper.runs.project import find_project, shown
+from mtf_scalper.runs.recording import MarketsOf, begin_record, judge_backtest
+from mtf_scalper.runs.recording import write_verdicts as record_verdicts
+from mtf_scalper.runs.verdict import verdict_sentence
 from mtf_scalper.telemetry import Progress
 
 __all__ = ["observe", "run_validation", "write_verdicts"]
@@ -42,15 +46,20 @@ __all__ = ["observe", "run_validation", "write_verdicts"]
 _T = TypeVar("_T")
 
 
-def run_validation(full: bool, output: Path, datadir: Path | None) -> int:
-    """Run the validation, print its checks and write samples and verdicts.
+def run_validation(
+    markets_of: MarketsOf, full: bool, output: Path | None, datadir: Path | None
+) -> int:
+    """Run the validation, print its checks, and leave a record of each of its two backtests.
 
     Parameters
     ----------
+    markets_of : callable
+        What a backtest traded; ``mtf_scalper.freqai.parity.markets_of_backtest``.
     full : bool
         Train all cycles of the recipe instead of a few.
-    output : Path
-        Folder that gets a folder for this validation.
+    output : Path, optional
+        Folder that gets a folder with samples (CSV) and verdicts (JSON) of each backtest; they
+        lie in the backtests' records by default.
     datadir : Path, optional
         freqtrade data directory. By default the one of the configuration's exchange if its
         candles suffice, else a synthetic market.
@@ -66,7 +75,7 @@ def run_validation(full: bool, output: Path, datadir: Path | None) -> int:
         If there is nothing to run on.
     """
     console = Console()
-    plan = plan_validation(find_project(), output.resolve(), full=full, datadir=datadir)
+    plan = plan_validation(find_project(), full=full, datadir=datadir)
     project = plan.request.project
     started = time.monotonic()
     console.print(
@@ -75,25 +84,82 @@ def run_validation(full: bool, output: Path, datadir: Path | None) -> int:
     console.print(
         f"training {plan.recipe.train_cycles} cycles from rollouts, watching the whole process tree"
     )
-    checks = judge(observe(plan, console), plan.recipe)
+    done = [_validate(plan, "validation", judge, markets_of, output, console)]
     if plan.exact is not None:
         console.print("the same with exact advantages")
-        checks += judge_exact(observe(plan.exact, console), plan.exact.recipe)
+        done += [
+            _validate(plan.exact, "validation-exact", judge_exact, markets_of, output, console)
+        ]
     seconds = time.monotonic() - started
-    verdicts = write_verdicts(plan, checks, seconds)
+    checks = [check for found, _ in done for check in found]
     _print_checks(console, checks)
     passed = sum(check.has_passed for check in checks)
     console.print(f"{passed} of {len(checks)} checks passed in {seconds:.0f} s")
-    console.print(f"samples, verdicts  {shown(verdicts.parent, project)}")
-    console.print(f"models, events     {shown(plan.request.models, project)}")
+    for _, folder in done:
+        console.print(f"record, samples, verdicts  {shown(folder, project)}", soft_wrap=True)
     return int(passed < len(checks))
 
 
-def observe(plan: ValidationPlan, console: Console) -> RunFacts:
-    """Run the program, sample its processes meanwhile, and read what it left behind."""
+def _validate(
+    plan: ValidationPlan,
+    kind: str,
+    judge_facts: Callable[[RunFacts, Recipe], tuple[Check, ...]],
+    markets_of: MarketsOf,
+    output: Path | None,
+    console: Console,
+) -> tuple[tuple[Check, ...], Path]:
+    """Run and judge one backtest; return its checks, and where samples and verdicts lie."""
+    started = time.monotonic()
+    record, request = begin_record(plan.request, kind)
+    plan = replace(plan, request=request)
+    folder = record.folder if output is None else output.resolve() / record.run_id
+    with record:
+        facts, outcome = observe(plan, console, record, folder / "samples.csv")
+        checks = judge_facts(facts, plan.recipe)
+        record.write_json("checks", [check.as_dict() for check in checks])
+        seconds = time.monotonic() - started
+        verdicts = write_verdicts(plan, checks, seconds, folder)
+        passed = sum(check.has_passed for check in checks)
+        sentence = f"{passed} of {len(checks)} checks passed"
+        results: dict[str, Path] = {"verdicts": verdicts, "log": request.log}
+        if outcome is not None:
+            with record.phase("judging"):
+                judged = judge_backtest(request, outcome, markets_of)
+            record_verdicts(record, judged)
+            sentence += f"; {verdict_sentence(judged)}"
+            results["freqtrade"] = outcome.results
+        record.finish(sentence, {**results, "models": request.models})
+    return checks, folder
+
+
+def observe(
+    plan: ValidationPlan,
+    console: Console,
+    record: RunRecord | None = None,
+    samples: Path | None = None,
+) -> tuple[RunFacts, BacktestOutcome | None]:
+    """Run the program, sample its processes meanwhile, and read what it left behind.
+
+    Parameters
+    ----------
+    plan : ValidationPlan
+    console : Console
+        For bars.
+    record : RunRecord, optional
+        Of the backtest.
+    samples : Path, optional
+        CSV file for the samples; in the request's folder by default.
+
+    Returns
+    -------
+    facts : RunFacts
+    outcome : BacktestOutcome or None
+        None where the program failed.
+    """
     request = plan.request
     sampler: ProcessSampler | None = None
     exit_error: str | None = None
+    outcome: BacktestOutcome | None = None
     events: list[dict[str, Any]] = []
     with ExitStack() as stack:
         bars = stack.enter_context(EventBars(console))
@@ -101,13 +167,18 @@ def observe(plan: ValidationPlan, console: Console) -> RunFacts:
         def on_poll(run: BacktestRun) -> None:
             nonlocal sampler, events
             if sampler is None:
-                path = request.folder / "samples.csv"
-                sampler = stack.enter_context(ProcessSampler(run.process.pid, path))
+                sampler = stack.enter_context(
+                    ProcessSampler(
+                        run.process.pid,
+                        samples or request.folder / "samples.csv",
+                        on_sample=None if record is None else record.append_sample,
+                    )
+                )
             events = run.events()
             bars.show(events)
 
         try:
-            run_backtest(request, on_poll)
+            outcome = run_backtest(request, on_poll, record)
         except RunError as error:
             exit_error = str(error)
     survivors = None if sampler is None else sampler.survivors()
@@ -117,7 +188,7 @@ def observe(plan: ValidationPlan, console: Console) -> RunFacts:
     compared = None
     if exit_error is None:
         compared = _tried("speed", lambda: _speed(plan, console), missing)
-    return RunFacts(
+    facts = RunFacts(
         exit_error=exit_error,
         samples=() if sampler is None else tuple(sampler.samples),
         events=tuple(events),
@@ -129,10 +200,13 @@ def observe(plan: ValidationPlan, console: Console) -> RunFacts:
         cpus=available_cpus(),
         missing=missing,
     )
+    return facts, outcome
 
 
-def write_verdicts(plan: ValidationPlan, checks: tuple[Check, ...], seconds: float) -> Path:
-    """Write the checks as JSON into the run's folder; the file appears whole or not at all."""
+def write_verdicts(
+    plan: ValidationPlan, checks: tuple[Check, ...], seconds: float, folder: Path
+) -> Path:
+    """Write the checks as JSON into ``folder``; the file appears whole or not at all."""
     request = plan.request
     content = {
         "passed": all(check.has_passed for check in checks),
@@ -144,7 +218,8 @@ def write_verdicts(plan: ValidationPlan, checks: tuple[Check, ...], seconds: flo
         "seconds": round(seconds, 1),
         "checks": [check.as_dict() for check in checks],
     }
-    path = request.folder / "verdicts.json"
+    path = folder / "verdicts.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(part, path)
@@ -183,7 +258,7 @@ def _tried(name: str, read: Callable[[], _T], missing: dict[str, str]) -> _T | N
     return None
 
 
-def _print_checks(console: Console, checks: tuple[Check, ...]) -> None:
+def _print_checks(console: Console, checks: Sequence[Check]) -> None:
     table = Table(title="Checks")
     for heading in ("check", "measured", "expected", "verdict"):
         table.add_column(heading)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.evaluation.baselines import random_exits
+from mtf_scalper.evaluation.baselines import buy_and_hold, classic_exits, flat, random_exits
 from mtf_scalper.evaluation.report import TIE, Report, evaluate
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings
@@ -27,7 +27,15 @@ from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
 from mtf_scalper.simulator.types import Action, ExitReason, Side, Trade
 
-__all__ = ["PairVerdict", "judge_trades", "replay", "trades_on", "verdict_lines", "verdict_table"]
+__all__ = [
+    "PairVerdict",
+    "judge_trades",
+    "replay",
+    "trades_on",
+    "verdict_lines",
+    "verdict_sentence",
+    "verdict_table",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +65,11 @@ class PairVerdict:
         Why this is no trading policy, in plain words.
     difference : str or None
         First difference between the backtest and its replay, which this is about; None without.
+    report : Report or None
+        All figures of the pair; None of all together.
+    equity : DataFrame
+        Columns ``date`` (UTC) and one per account, ``agent`` first: cumulative log return after
+        costs, at each candle of the market. Empty where the market has no dates.
     """
 
     name: str
@@ -68,6 +81,8 @@ class PairVerdict:
     draws: NDArray[np.float64]
     degenerate: str | None
     difference: str | None = None
+    report: Report | None = None
+    equity: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def oracle_share(self) -> float | None:
@@ -117,7 +132,8 @@ def judge_trades(
         draws: tuple[Simulation, ...] = ()
         if n_draws:
             draws = random_exits(run, market, settings, n_draws=n_draws, seed=seed)
-        verdicts.append(_pair_verdict(report, best, draws, difference))
+        equity = _equity(market, settings, run, best)
+        verdicts.append(_pair_verdict(report, best, draws, difference, equity))
     return (*verdicts, _together(verdicts)) if len(verdicts) > 1 else tuple(verdicts)
 
 
@@ -215,6 +231,20 @@ def verdict_table(verdicts: Sequence[PairVerdict]) -> Table:
     return table
 
 
+def verdict_sentence(verdicts: Sequence[PairVerdict]) -> str:
+    """Return what came of it in one line: the last verdict's, which is that on all together."""
+    each = verdicts[-1]
+    parts = [
+        f"log return {each.log_return:+.3f} in {each.n_trades} trades",
+        f"{_text(each.oracle_share, '.1%')} of the hindsight optimum",
+        f"classic exits {_text(each.classic_exits, '+.3f')}",
+        f"buy and hold {each.buy_and_hold:+.3f}",
+        f"random exits beaten {_text(each.random_rank, '.0%')}",
+    ]
+    start = f"DEGENERATE, {each.degenerate}: " if each.degenerate else ""
+    return start + ", ".join(parts)
+
+
 def verdict_lines(verdicts: Sequence[PairVerdict]) -> list[str]:
     """Return what the table cannot say: is it a policy at all, and what its columns mean."""
     pairs = [each for each in verdicts if each.name != _ALL]
@@ -241,8 +271,28 @@ def verdict_lines(verdicts: Sequence[PairVerdict]) -> list[str]:
 _ALL = "all"
 
 
+def _equity(market: Market, settings: Settings, run: Simulation, best: Simulation) -> pd.DataFrame:
+    """Return the accounts of the agent and of all that it is compared with."""
+    if market.dates is None:
+        return pd.DataFrame()
+    runs = {
+        "agent": run,
+        "oracle": best,
+        "classic exits": classic_exits(market, settings),
+        "buy and hold": buy_and_hold(market, settings),
+        "flat": flat(market),
+    }
+    dates = pd.DatetimeIndex(market.dates, tz="UTC")
+    found = {name: np.log(each.equity) for name, each in runs.items() if each is not None}
+    return pd.DataFrame({"date": dates, **found})
+
+
 def _pair_verdict(
-    report: Report, best: Simulation, draws: Sequence[Simulation], difference: str | None
+    report: Report,
+    best: Simulation,
+    draws: Sequence[Simulation],
+    difference: str | None,
+    equity: pd.DataFrame,
 ) -> PairVerdict:
     return PairVerdict(
         name=report.pair,
@@ -254,6 +304,8 @@ def _pair_verdict(
         draws=np.array([draw.log_return for draw in draws]),
         degenerate=report.degenerate,
         difference=difference,
+        report=report,
+        equity=equity,
     )
 
 
@@ -271,7 +323,25 @@ def _together(verdicts: Sequence[PairVerdict]) -> PairVerdict:
         classic_exits=sum(classic) if classic else None,
         draws=np.sum(draws, axis=0) if draws else np.zeros(0),
         degenerate=f"{len(degenerate)} of {len(verdicts)} pairs" if degenerate else None,
+        equity=_summed([each.equity for each in verdicts]),
     )
+
+
+def _summed(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the sums of accounts by date; one that has ended keeps what it had."""
+    full = [table.set_index("date") for table in tables if not table.empty]
+    if not full:
+        return pd.DataFrame()
+    dates = full[0].index
+    for table in full[1:]:
+        dates = dates.union(table.index)
+    filled = [table.reindex(dates).ffill().fillna(0.0) for table in full]
+    total = filled[0]
+    for table in filled[1:]:
+        total = total.add(table, fill_value=0.0)
+    # In the order of the first pair's accounts; adding has sorted them by name.
+    names = list(dict.fromkeys(name for table in full for name in table.columns))
+    return total[names].rename_axis("date").reset_index()
 
 
 def _first_difference(market: Market, ours: Sequence[Trade], theirs: Sequence[Trade]) -> str | None:
