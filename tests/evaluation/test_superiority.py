@@ -60,13 +60,19 @@ def test_a_variant_that_is_not_the_best_is_judged_by_itself():
     winner = days[:, 2] + 0.02
     found = superiority("x", days[:, 0], days[:, 1] - 0.001, winner[:, None])
     assert found.p_best < 0.01
-    assert found.p_value > 0.3
+    assert found.p_value == 1.0
 
 
 def test_a_variant_that_does_what_the_baseline_does_is_not_better():
     days = np.random.default_rng(0).normal(size=50)
     found = superiority("flat", days, days.copy())
     assert (found.p_value, found.excess_per_day) == (1.0, 0.0)
+
+
+def test_nothing_that_earns_less_than_the_baseline_is_better():
+    days = market_days(np.random.default_rng(6), 90, 4)
+    found = superiority("x", days.max(axis=1), days[:, 0], days[:, 1:])
+    assert (found.p_value, found.p_best, found.p_lower) == (1.0, 1.0, 1.0)
 
 
 def test_bounds_stand_around_the_p_value():

@@ -154,7 +154,8 @@ def judge_edge(
         superiority(name, returns, judged.log_return, tried, n_draws=n_draws, seed=seed)
         for name, returns in judged.baselines.items()
     )
-    hardest = max(tests, key=lambda test: test.p_value)
+    # Of several that nothing was better than, the one that earned most.
+    hardest = max(tests, key=lambda test: (test.p_value, -test.excess_per_day))
     excess = judged.excess
     trials = np.array([daily_sharpe(each.excess) for each in (judged, *others)])
     deflated = deflated_sharpe(excess, trials)

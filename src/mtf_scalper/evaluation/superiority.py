@@ -87,7 +87,7 @@ def superiority(
     Returns
     -------
     Superiority
-        With p-values of 1 where the judged variant never differs from the baseline.
+        With p-values of 1 where nothing earns more than the baseline.
     """
     differences = judged[:, None] - baseline[:, None]
     if others is not None:
@@ -97,9 +97,10 @@ def superiority(
     rows = resampled_rows(len(judged), block, n_draws, seed)
     errors = np.stack([column[rows].mean(axis=1).std() for column in differences.T])
     differs = errors > 1e-12
-    if not differs[0]:
-        return Superiority(name, excess, 1.0, 1.0, 1.0, 1.0, differences.shape[1], block)
     scaled = differences[:, differs] / errors[differs]
+    if not differs[0] or scaled.mean(axis=0).max() <= 0.0:
+        # Hansen's statistic is never below 0, and so is none of the draws.
+        return Superiority(name, excess, 1.0, 1.0, 1.0, 1.0, differences.shape[1], block)
     test = library("arch.bootstrap").SPA(
         np.zeros(len(scaled)), -scaled, block_size=block, reps=n_draws, seed=seed
     )
@@ -110,7 +111,7 @@ def superiority(
     return Superiority(
         baseline=name,
         excess_per_day=excess,
-        p_value=max(best, _smallest_level(test, n_draws)),
+        p_value=max(best, _smallest_level(test, n_draws)) if excess > 0.0 else 1.0,
         p_best=best,
         p_lower=lower,
         p_upper=upper,

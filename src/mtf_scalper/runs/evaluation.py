@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from mtf_scalper.evaluation.importance import pooled_importance
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.page.render import write_page
 from mtf_scalper.records.files import EVENTS
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.writer import RunRecord
@@ -180,7 +183,8 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         data_digest=digests,
         source=plan.source.name,
     )
-    with record, ProcessSampler(os.getpid(), on_sample=record.append_sample, keeps=False):
+    sampler = ProcessSampler(os.getpid(), on_sample=record.append_sample, keeps=False)
+    with record, sampler, _quiet_trainings():
         _note_windows(record, plan, windows)
         walks, learned = _learned(plan, windows, recordeds, record, console)
         with record.phase("evaluation"):
@@ -197,14 +201,25 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         console.print(verdict, markup=False, highlight=False, soft_wrap=True, style="bold")
         for table in evaluation_tables(evaluated.figures, evaluated.edge, windows):
             console.print(table)
-        for line in (
-            *evaluation_lines(plan.source.name, plan.seeds, plan.embargo),
-            *(agreement.line for agreement in agreements),
-        ):
+        lines = evaluation_lines(plan.source.name, plan.seeds, plan.embargo, learned)
+        for line in (*lines, *(agreement.line for agreement in agreements)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        console.print(f"record  {shown(record.folder, project)}", soft_wrap=True)
         record.finish(verdict)
+    console.print(f"record  {shown(record.folder, project)}", soft_wrap=True)
+    console.print(f"page    {shown(write_page(record.folder), project)}", soft_wrap=True)
     return int(any(agreement.share < 1.0 for agreement in agreements))
+
+
+@contextmanager
+def _quiet_trainings() -> Iterator[None]:
+    """Keep every window's training from telling what the tables tell of all of them."""
+    package = logging.getLogger("mtf_scalper")
+    level = package.level
+    package.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
 
 
 def _note_windows(record: RunRecord, plan: EvaluationPlan, windows: Sequence[Window]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.table import Table
 from mtf_scalper.evaluation.bootstrap import LEAST_DAYS
 from mtf_scalper.evaluation.edge import Edge
 from mtf_scalper.evaluation.performance import DAYS_PER_YEAR
+from mtf_scalper.runs.learned_window import LearnedWindow
 from mtf_scalper.runs.windows import Window
 
 __all__ = ["evaluation_lines", "evaluation_tables"]
@@ -41,9 +43,20 @@ def evaluation_tables(
     ]
 
 
-def evaluation_lines(source: str, seeds: Sequence[int], embargo: int) -> list[str]:
+def evaluation_lines(
+    source: str, seeds: Sequence[int], embargo: int, learned: Sequence[LearnedWindow]
+) -> list[str]:
     """Return what the tables cannot say."""
+    degenerate = Counter(
+        part.degenerate.partition(" (")[0] for part in learned if part.degenerate is not None
+    )
+    reasons = ", ".join(f"{reason} {count}" for reason, count in degenerate.most_common())
     return [
+        *(
+            [f"no policy on the candles that chose the weights, of {len(learned)}: {reasons}"]
+            if reasons
+            else []
+        ),
         f"candles from {source}; means over {len(seeds)} seed{'s' if len(seeds) > 1 else ''} "
         f"({', '.join(map(str, seeds))}); embargo of {embargo} candles",
         f"95% intervals by the stationary bootstrap over days; none under {LEAST_DAYS} days",

@@ -7,6 +7,7 @@ candles without a break.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,6 +25,7 @@ from mtf_scalper.runs.windows import Window
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import with_entry_mode
 from mtf_scalper.simulator.playback import Simulation
+from mtf_scalper.simulator.process_env import HelperProcesses, without_main_module
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
 __all__ = [
@@ -112,14 +114,25 @@ def _learned(tasks: Iterable[WindowTask], jobs: int) -> Iterator[tuple[int, Lear
         return
     # Spawned: a forked process would inherit threads of torch and OpenMP that do not run in it.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        numbers = {pool.submit(learn_window, task): number for number, task in enumerate(tasks)}
-        try:
-            for done in as_completed(numbers):
-                yield numbers[done], done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    HelperProcesses.own_those_not_running()
+    try:
+        level = logging.getLogger("mtf_scalper").level
+        with ProcessPoolExecutor(jobs, context, _log_from, (level,)) as pool:
+            try:
+                with without_main_module():
+                    numbers = {pool.submit(learn_window, each): n for n, each in enumerate(tasks)}
+                for done in as_completed(numbers):
+                    yield numbers[done], done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        HelperProcesses.stop()
+
+
+def _log_from(level: int) -> None:
+    """Let a process log what the one that started it does."""
+    logging.getLogger("mtf_scalper").setLevel(level)
 
 
 def traded_market(

@@ -24,7 +24,7 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.reference import ReferenceEnv
 
-__all__ = ["EnvFactory", "ProcessVecEnv"]
+__all__ = ["EnvFactory", "HelperProcesses", "ProcessVecEnv", "without_main_module"]
 
 _PIPE_ERRORS = (EOFError, BrokenPipeError, ConnectionError)
 _JOIN_SECONDS = 5.0
@@ -68,9 +68,9 @@ class ProcessVecEnv(SubprocVecEnv):
         self.label = label
         self.processes: list[Any] = []
         self.remotes: tuple[Any, ...] = ()
-        _HelperProcesses.own_those_not_running()
+        HelperProcesses.own_those_not_running()
         try:
-            with _without_main_module():
+            with without_main_module():
                 super().__init__(list[Callable[[], Any]](env_fns), start_method=method)
         except _PIPE_ERRORS:
             error = self._worker_died("before it was ready")
@@ -114,7 +114,7 @@ class ProcessVecEnv(SubprocVecEnv):
         for remote in self.remotes:
             remote.close()
         self.processes = []
-        _HelperProcesses.stop()
+        HelperProcesses.stop()
 
     @contextlib.contextmanager
     def _reporting_dead_workers(self) -> Iterator[None]:
@@ -134,7 +134,7 @@ class ProcessVecEnv(SubprocVecEnv):
         return WorkerDiedError(f"{self.label}: an environment process closed its pipe {when}")
 
 
-class _HelperProcesses:
+class HelperProcesses:
     """Python's fork server and resource tracker, ended with the workers they were started for.
 
     They would otherwise live as long as the program, the fork server with all that it has
@@ -175,7 +175,7 @@ class _HelperProcesses:
 
 
 @contextlib.contextmanager
-def _without_main_module() -> Iterator[None]:
+def without_main_module() -> Iterator[None]:
     """Start processes without importing the caller's ``__main__`` into them.
 
     The workers need this package only. Without this every worker would import the program that

@@ -1,0 +1,119 @@
+"""The real program and the Python API, trained on the same windows of the synthetic market."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtf_scalper.errors import SettingsError
+from mtf_scalper.market.datadir import write_datadir
+from mtf_scalper.market.recorded import recorded_pair
+from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
+from mtf_scalper.runs.agreement import compare_trades, program_request
+from mtf_scalper.runs.learned_window import learn_window, window_task
+from mtf_scalper.runs.program import MODEL, STRATEGY, run_backtest
+from mtf_scalper.runs.walk_forward import walk
+from mtf_scalper.runs.windows import parse_timerange, rolling_windows
+from mtf_scalper.simulator.types import ExitReason
+
+PAIR = "BTC/USDT:USDT"
+TIMERANGE = "20240114-20240118"
+SEED = 7
+# Small, quick, and content with little evidence, so that the agent leaves trades by itself.
+CONFIG = """{"freqai": {"rl_config": {
+ "train_cycles": 20, "net_arch": [32], "device": "cpu", "evidence": 0.0,
+ "learning_rate": 3e-3, "weight_average": 0.9, "keep_bias": 0.5
+}}}"""
+
+
+@pytest.fixture(scope="module")
+def agreed(project, tmp_path_factory):
+    """Return walk and result of the program, windows, and the recorded pair."""
+    pytest.importorskip("freqtrade")
+    from mtf_scalper.freqai.recipe import read_recipe
+
+    folder = tmp_path_factory.mktemp("agreement")
+    datadir = folder / "data"
+    spec = SyntheticSpec(seed=5, signal_strength=0.9, pairs=(pair_spec(PAIR),))
+    write_datadir(spec, datadir, "2024-01-01", "2024-01-19")
+    config = folder / "small.json"
+    config.write_text(CONFIG)
+    shipped = project / "configs" / "config_rl_hybrid.json"
+    recipe = read_recipe((shipped, config), project / "user_data", datadir, STRATEGY, MODEL)
+    request = program_request(
+        project,
+        folder / "backtest",
+        datadir,
+        TIMERANGE,
+        [PAIR],
+        [config],
+        seed=SEED,
+        train_days=8,
+        test_days=3,
+        identifier="agreement",
+    )
+    outcome = run_backtest(request)
+    windows = rolling_windows(*parse_timerange(TIMERANGE), train_days=8, test_days=3)
+    recorded = recorded_pair(datadir, PAIR, since=windows[0].train_from, fee_rate=recipe.fee_rate)
+    settings = recipe.settings.changed(cpu_count=1)
+    learned = [
+        learn_window(window_task(recorded, each, settings, seed=SEED, with_history=False))
+        for each in windows
+    ]
+    found = walk(recorded, windows, learned, settings, exit_threshold=recipe.exit_threshold)
+    return found, outcome, request
+
+
+def test_trades_agree_one_for_one(agreed):
+    found, outcome, _ = agreed
+    agreement = compare_trades(found, outcome.strategy["trades"])
+    assert agreement.n_program == agreement.n_python == agreement.n_equal > 10
+    assert (agreement.share, agreement.difference) == (1.0, None)
+    # Otherwise the rules alone would have agreed.
+    assert any(trade.exit_reason is ExitReason.AGENT for trade in found.run.trades)
+
+
+def test_probabilities_are_the_same_to_the_last_bit(agreed):
+    found, _, request = agreed
+    columns = ["neutral", "long_enter", "long_exit", "short_enter", "short_exit"]
+    for part in found.learned:
+        stamp = int(part.window.test_from.timestamp())
+        (path,) = request.models.glob(f"backtesting_predictions/*_{stamp}_prediction.feather")
+        theirs = pd.read_feather(path)[[f"&-prob_{name}" for name in columns]].to_numpy()
+        full = np.isfinite(part.probabilities).all(axis=1)
+        assert full.sum() == len(full) - 9
+        np.testing.assert_array_equal(theirs[full], part.probabilities[full])
+
+
+def test_the_first_difference_is_named(agreed):
+    found, outcome, _ = agreed
+    trades = sorted(outcome.strategy["trades"], key=lambda trade: trade["open_date"])
+    other = [dict(each) for each in trades]
+    other[3]["leverage"] += 1.0
+    agreement = compare_trades(found, other)
+    assert agreement.n_equal == len(trades) - 1
+    opened = trades[3]["open_date"][:16].replace("T", " ")
+    assert f"leverage of the trade of {opened} is" in agreement.line
+    assert agreement.share == pytest.approx((len(trades) - 1) / (len(trades) + 1))
+    missing = compare_trades(found, trades[1:])
+    assert missing.difference.startswith("only the Python API has the trade of")
+    fewer = replace(found, run=replace(found.run, trades=found.run.trades[:-1]))
+    assert compare_trades(fewer, trades).difference.startswith("only freqtrade has the trade of")
+
+
+def test_a_configuration_that_is_no_json_is_named(project, tmp_path):
+    path = tmp_path / "bad.json"
+    path.write_text("{")
+    with pytest.raises(SettingsError, match=r"bad\.json: is no JSON"):
+        program_request(
+            project,
+            tmp_path,
+            tmp_path,
+            TIMERANGE,
+            [PAIR],
+            [path],
+            seed=1,
+            train_days=3,
+            test_days=1,
+        )
