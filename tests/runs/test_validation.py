@@ -171,6 +171,7 @@ def test_a_validated_backtest_leaves_a_whole_record(
     (run,) = (r for r in runs_in(request.folder.parent) if r.run_id not in before)
     assert run.status is Status.FINISHED
     assert run.manifest["pairs"] == [PAIR]
+    assert (run.folder / "report.html").is_file()
     assert run.manifest["seeds"] == [42]
     assert run.manifest["data_digest"][PAIR]
     assert run.settings["train_cycles"] == 3

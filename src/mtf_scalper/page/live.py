@@ -42,7 +42,7 @@ _READS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "figures": ("figures.json",),
         "statistics": ("statistics.json",),
         "checks": ("checks.json",),
-        "manifest": ("manifest.json", "outcome.json"),
+        "manifest": ("manifest.json", "settings.json", "outcome.json"),
     }
 )
 """Files that each section is made from: it is made again where one of them has changed."""

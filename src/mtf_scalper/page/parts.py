@@ -171,6 +171,8 @@ class Page:
     tone : str
         Of the verdict, as in ``Cell``.
     facts : sequence of Fact
+    reasons : str
+        Why policies are degenerate, by pair; empty where none is.
     progress : float or None
         Share of the training that runs now.
     sections : sequence of Section
@@ -182,6 +184,7 @@ class Page:
     verdict: str
     tone: str
     facts: Sequence[Fact]
+    reasons: str = ""
     progress: float | None = None
     sections: Sequence[Section] = field(default_factory=tuple)
 

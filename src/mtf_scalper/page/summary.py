@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -43,6 +43,7 @@ def page_head(run: Run) -> Page:
             *_trading_facts(run, pairs),
             *_machine_facts(run),
         ],
+        reasons=_reasons(run.figures()),
         progress=_progress(run),
     )
 
@@ -70,6 +71,19 @@ def verdict_of(run: Run) -> tuple[str, str]:
         text = f"DEGENERATE, {whole}. {text}"
     is_bad = "degenerate" in text.lower() and "not degenerate" not in text.lower()
     return text, "bad" if is_bad else ""
+
+
+def _reasons(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say for each pair as a whole why its policy is degenerate."""
+    found = [
+        f"{short_pair(str(row['pair']))}: {row['degenerate']}"
+        for row in rows
+        if row.get("degenerate")
+        and row.get("pair") not in (ALL, None)
+        and row.get("window") is None
+        and row.get("seed") is None
+    ]
+    return f"Degenerate is a policy that decides nothing. {'; '.join(found)}." if found else ""
 
 
 def _progress(run: Run) -> float | None:

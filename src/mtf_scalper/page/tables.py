@@ -147,7 +147,7 @@ def checks_section(run: Run) -> Section:
 def manifest_section(run: Run) -> Section:
     """Return the section of settings, versions, commit, data and machine."""
     manifest = dict(run.manifest)
-    settings = manifest.pop("settings", None) or {}
+    manifest.pop("settings", None)
     command = manifest.get("command")
     if isinstance(command, list):
         manifest["command"] = " ".join(str(part) for part in command)
@@ -163,7 +163,7 @@ def manifest_section(run: Run) -> Section:
         )
         for name, caption, rows in (
             ("manifest-table", "The run", about),
-            ("settings-table", "Its settings", _flat(settings)),
+            ("settings-table", "Its settings", _flat(run.settings)),
         )
         if rows
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mtf_scalper.page.candles import candles_plot
-from mtf_scalper.page.figures import ALL, final_returns, pooled, seeds_of, series_names
+from mtf_scalper.page.figures import ALL, figure, final_returns, pooled, seeds_of, series_names
 from mtf_scalper.page.parts import (
     Column,
     Plot,
@@ -401,9 +401,9 @@ def own_returns(run: Run) -> dict[str, float]:
     rows = run.figures()
     whole = pooled(rows)
     for row in [*(r for r in rows if r.get("window") is None and r.get("seed") is None), whole]:
-        value = row.get("log_return")
-        if isinstance(value, float | int):
-            found[str(row.get("pair") or ALL)] = float(value)
+        value = figure(row, "log_return").value
+        if value is not None:
+            found[str(row.get("pair") or ALL)] = value
     return found
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.progress import EventBars
 from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, BacktestRun, run_backtest
 from mtf_scalper.runs.project import demo_market, find_project, shown
 from mtf_scalper.runs.recording import (
@@ -97,6 +98,7 @@ def run_demo(
         ("models, events ", request.models),
     ):
         console.print(f"{what} {shown(path, project)}", soft_wrap=True)
+    console.print(f"page to look at {page_or_reason(record.folder, project)}", soft_wrap=True)
     return 0
 
 

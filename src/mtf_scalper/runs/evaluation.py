@@ -18,7 +18,6 @@ from mtf_scalper.evaluation.importance import pooled_importance
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.monitoring.sampler import ProcessSampler
-from mtf_scalper.page.render import write_page
 from mtf_scalper.records.files import EVENTS
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.writer import RunRecord
@@ -43,6 +42,7 @@ from mtf_scalper.runs.evidence import (
     together,
 )
 from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, window_task
+from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.program import run_backtest
 from mtf_scalper.runs.project import shown
 from mtf_scalper.runs.walk_forward import Walk, learn_windows, threads_per_job, walk
@@ -206,7 +206,7 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         record.finish(verdict)
     console.print(f"record  {shown(record.folder, project)}", soft_wrap=True)
-    console.print(f"page    {shown(write_page(record.folder), project)}", soft_wrap=True)
+    console.print(f"page    {page_or_reason(record.folder, project)}", soft_wrap=True)
     return int(any(agreement.share < 1.0 for agreement in agreements))
 
 

@@ -33,6 +33,7 @@ from mtf_scalper.monitoring.speed import SpeedComparison, compare_speed
 from mtf_scalper.monitoring.verdicts import Check, Recipe
 from mtf_scalper.progress import EventBars, detail, progress_columns
 from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRun, RunError, run_backtest
 from mtf_scalper.runs.project import find_project, shown
@@ -91,12 +92,13 @@ def run_validation(
             _validate(plan.exact, "validation-exact", judge_exact, markets_of, output, console)
         ]
     seconds = time.monotonic() - started
-    checks = [check for found, _ in done for check in found]
+    checks = [check for found, *_ in done for check in found]
     _print_checks(console, checks)
     passed = sum(check.has_passed for check in checks)
     console.print(f"{passed} of {len(checks)} checks passed in {seconds:.0f} s")
-    for _, folder in done:
+    for _, folder, page in done:
         console.print(f"record, samples, verdicts  {shown(folder, project)}", soft_wrap=True)
+        console.print(f"page to look at            {page}", soft_wrap=True)
     return int(passed < len(checks))
 
 
@@ -107,8 +109,8 @@ def _validate(
     markets_of: MarketsOf,
     output: Path | None,
     console: Console,
-) -> tuple[tuple[Check, ...], Path]:
-    """Run and judge one backtest; return its checks, and where samples and verdicts lie."""
+) -> tuple[tuple[Check, ...], Path, str]:
+    """Run and judge one backtest; return its checks, and where samples, verdicts and page lie."""
     started = time.monotonic()
     record, request = begin_record(plan.request, kind)
     plan = replace(plan, request=request)
@@ -129,7 +131,7 @@ def _validate(
             sentence += f"; {verdict_sentence(judged)}"
             results["freqtrade"] = outcome.results
         record.finish(sentence, {**results, "models": request.models})
-    return checks, folder
+    return checks, folder, page_or_reason(record.folder, request.project)
 
 
 def observe(

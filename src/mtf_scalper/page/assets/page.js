@@ -83,13 +83,17 @@ function themed(layout, style, element, height) {
     legend: { orientation: "h", y: -0.14, yanchor: "top", x: 0, bgcolor: "rgba(0,0,0,0)" },
     hoverlabel: { bgcolor: "--surface", bordercolor: "--border", font: { color: "--text" } },
     // With a finger the page is to scroll; the buttons zoom.
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    dragmode: isCoarse() ? false : "zoom",
     ...layout,
   };
   for (const key of Object.keys(base)) {
     if (/^[xy]axis\d*$/.test(key)) base[key] = { ...axis, ...base[key] };
   }
   return colours(base, style);
+}
+
+function isCoarse() {
+  return matchMedia("(pointer: coarse)").matches;
 }
 
 function rangeOf(name) {
@@ -115,7 +119,14 @@ async function draw(name) {
   // Another choice has other prices: the zoom of the one before would show nothing of it.
   layout.uirevision = `kept-${choice}`;
   if (page.ranges[name] && layout.xaxis) layout.xaxis = { ...layout.xaxis, range: page.ranges[name], autorange: false };
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  const config = {
+    responsive: true,
+    displaylogo: false,
+    // Over a small plot they would hide it, and a finger has the buttons above.
+    displayModeBar: isCoarse() ? false : "hover",
+    // These alone: others would send something somewhere.
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  };
   const isNew = !element.classList.contains("js-plotly-plot");
   await Plotly.react(element, traces, layout, config);
   if (isNew) {
