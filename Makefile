@@ -23,6 +23,11 @@ demo: install
 	$(BIN)/mtf-scalper demo
 
 test: install
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+	  command -v $$name > /dev/null && exit 0; done; \
+	  test -n "$$MTF_SCALPER_CHROMIUM" || \
+	  echo "make: no Chromium, so the browser tests are skipped; install the system's package" \
+	    "(Debian: apt-get install chromium) or set MTF_SCALPER_CHROMIUM to the program" >&2
 	$(BIN)/python -m pytest
 
 check: lint
