@@ -268,7 +268,9 @@ def _learned(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    # Into a file or a pipe nothing but the verdict and its tables is written.
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         bar = progress.add_task("learning windows", total=total)
         learned = learn_windows(
             tasks(), total, jobs=plan.jobs, on_done=lambda _: progress.advance(bar)
@@ -313,8 +315,15 @@ def evaluate_walks(
     )
     n_accounts = sum(len(each.accounts) for each in pairs)
     reasons = whole.degenerate if len(whole.degenerate) == n_accounts else ()
-    edge = judge_edge(judged, others, degenerate="; it ".join(dict.fromkeys(reasons)) or None)
+    edge = judge_edge(judged, others, degenerate=_in_short(reasons))
     return Evaluated(pairs, whole, edge, _figures(pairs, by_pair, whole))
+
+
+def _in_short(reasons: Sequence[str]) -> str | None:
+    """Return different reasons once each; where they differ in their counts alone, without them."""
+    if len(set(reasons)) == 1:
+        return reasons[0]
+    return ", or ".join(dict.fromkeys(each.partition(" (")[0] for each in reasons)) or None
 
 
 def _figures(
