@@ -13,7 +13,7 @@ import pandas as pd
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.planted import PlantedKind, planted_market
-from mtf_scalper.market.recorded import RecordedPair, recorded_pair
+from mtf_scalper.market.recorded import FEE_RATE, RecordedPair, recorded_pair
 from mtf_scalper.runs.windows import Window
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 
@@ -75,10 +75,13 @@ class PlantedPairs:
     kind : PlantedKind or str
     seed : int
         Another seed, another market.
+    fee_rate : float
+        Per side.
     """
 
     kind: PlantedKind | str
     seed: int = 0
+    fee_rate: float = FEE_RATE
 
     @property
     def name(self) -> str:
@@ -91,7 +94,7 @@ class PlantedPairs:
         minutes = (windows[-1].test_to - windows[0].train_from) / pd.Timedelta(minutes=1)
         n_candles = int(minutes) // 5 + 1
         dates = start.astype("datetime64[ns]") + np.arange(n_candles) * np.timedelta64(5, "m")
-        market = planted_market(self.kind, self.seed, n_candles).market
+        market = planted_market(self.kind, self.seed, n_candles, fee_rate=self.fee_rate).market
         market = replace(market, dates=dates, pair=pair)
         candles = pd.DataFrame(market.ohlc, columns=["open", "high", "low", "close"])
         candles.insert(0, "date", pd.DatetimeIndex(dates, tz="UTC"))
@@ -100,7 +103,7 @@ class PlantedPairs:
 
 
 def planted_recipe(kind: PlantedKind | str) -> Recipe:
-    """Return the recipe for a planted market: enter anywhere, leave at will, no other rule.
+    """Return the recipe for a planted market: enter anywhere, leave at will, within four hours.
 
     Raises
     ------
@@ -109,5 +112,5 @@ def planted_recipe(kind: PlantedKind | str) -> Recipe:
     """
     if kind not in list(PlantedKind):
         raise SettingsError(f"planted: {kind!r} must be one of {', '.join(PlantedKind)}")
-    rules = TradeRules(entry=EntryMode.ANY, max_trade_duration_candles=288)
+    rules = TradeRules(entry=EntryMode.ANY, max_trade_duration_candles=48)
     return Recipe(settings=Settings(rules=rules), pairs=(f"planted-{PlantedKind(kind)}",))
