@@ -84,7 +84,7 @@ def traces(plots: dict[str, Any], plot: str, name: str, choice: str | None = Non
     return [
         trace
         for trace in plots[plot]["traces"]
-        if trace["name"] == name and (choice is None or trace["meta"]["choice"] == choice)
+        if trace["name"] == name and (choice is None or choice in trace["meta"]["choice"])
     ]
 
 
@@ -352,3 +352,57 @@ def test_a_page_that_cannot_be_written_names_it(recorded, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(MtfScalperError, match=r"cannot write the page .*x\.html"):
         write_page(recorded.folder, tmp_path / "file" / "x.html")
+
+
+def test_trades_of_several_seeds_are_chosen_one_by_one(bare: RunRecord) -> None:
+    dates = pd.date_range("2024-10-01", periods=50, freq="5min", tz="UTC")
+    prices = {name: np.full(50, 100.0) for name in ("open", "high", "low", "close")}
+    bare.write_candles("BTC", pd.DataFrame({"date": dates, **prices, "volume": 1.0}))
+    trade = {"series": "agent", "pair": "BTC", "side": "long", "exit_reason": "agent_exit"}
+    trade |= {"open_date": dates[3], "close_date": dates[9], "open_rate": 100.0, "leverage": 1.0}
+    trade |= {"close_rate": 100.0, "profit_ratio": -0.001}
+    bare.append_trades([{**trade, "seed": seed} for seed in (42, 42, 43)])
+    html = write_page(bare.folder).read_text(encoding="utf-8")
+    plots = json.loads(packed(html, "data-packed"))
+    for choice, n_trades in (("BTC, seed 42", 2), ("BTC, seed 43", 1)):
+        assert f'<option value="{choice}">' in html
+        (exits,) = traces(plots, "candles-plot", "exit: the agent left", choice)
+        assert len(exits["x"]) == n_trades
+        assert len(traces(plots, "candles-plot", "price", choice)) == 1
+    assert "BTC and ETH, 2 seeds, 01 Oct to 01 Oct 2024" in html
+
+
+def test_the_row_of_the_only_pair_speaks_for_the_run(bare: RunRecord) -> None:
+    figures = {"log_return": {"value": 0.5, "low": 0.25, "high": 0.75}, "oracle": 2.0}
+    rows = [{"pair": "BTC", "window": None, "seed": None, **figures}]
+    rows += [{"pair": "BTC", "window": window, "seed": None, "log_return": 0.1} for window in "ab"]
+    bare.write_json("figures", rows)
+    bare.write_json("statistics", {"found": True})
+    bare.finish("evidence of an edge")
+    html = write_page(bare.folder).read_text(encoding="utf-8")
+    assert 'class="verdict good" id="verdict">Evidence of an edge</p>' in html
+    assert "95% interval +0.250 to +0.750" in html
+    assert "the agent earned 25% of it" in html
+
+
+def test_windows_begin_where_their_test_does_and_updates_of_members_are_found(
+    bare: RunRecord,
+) -> None:
+    log = bare.events(pair="BTC", window="20241001", seed=1)
+    log.write("window", train_to="2024-09-29T00:00:00+00:00", test_from="2024-10-01T00:00:00+00:00")
+    log.write("training_started", total_steps=20)
+    for member in (7, 8):
+        for steps in (10, 20):
+            log.write("update", seed=member, steps=steps, validation_log_return=0.01 * member)
+    log.write("training_finished", steps=20, seconds=2.0)
+    dates = pd.date_range("2024-10-01", periods=9, freq="5min", tz="UTC")
+    line = {"date": dates, "pair": "BTC", "seed": 1, "series": "agent", "log_return": 0.0}
+    bare.write_table("equity", pd.DataFrame(line))
+    html = write_page(bare.folder).read_text(encoding="utf-8")
+    plots = json.loads(packed(html, "data-packed"))
+    assert [s["x0"] for s in plots["equity-plot"]["layout"]["shapes"]] == [1_727_740_800_000]
+    curves = [(t["x"], t["y"]) for t in plots["learning-plot"]["traces"]]
+    assert curves == [([10, 20], [0.07, 0.07]), ([10, 20], [0.08, 0.08])]
+    assert Tables(html).column("training-table", "steps/s") == {
+        "BTC, from 2024-10-01, seed 1": "10"
+    }

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mtf_scalper.page.figures import seeds_of
 from mtf_scalper.page.parts import Plot, count
 from mtf_scalper.page.thinning import extremes, milliseconds, rounded, times
 
@@ -42,14 +43,20 @@ def candles_plot(
     busiest = trades["pair"].value_counts()
     pairs.sort(key=lambda pair: -int(busiest.get(pair, 0)))
     traces: list[dict[str, Any]] = []
+    choices: list[str] = []
     minutes = 0.0
     for pair in pairs:
         mine = candles[candles["pair"] == pair].sort_values("date")
-        traces.append(_candle_trace(mine, pair, factor))
         minutes = max(minutes, _minutes(mine))
         found = trades[trades["pair"] == pair]
-        traces += _trade_traces(found, pair, reasons)
-        traces += _leaving_traces(predictions[predictions["pair"] == pair], pair, factor)
+        seeds = seeds_of(found)
+        names = [f"{pair}, seed {seed:g}" for seed in seeds] if len(seeds) > 1 else [pair]
+        traces.append(_candle_trace(mine, names, factor))
+        for name, seed in zip(names, seeds, strict=True):
+            own = found if len(seeds) == 1 else found[found["seed"] == seed]
+            traces += _trade_traces(own, name, reasons)
+        traces += _leaving_traces(predictions[predictions["pair"] == pair], names, factor)
+        choices += names
     return Plot(
         name="candles-plot",
         label="Candles with entries and exits, and the agent's probability of leaving",
@@ -57,7 +64,7 @@ def candles_plot(
         traces=traces,
         layout=_layout(has_chances=any(trace.get("yaxis") == "y2" for trace in traces)),
         height=560,
-        choices=pairs,
+        choices=choices,
         has_time_axis=True,
     )
 
@@ -97,6 +104,9 @@ def _sentence(
         f"{count(len(pairs), 'pair')}, {first:%Y-%m-%d} to {last:%Y-%m-%d}, candles of "
         f"{minutes:g} minutes"
     )
+    n_seeds = len(seeds_of(trades))
+    if n_seeds > 1:
+        said += f"; trades of {n_seeds} seeds, each by itself in the selector"
     if factor > 1:
         said += f", joined by {factor} to keep the page small"
     return (
@@ -109,7 +119,7 @@ def _minutes(candles: pd.DataFrame) -> float:
     return float(np.median(steps)) / 60_000.0 if len(steps) else 0.0
 
 
-def _candle_trace(candles: pd.DataFrame, pair: str, factor: int) -> dict[str, Any]:
+def _candle_trace(candles: pd.DataFrame, choices: Sequence[str], factor: int) -> dict[str, Any]:
     moments = milliseconds(candles["date"])
     opened, high, low, closed = (candles[name].to_numpy(dtype=np.float64) for name in _PRICES)
     starts = np.arange(0, len(candles), factor)
@@ -130,11 +140,11 @@ def _candle_trace(candles: pd.DataFrame, pair: str, factor: int) -> dict[str, An
             "line": {"color": "--candle-down", "width": 1},
             "fillcolor": "--candle-down",
         },
-        "meta": {"choice": pair, "thin": "ohlc"},
+        "meta": {"choice": list(choices), "thin": "ohlc"},
     }
 
 
-def _trade_traces(trades: pd.DataFrame, pair: str, reasons: Reasons) -> list[dict[str, Any]]:
+def _trade_traces(trades: pd.DataFrame, choice: str, reasons: Reasons) -> list[dict[str, Any]]:
     traces: list[dict[str, Any]] = []
     if trades.empty:
         return traces
@@ -162,7 +172,7 @@ def _trade_traces(trades: pd.DataFrame, pair: str, reasons: Reasons) -> list[dic
             "showlegend": False,
             "xaxis": "x",
             "yaxis": "y",
-            "meta": {"choice": pair},
+            "meta": {"choice": choice},
         }
     )
     for side, symbol in (("long", "triangle-up"), ("short", "triangle-down")):
@@ -174,7 +184,7 @@ def _trade_traces(trades: pd.DataFrame, pair: str, reasons: Reasons) -> list[dic
                     opened[is_side],
                     trades["open_rate"][is_side],
                     _entry_texts(trades[is_side]),
-                    pair,
+                    choice,
                     {"color": "--surface", "line": {"color": "--text", "width": 1.6}},
                     symbol,
                 )
@@ -189,7 +199,7 @@ def _trade_traces(trades: pd.DataFrame, pair: str, reasons: Reasons) -> list[dic
                     closed[is_reason],
                     trades["close_rate"][is_reason],
                     _exit_texts(trades[is_reason]),
-                    pair,
+                    choice,
                     {"color": colour, "line": {"color": "--surface", "width": 0.8}},
                     symbol,
                 )
@@ -202,7 +212,7 @@ def _markers(
     x: NDArray[np.int64],
     y: pd.Series,
     texts: list[str],
-    pair: str,
+    choice: str,
     marker: dict[str, Any],
     symbol: str,
 ) -> dict[str, Any]:
@@ -217,7 +227,7 @@ def _markers(
         "yaxis": "y",
         "marker": {"size": 9, "symbol": symbol, **marker},
         "hovertemplate": f"{name} at %{{y}}<br>%{{text}}<extra></extra>",
-        "meta": {"choice": pair},
+        "meta": {"choice": choice},
     }
 
 
@@ -238,7 +248,9 @@ def _exit_texts(trades: pd.DataFrame) -> list[str]:
     ]
 
 
-def _leaving_traces(predictions: pd.DataFrame, pair: str, factor: int) -> list[dict[str, Any]]:
+def _leaving_traces(
+    predictions: pd.DataFrame, choices: Sequence[str], factor: int
+) -> list[dict[str, Any]]:
     """Return the probability of leaving among what is valid in a position: leave, or do nothing."""
     table = predictions.sort_values("date").drop_duplicates("date", keep="last")
     traces: list[dict[str, Any]] = []
@@ -262,7 +274,7 @@ def _leaving_traces(predictions: pd.DataFrame, pair: str, factor: int) -> list[d
                 "yaxis": "y2",
                 "line": {"color": colour, "width": 1.2, "dash": dash},
                 "hovertemplate": f"leave a {side}: %{{y:.0%}}<extra></extra>",
-                "meta": {"choice": pair, "thin": "minmax"},
+                "meta": {"choice": list(choices), "thin": "minmax"},
             }
         )
     return traces

@@ -55,7 +55,11 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     for row in rows:
         if row.get("pair") in (ALL, None) and row.get("window") is None and row.get("seed") is None:
             return row
-    return rows[0] if len(rows) == 1 else {}
+    whole = [row for row in rows if row.get("window") is None and row.get("seed") is None]
+    for found in (whole, rows):
+        if len(found) == 1:
+            return found[0]
+    return {}
 
 
 def final_returns(run: Run) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -109,7 +110,11 @@ def window_name(window: Any) -> str:
 
     >>> window_name("sub-train-BTC_1728950400")
     'from 2024-10-15'
+    >>> window_name("20241015")
+    'from 2024-10-15'
     """
+    if re.fullmatch(r"20\d{6}", str(window)):
+        return f"from {pd.Timestamp(str(window)):%Y-%m-%d}"
     head, _, stamp = str(window).rpartition("_")
     if head.startswith("sub-train") and stamp.isdigit():
         return f"from {pd.Timestamp(int(stamp), unit='s'):%Y-%m-%d}"

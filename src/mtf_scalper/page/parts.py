@@ -89,8 +89,8 @@ class Plot:
     sentence : str
         Its figures in words.
     traces : sequence of dict
-        plotly's. ``meta.choice`` names the choice that a trace belongs to, ``meta.thin`` how the
-        page thins it to what the screen can show (``"ohlc"``, ``"minmax"``).
+        plotly's. ``meta.choice`` names the choice, or the choices, that a trace belongs to, and
+        ``meta.thin`` how the page thins it to what the screen can show (``"ohlc"``, ``"minmax"``).
     layout : dict
         plotly's.
     height : int

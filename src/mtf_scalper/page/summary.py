@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mtf_scalper.page.figures import ALL, Figure, figure, final_returns, pooled
+from mtf_scalper.page.figures import ALL, Figure, figure, final_returns, pooled, seeds_of
 from mtf_scalper.page.learning import Training, trainings_in
 from mtf_scalper.page.machine import samples_in
 from mtf_scalper.page.parts import (
@@ -70,7 +70,8 @@ def verdict_of(run: Run) -> tuple[str, str]:
         whole = pooled(rows).get("degenerate") or reasons[0]
         text = f"DEGENERATE, {whole}. {text}"
     is_bad = "degenerate" in text.lower() and "not degenerate" not in text.lower()
-    return text, "bad" if is_bad else ""
+    is_found = bool((run.statistics() or {}).get("found"))
+    return text[:1].upper() + text[1:], "bad" if is_bad else "good" if is_found else ""
 
 
 def _reasons(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -148,6 +149,9 @@ def _trading_facts(run: Run, pairs: Sequence[str]) -> list[Fact]:
 
 def _traded_fact(trades: pd.DataFrame, pairs: Sequence[str]) -> Fact:
     note = joined([short_pair(pair) for pair in pairs[:4]]) or "no pair named"
+    seeds = seeds_of(trades)
+    if len(seeds) > 1:
+        note += f", {len(seeds)} seeds"
     if len(trades):
         first, last = trades["open_date"].min(), trades["close_date"].max()
         note += f", {first:%d %b} to {last:%d %b %Y}"

@@ -27,17 +27,22 @@ _FIGURES = (
     ("n_trades", "trades", ",.0f"),
     ("win_rate", "won", ".0%"),
     ("mean_profit_ratio", "average trade", "+.3%"),
+    ("average_trade", "average trade", "+.3%"),
     ("sharpe", "Sharpe", ".2f"),
     ("sortino", "Sortino", ".2f"),
     ("max_drawdown", "drawdown", ".1%"),
     ("exposure", "in the market", ".0%"),
-    ("turnover", "turnover", ".1f"),
+    ("turnover_per_day", "turnover a day", ".1f"),
+    ("trades_per_day", "trades a day", ".1f"),
     ("oracle_share", "of optimum", ".1%"),
     ("oracle", "optimum", "+.4f"),
     ("classic_exits", "classic exits", "+.4f"),
     ("buy_and_hold", "buy and hold", "+.4f"),
     ("random_median", "random exits", "+.4f"),
     ("random_rank", "random beaten", ".0%"),
+    ("excess_over_classic_exits", "above classic exits", "+.4f"),
+    ("excess_over_buy_and_hold", "above buy and hold", "+.4f"),
+    ("excess_over_random_exits", "above random exits", "+.4f"),
 )
 """Name in a row of figures, heading, and how it is written."""
 

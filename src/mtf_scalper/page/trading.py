@@ -166,8 +166,12 @@ def _boundary(moment: int) -> dict[str, Any]:
 
 
 def _window_starts(run: Run) -> list[int]:
-    """Return where the windows' trading begins, milliseconds since the epoch."""
-    found = {str(event["train_to"]) for event in run.events("window") if event.get("train_to")}
+    """Return where the windows' trading begins, milliseconds since the epoch.
+
+    That is the end of a window's training where no embargo lies between them.
+    """
+    begins = [event.get("test_from") or event.get("train_to") for event in run.events("window")]
+    found = {str(begin) for begin in begins if begin}
     moments = pd.to_datetime(pd.Series(sorted(found)), utc=True, format="ISO8601")
     return milliseconds(moments).tolist() if found else []
 
@@ -226,7 +230,7 @@ def candles_section(run: Run) -> Section:
         intro=(
             "Triangles are entries, up for long and down for short; the other markers are exits, "
             "coloured by their reason. Below is how likely the agent found it to leave a long or a "
-            "short trade at each candle; above one half it leaves."
+            "short trade at each candle (the mean over seeds); above one half it leaves."
         ),
         parts=parts,
         missing=f"No candles are recorded; {count(len(trades), 'trade')} so far.",

@@ -80,7 +80,7 @@ function themed(layout, style, element, height) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: "--text", size: isNarrow ? 11 : 12, family: "system-ui, sans-serif" },
     margin: { l: isNarrow ? 42 : 60, r: 12, t: 10, b: 40 },
-    legend: { orientation: "h", y: -0.14, yanchor: "top", x: 0, bgcolor: "rgba(0,0,0,0)" },
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, bgcolor: "rgba(0,0,0,0)" },
     hoverlabel: { bgcolor: "--surface", bordercolor: "--border", font: { color: "--text" } },
     // With a finger the page is to scroll; the buttons zoom.
     dragmode: isCoarse() ? false : "zoom",
@@ -109,7 +109,7 @@ async function draw(name) {
   const select = document.getElementById(`${name}-choice`);
   const choice = select ? select.value : null;
   const traces = figure.traces
-    .filter((trace) => choice === null || !trace.meta || !trace.meta.choice || trace.meta.choice === choice)
+    .filter((trace) => choice === null || !trace.meta || !trace.meta.choice || [trace.meta.choice].flat().includes(choice))
     .map((trace) => {
       if (trace.meta && trace.meta.thin) return thinned(trace, rangeOf(name), element.clientWidth);
       return trace.x && !Array.isArray(trace.x) ? { ...trace, x: moments(trace.x) } : trace;
