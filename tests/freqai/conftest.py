@@ -267,7 +267,7 @@ class Program:
     def run(self, *words: str, told: str | None = None, code: int = 0) -> None:
         """Run it to its end."""
         process = self.start(*words, told=told)
-        found = process.wait(120)
+        found = process.wait(300)
         assert found == code, (self.folder / "output.log").read_text()[-3000:]
 
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from freqtrade.enums import RunMode
 
-from mtf_scalper.freqai.recording import kind_of_program
+from mtf_scalper.freqai.program import kind_of_program
 from mtf_scalper.monitoring.facts import read_predictions, read_settings_in_force
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.reader import PROBABILITIES, Run, Status
@@ -184,7 +184,8 @@ def test_a_program_that_fails_says_why_in_its_record(
 
 def test_an_analysis_leaves_no_record(make_program: MakeProgram, tmp_path: Path) -> None:
     started = make_program(tmp_path)
-    started.run("lookahead-analysis", "--timerange", PERIOD, "--minimum-trade-amount", "1")
+    few = ("--minimum-trade-amount", "1", "--targeted-trade-amount", "1")
+    started.run("lookahead-analysis", "--timerange", PERIOD, *few)
     assert started.runs == []
 
 

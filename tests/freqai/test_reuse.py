@@ -179,6 +179,3 @@ def test_the_program_refuses_predictions_of_other_candles_and_models_of_other_co
     program.run(*BACKTEST, *results, code=2)
     said = program.runs[0].verdict
     assert "made with other settings (engine; engine was '0123456789abcdef'" in said
-    made_with.write_text(json.dumps(content))
-    program.run(*BACKTEST, *results)
-    assert program.runs[0].events("training_started") == []

@@ -11,12 +11,9 @@ once.
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import logging
 import os
-import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,44 +24,24 @@ import numpy as np
 import pandas as pd
 from freqtrade.configuration import TimeRange
 from freqtrade.data.dataprovider import DataProvider
-from freqtrade.enums import RunMode
 from freqtrade.persistence import LocalTrade, Trade
 
 from mtf_scalper.freqai import columns
+from mtf_scalper.freqai.program import KINDS, Fate, end_with_parent, kind_of_program
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.records import files
 from mtf_scalper.records.files import RecordError
-from mtf_scalper.records.manifest import datadir_digests, is_alive
+from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import PROBABILITIES, Run
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
 from mtf_scalper.settings import Settings
 
-__all__ = ["ProgramRecord", "kind_of_program"]
+__all__ = ["ProgramRecord"]
 
 logger = logging.getLogger(__name__)
 
-_KINDS = {RunMode.BACKTEST: "backtest", RunMode.DRY_RUN: "dry-run", RunMode.LIVE: "live"}
-_COMMANDS = ("backtesting", "trade")
 _SAMPLE_SECONDS = {"backtest": 1.0}
 _SLOW_SAMPLE_SECONDS = 10.0  # of a bot that runs for months
-_WATCH_SECONDS = 1.0
-_STOP_SECONDS = 15.0
-
-
-def kind_of_program(runmode: RunMode, arguments: Sequence[str] | None = None) -> str | None:
-    """Return what a record of this program is called, None where it leaves none of its own.
-
-    Parameters
-    ----------
-    runmode : RunMode
-    arguments : sequence of str, optional
-        The program's command line; ``sys.argv`` by default.
-    """
-    given = sys.argv if arguments is None else arguments
-    program = Path(given[0]) if given else Path()
-    is_freqtrade = "freqtrade" in (program.stem.lower(), program.parent.name.lower())
-    command = next((each for each in given[1:] if not each.startswith("-")), None)
-    return _KINDS.get(runmode) if is_freqtrade and command in _COMMANDS else None
 
 
 class ProgramRecord:
@@ -98,7 +75,7 @@ class ProgramRecord:
         self._began = datetime.now(UTC)
         self._pid = os.getpid()
         self._sampler: ProcessSampler | None = None
-        self._fate = _Fate()
+        self._fate = Fate()
         self._failure: str | None = None
         self._profits: dict[int, float] = {}
         self._may_have_closed = False
@@ -113,7 +90,7 @@ class ProgramRecord:
         if cls._current is not None:  # of the strategy before, where several are backtested
             cls._current.end()
         cls._current = None
-        kind = _KINDS.get(provider.runmode)
+        kind = KINDS.get(provider.runmode)
         told = os.environ.get(RUN_VARIABLE)
         is_asked = bool(told) or kind_of_program(provider.runmode) is not None
         if kind is None or told == RUN_OFF or not is_asked:
@@ -259,7 +236,7 @@ class ProgramRecord:
         atexit.register(self.end)
         if not self._is_own:
             self._record.write_settings(settings)
-            _end_with_parent(Run.open(self._record.folder).manifest["process"])
+            end_with_parent(Run.open(self._record.folder).manifest["process"])
             return
         self._fate.watch()
         self._sampler = ProcessSampler(
@@ -304,41 +281,6 @@ class ProgramRecord:
         return {"freqtrade": fresh[-1]} if fresh and self._kind == "backtest" else {}
 
 
-class _Fate(logging.Handler):
-    """Hears from freqtrade's main program why it ends: it tells the log and nobody else."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self._said: list[tuple[int, str]] = []
-
-    def watch(self) -> None:
-        logging.getLogger("freqtrade").addHandler(self)
-
-    def forget(self) -> None:
-        logging.getLogger("freqtrade").removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.name != "freqtrade":  # of the main program itself and no module of it
-            return
-        if record.levelno >= logging.ERROR or record.msg.startswith("SIGINT received"):
-            text = record.getMessage()
-            if record.exc_info and record.exc_info[1] is not None:
-                text = repr(record.exc_info[1])
-            self._said.append((record.levelno, text))
-
-    def problem(self, kind: str) -> str | None:
-        """Return why the program fails; a bot that is stopped has not failed."""
-        if self._said:
-            level, text = self._said[-1]
-            if level < logging.ERROR:
-                return "interrupted" if kind == "backtest" else None
-            return text.strip().partition("\n")[0]
-        error = sys.exc_info()[1]
-        if error is None or (isinstance(error, KeyboardInterrupt) and kind != "backtest"):
-            return None
-        return str(error).partition("\n")[0] or type(error).__name__
-
-
 def _begin(
     config: Mapping[str, Any], settings: Settings, pairs: Sequence[str], kind: str
 ) -> RunRecord:
@@ -381,17 +323,3 @@ def _row(trade: Any, seed: int | None) -> dict[str, Any]:
         "exit_reason": trade.exit_reason,
         "enter_tag": trade.enter_tag,
     }
-
-
-def _end_with_parent(parent: Mapping[str, Any]) -> None:
-    """Interrupt this program when the one that records it has gone; nobody else would end it."""
-
-    def watch() -> None:
-        pause = threading.Event()
-        while is_alive(int(parent["pid"]), float(parent["started"])):
-            pause.wait(_WATCH_SECONDS)
-        _thread.interrupt_main()
-        pause.wait(_STOP_SECONDS)
-        os._exit(1)  # it ignores interrupts, or waits for something that never comes
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
