@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from learning_runs import SIDES, settings_of
-from numpy.typing import NDArray
 from report import (
     HERE,
     Measured,
@@ -42,14 +41,8 @@ from mtf_scalper.compute import available_cpus
 from mtf_scalper.evaluation.baselines import random_exits
 from mtf_scalper.evaluation.report import evaluate
 from mtf_scalper.inference import simulate
-from mtf_scalper.market.features import WARMUP_CANDLES_5M, feature_frame
 from mtf_scalper.market.market import Market
-from mtf_scalper.market.signals import (
-    EntryThresholds,
-    classic_entries,
-    entry_indicators,
-    leverage_for,
-)
+from mtf_scalper.market.recorded import recorded_pair
 from mtf_scalper.selection import held_back
 from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.oracle import oracle
@@ -106,37 +99,7 @@ def candles_folder() -> Path | None:
 @lru_cache(maxsize=4)
 def whole_market(folder: Path, pair: str) -> Market:
     """Return all candles of a pair with the project's features, entries, leverage and funding."""
-    candles = _read(folder, pair, "5m-futures")
-    indicators = entry_indicators(candles)
-    long, short = classic_entries(indicators, EntryThresholds())
-    features = feature_frame(candles)
-    rows = slice(WARMUP_CANDLES_5M, None)
-    dates = candles["date"]
-    return Market(
-        features=features.to_numpy()[rows],
-        ohlc=candles[["open", "high", "low", "close"]].to_numpy()[rows],
-        entry_long=long[rows],
-        entry_short=short[rows],
-        fee_rate=FEE_RATE,
-        leverage=leverage_for(indicators)[rows],
-        funding=_funding(folder, pair, dates)[rows],
-        dates=dates.dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")[rows],
-        pair=pair,
-        feature_names=tuple(features.columns),
-    )
-
-
-def _read(folder: Path, pair: str, kind: str) -> pd.DataFrame:
-    name = pair.replace("/", "_").replace(":", "_")
-    return pd.read_feather(folder / "futures" / f"{name}-{kind}.feather")
-
-
-def _funding(folder: Path, pair: str, dates: pd.Series[pd.Timestamp]) -> NDArray[np.float64]:
-    """Return rate times mark price where funding is due, 0 elsewhere; shape (T,)."""
-    rates = _read(folder, pair, "1h-funding_rate").set_index("date")["open"]
-    marks = _read(folder, pair, "1h-mark").set_index("date")["open"]
-    due = (rates * marks).dropna()
-    return due.reindex(dates).fillna(0.0).to_numpy(dtype=np.float64)
+    return recorded_pair(folder, pair, fee_rate=FEE_RATE).market
 
 
 def window_of(market: Market, week: int, plan: Plan, window_size: int) -> tuple[Market, Market]:

@@ -12,14 +12,9 @@ from typing import Any
 import pandas as pd
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.market.features import WARMUP_CANDLES_5M, feature_frame
+from mtf_scalper.market.features import WARMUP_CANDLES_5M
 from mtf_scalper.market.market import Market
-from mtf_scalper.market.signals import (
-    EntryThresholds,
-    classic_entries,
-    entry_indicators,
-    leverage_for,
-)
+from mtf_scalper.market.recorded import recorded_pair
 from mtf_scalper.market.synthetic import utc_timestamp
 from mtf_scalper.monitoring.doctor import DEFAULT_DATADIR, REQUIRED_FILES
 from mtf_scalper.monitoring.inventory import CandleFile, find_candles
@@ -129,27 +124,9 @@ def _request(
 
 def training_market(datadir: Path, pair: str, until: pd.Timestamp) -> Market:
     """Return the training window of ``pair`` that ends before ``until``, features unscaled."""
-    candles = pd.read_feather(_candle_path(datadir, pair))
-    known = candles[candles["date"] < until]
-    candles = known.iloc[-(TRAIN_DAYS * _CANDLES_PER_DAY + WARMUP_CANDLES_5M) :]
-    candles = candles.reset_index(drop=True)
-    features = feature_frame(candles)
-    indicators = entry_indicators(candles)
-    long, short = classic_entries(indicators, EntryThresholds())
-    rows = slice(WARMUP_CANDLES_5M, None)
-    return Market(
-        features=features.to_numpy()[rows],
-        ohlc=candles[["open", "high", "low", "close"]].to_numpy()[rows],
-        entry_long=long[rows],
-        entry_short=short[rows],
-        leverage=leverage_for(indicators)[rows],
-        pair=pair,
-    )
-
-
-def _candle_path(datadir: Path, pair: str) -> Path:
-    name = pair.replace("/", "_").replace(":", "_")
-    return datadir / "futures" / f"{name}-5m-futures.feather"
+    return recorded_pair(
+        datadir, pair, since=until - timedelta(days=TRAIN_DAYS), until=until
+    ).market
 
 
 def _needed_days() -> int:
