@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -64,6 +65,12 @@ def open_page(browser: Any, recorded: Any) -> Iterator[OpenPage]:
     yield open_it
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="module")
+def opened_as(open_page: OpenPage) -> OpenPage:
+    """Return the same of a page that is only looked at: one for each size and scheme."""
+    return functools.cache(open_page)
 
 
 @pytest.fixture(scope="module")
@@ -264,10 +271,10 @@ def test_without_scripts_the_tables_and_sentences_are_there(browser: Any, record
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_screenshots_and_no_sideways_scroll(
-    size: str, scheme: str, open_page: OpenPage, tmp_path: Path
+    size: str, scheme: str, opened_as: OpenPage, tmp_path: Path
 ) -> None:
     """The pictures are for a person: MTF_SCALPER_SCREENSHOTS names a folder that keeps them."""
-    opened = open_page(size, scheme)
+    opened = opened_as(size, scheme)
     width = opened.page.evaluate("document.documentElement.scrollWidth")
     assert width == SIZES[size]["width"]
     folder = Path(os.environ.get("MTF_SCALPER_SCREENSHOTS") or tmp_path)
@@ -279,17 +286,17 @@ def test_screenshots_and_no_sideways_scroll(
     assert opened.messages == []
 
 
-def test_a_finger_scrolls_the_page_over_a_plot(open_page: OpenPage) -> None:
-    opened = open_page("phone")
+def test_a_finger_scrolls_the_page_over_a_plot(opened_as: OpenPage) -> None:
+    opened = opened_as("phone")
     assert opened.page.evaluate("document.getElementById('equity-plot')._fullLayout.dragmode") is (
         False
     )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_by_4_5_to_1(scheme: str, open_page: OpenPage) -> None:
+def test_every_text_stands_out_by_4_5_to_1(scheme: str, opened_as: OpenPage) -> None:
     """WCAG 2.2, 1.4.3 (AA); text in plots included."""
-    opened = open_page("desktop", scheme)
+    opened = opened_as("desktop", scheme)
     opened.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     found = opened.page.evaluate(f"{CHECKS.strip()}.contrast()")
     assert found["seen"] > 300
@@ -297,15 +304,15 @@ def test_every_text_stands_out_by_4_5_to_1(scheme: str, open_page: OpenPage) -> 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_line_and_marker_stands_out_by_3_to_1(scheme: str, open_page: OpenPage) -> None:
+def test_every_line_and_marker_stands_out_by_3_to_1(scheme: str, opened_as: OpenPage) -> None:
     """WCAG 2.2, 1.4.11 (AA)."""
-    ratios = dict(open_page("desktop", scheme).page.evaluate(f"{CHECKS.strip()}.lines()"))
+    ratios = dict(opened_as("desktop", scheme).page.evaluate(f"{CHECKS.strip()}.lines()"))
     assert {name: ratio for name, ratio in ratios.items() if ratio < 3} == {}
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_everything_has_its_name_heading_label_and_size(size: str, open_page: OpenPage) -> None:
-    assert open_page(size).page.evaluate(f"{CHECKS.strip()}.structure()") == []
+def test_everything_has_its_name_heading_label_and_size(size: str, opened_as: OpenPage) -> None:
+    assert opened_as(size).page.evaluate(f"{CHECKS.strip()}.structure()") == []
 
 
 def test_the_keyboard_reaches_everything_in_the_order_of_reading(open_page: OpenPage) -> None:

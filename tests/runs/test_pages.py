@@ -24,7 +24,7 @@ def test_the_page_is_written_and_named_as_seen_from_the_project(
 ) -> None:
     said = page_or_reason(record.folder, tmp_path)
     assert Path(said) == Path("user_data", "runs", record.run_id, "report.html")
-    assert "nothing was traded" in (tmp_path / said).read_text(encoding="utf-8")
+    assert "Nothing was traded" in (tmp_path / said).read_text(encoding="utf-8")
 
 
 def test_without_plotly_a_line_says_what_to_install(

@@ -13,14 +13,16 @@ from mtf_scalper.page.figures import seeds_of
 from mtf_scalper.page.parts import Plot, count
 from mtf_scalper.page.thinning import extremes, milliseconds, rounded, times
 
-__all__ = ["MAX_ROWS", "candles_plot"]
+__all__ = ["MAX_PAIRS", "MAX_ROWS", "candles_plot"]
 
-MAX_ROWS = 60_000
+MAX_ROWS = 40_000
 """Candles of all pairs together that the page holds; with more, several are joined into one.
 
 The page's script joins more of them into one, to what the screen can show, and takes them apart
 again where somebody zooms in.
 """
+MAX_PAIRS = 12
+"""Pairs that the page shows, those with most trades."""
 _PRICES = ("open", "high", "low", "close")
 
 Reasons = Mapping[str, tuple[str, str, str]]
@@ -38,14 +40,15 @@ def candles_plot(
     reasons : mapping
         Words, colour and marker by reason of an exit.
     """
-    factor = -(-len(candles) // MAX_ROWS)
     pairs = sorted(candles["pair"].astype(str).unique())
     busiest = trades["pair"].value_counts()
     pairs.sort(key=lambda pair: -int(busiest.get(pair, 0)))
+    shown = pairs[:MAX_PAIRS]
+    factor = -(-int(candles["pair"].isin(shown).sum()) // MAX_ROWS)
     traces: list[dict[str, Any]] = []
     choices: list[str] = []
     minutes = 0.0
-    for pair in pairs:
+    for pair in shown:
         mine = candles[candles["pair"] == pair].sort_values("date")
         minutes = max(minutes, _minutes(mine))
         found = trades[trades["pair"] == pair]
@@ -109,6 +112,8 @@ def _sentence(
         said += f"; trades of {n_seeds} seeds, each by itself in the selector"
     if factor > 1:
         said += f", joined by {factor} to keep the page small"
+    if len(pairs) > MAX_PAIRS:
+        said += f"; the {MAX_PAIRS} pairs with most trades are shown"
     return (
         f"{said}. Where there are too many for the screen several are joined; zoom in to see each."
     )

@@ -27,6 +27,8 @@ from mtf_scalper.records.reader import Run
 
 __all__ = ["Training", "importance_section", "learning_section", "trainings_in"]
 
+MAX_CURVES = 400
+"""Trainings whose curves are drawn; the table has all."""
 MAX_FEATURES = 20
 """Features that the plot of their importance shows."""
 _COLOURS = ("--agent", "--classic", "--hold", "--oracle", "--random")
@@ -178,7 +180,7 @@ def _curves(trainings: Sequence[Training]) -> Plot:
     colours = {pair: _COLOURS[number % len(_COLOURS)] for number, pair in enumerate(pairs)}
     seen: set[str] = set()
     traces: list[dict[str, Any]] = []
-    for training in trainings:
+    for training in trainings[:MAX_CURVES]:
         pair = str(training.key[0])
         members = training.members()
         for seed, updates in members.items():
@@ -230,6 +232,8 @@ def _sentence(trainings: Sequence[Training], *, cut: bool) -> str:
             f"{log_return(min(known))} to {log_return(max(known))}, above zero in "
             f"{sum(value > 0.0 for value in known)}"
         )
+    if len(trainings) > MAX_CURVES:
+        said += f"; the first {MAX_CURVES} are drawn"
     if cut:
         said += "; shares below -100% lie under the lower edge (double-click shows them)"
     return f"{said}."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.page.build import SECTIONS, build_page
-from mtf_scalper.page.parts import Section
+from mtf_scalper.page.parts import Page, Section
 from mtf_scalper.page.render import plots_of, render_head, render_page, render_section
 from mtf_scalper.page.summary import page_head
 from mtf_scalper.records.reader import Run
@@ -63,6 +64,7 @@ class LivePage:
         self._find = find
         self._lock = threading.Lock()
         self._made: dict[str, tuple[Any, Section]] = {}
+        self._made_head: tuple[Any, Page] | None = None
 
     def html(self) -> str:
         """Return the whole page."""
@@ -85,7 +87,7 @@ class LivePage:
         """
         with self._lock:
             run = self._find()
-            head = page_head(run)
+            head = self._head(run)
             html = {"head": render_head(head)}
             sections = {name: self._section(run, name) for name in SECTIONS}
             html.update({name: render_section(section) for name, section in sections.items()})
@@ -99,6 +101,13 @@ class LivePage:
             "html": {name: html[name] for name in changed},
             "plots": {plot: each for name in changed for plot, each in plots.get(name, {}).items()},
         }
+
+    def _head(self, run: Run) -> Page:
+        # The status alone can change without any file: where the process was ended.
+        state = (run.run_id, _state(run.folder, ("*",)), run.status)
+        if self._made_head is None or self._made_head[0] != state:
+            self._made_head = (state, page_head(run))
+        return self._made_head[1]
 
     def _section(self, run: Run, name: str) -> Section:
         state = (run.run_id, _state(run.folder, _READS[name]))
@@ -175,8 +184,10 @@ def _address(server: ThreadingHTTPServer) -> str:
 class _Server(ThreadingHTTPServer):
     """Loopback only; its threads cannot outlive it."""
 
-    # Two servers on one port would answer in turn, where the system allows that.
+    # Two servers on one port would answer in turn, where the system allows that; on Windows
+    # reusing the address means no more than that.
     allow_reuse_port = False
+    allow_reuse_address = os.name != "nt"
     daemon_threads = False
     block_on_close = True
 

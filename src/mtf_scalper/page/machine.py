@@ -42,17 +42,22 @@ _COLOURS = {
 def samples_in(samples: pd.DataFrame, spans: Sequence[Span], names: Sequence[str]) -> NDArray[Any]:
     """Return which samples lie inside the phases of these names; bool, shape (N,).
 
+    ``spans`` are those of ``timeline``, in order.
+
     The CPU use of a sample is that of the time since the sample before; the middle of that time
     decides.
     """
     moments = samples["time"].to_numpy(dtype=np.float64)
     before = np.concatenate([moments[:1], moments[:-1]])
     middle = (before + moments) / 2.0
-    inside = np.zeros(len(samples), dtype=np.bool_)
-    for span in spans:
-        if span.name in names:
-            inside |= (span.begin <= middle) & (middle < span.end)
-    return inside
+    if not spans:
+        return np.zeros(len(samples), dtype=np.bool_)
+    begins, ends = (np.array([getattr(span, end) for span in spans]) for end in ("begin", "end"))
+    wanted = np.array([span.name in names for span in spans])
+    # They are in order and do not overlap: only the last one that has begun can hold it.
+    latest = np.maximum(np.searchsorted(begins, middle, side="right") - 1, 0)
+    inside = wanted[latest] & (begins[latest] <= middle) & (middle < ends[latest])
+    return np.asarray(inside, dtype=np.bool_)
 
 
 def machine_section(run: Run) -> Section:

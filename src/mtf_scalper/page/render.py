@@ -13,6 +13,7 @@ import base64
 import contextlib
 import gzip
 import json
+import logging
 import os
 from functools import cache
 from importlib import resources
@@ -37,7 +38,9 @@ __all__ = [
 
 PAGE_FILE = "report.html"
 MAX_BYTES = 5_000_000
-"""What a page may weigh at most."""
+"""What a page should weigh at most; its parts are thinned by far enough for any usual run."""
+
+logger = logging.getLogger(__name__)
 
 
 def write_page(folder: Path, output: Path | None = None) -> Path:
@@ -58,6 +61,8 @@ def write_page(folder: Path, output: Path | None = None) -> Path:
         cannot be written.
     """
     html = render_page(build_page(Run.open(folder)))
+    if len(html) > MAX_BYTES:
+        logger.warning("the page of %s weighs %.1f MB", folder, len(html) / 1e6)
     path = output or folder / PAGE_FILE
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

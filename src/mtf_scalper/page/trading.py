@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtf_scalper.page.candles import candles_plot
+from mtf_scalper.page.candles import MAX_PAIRS, candles_plot
 from mtf_scalper.page.figures import ALL, figure, final_returns, pooled, seeds_of, series_names
 from mtf_scalper.page.parts import (
     Column,
@@ -54,6 +54,7 @@ _LINES = {
     "buy and hold": ("--hold", "solid", 1.5),
     "flat": ("--muted", "dot", 1.2),
 }
+_EQUITY_POINTS = 60_000
 _NAMES = {"oracle": "best in hindsight"}
 
 
@@ -89,18 +90,22 @@ def _choices(pairs: Sequence[str]) -> list[str]:
 
 
 def _equity_plot(run: Run, equity: pd.DataFrame, finals: Mapping[str, Mapping[str, float]]) -> Plot:
-    choices = _choices(equity["pair"].astype(str).unique().tolist())
+    every = _choices(equity["pair"].astype(str).unique().tolist())
+    choices = every[: MAX_PAIRS + 1]
+    lines = equity.groupby(["pair", "series", "seed"], dropna=False).ngroups
+    # With many lines each has fewer points, so that the page stays small.
+    limit = min(MAX_POINTS, max(200, _EQUITY_POINTS // lines))
     traces = []
     is_thinned = False
     for pair in choices:
         mine = equity[equity["pair"] == pair]
         for series in series_names(mine["series"].unique().tolist()):
-            lines = mine[mine["series"] == series]
-            seeds = seeds_of(lines)
+            found = mine[mine["series"] == series]
+            seeds = seeds_of(found)
             for seed in seeds:
-                line = (lines if seed is None else lines[lines["seed"] == seed]).sort_values("date")
-                is_thinned |= len(line) > MAX_POINTS
-                traces.append(_equity_trace(line, pair, series, seed, seeds))
+                line = (found if seed is None else found[found["seed"] == seed]).sort_values("date")
+                is_thinned |= len(line) > limit
+                traces.append(_equity_trace(line, pair, series, seed, seeds, limit))
     bounds = _window_starts(run)
     said = _comparison_sentence(choices[0], finals)
     if bounds:
@@ -109,6 +114,8 @@ def _equity_plot(run: Run, equity: pd.DataFrame, finals: Mapping[str, Mapping[st
         said += (
             " Long lines are drawn by the first, lowest, highest and last point of each stretch."
         )
+    if len(every) > len(choices):
+        said += f" The first {len(choices)} of {len(every)} lines of the selector are shown."
     return Plot(
         name="equity-plot",
         label="Cumulative log return of the agent, the baselines and the best in hindsight",
@@ -127,11 +134,11 @@ def _equity_plot(run: Run, equity: pd.DataFrame, finals: Mapping[str, Mapping[st
 
 
 def _equity_trace(
-    line: pd.DataFrame, pair: str, series: str, seed: Any, seeds: Sequence[Any]
+    line: pd.DataFrame, pair: str, series: str, seed: Any, seeds: Sequence[Any], limit: int
 ) -> dict[str, Any]:
     colour, dash, width = _LINES.get(series, ("--random", "dashdot", 1.5))
     values = line["log_return"].to_numpy(dtype=np.float64)
-    rows = extremes(values)
+    rows = extremes(values, limit)
     name = _NAMES.get(series, series)
     is_several = len(seeds) > 1
     return {
