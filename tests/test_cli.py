@@ -20,7 +20,7 @@ from mtf_scalper import __version__
 from mtf_scalper.cli import app
 from mtf_scalper.exchange.config import DEFAULT_PORT
 
-COMMANDS = ("demo", "validate", "parity", "synth", "exchange", "doctor")
+COMMANDS = ("demo", "validate", "parity", "evaluate", "synth", "exchange", "doctor")
 CLI = (sys.executable, "-c", "from mtf_scalper.cli import main; main()")
 
 Invoke = Callable[..., Result]
@@ -172,6 +172,56 @@ def test_parity_passes_its_options_and_the_exit_code_on(
         ([config], days, chosen),
     ]
     assert compared == [({"timerange": days}, "learned"), ({"timerange": days}, "always-enter")]
+
+
+def test_evaluate_passes_its_options_and_the_exit_code_on(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mtf_scalper.runs import evaluation, evaluation_choice, project
+
+    chosen: list[Any] = []
+
+    def plan_evaluation(choice: Any, folder: Path, read_recipe: Any) -> str:
+        assert callable(read_recipe)
+        chosen.append((choice, folder))
+        return "plan"
+
+    def run_evaluation(plan: str, folder: Path, _console: Any) -> int:
+        assert (plan, folder) == ("plan", tmp_path)
+        return 3
+
+    monkeypatch.setattr(project, "find_project", lambda: tmp_path)
+    monkeypatch.setattr(evaluation_choice, "plan_evaluation", plan_evaluation)
+    monkeypatch.setattr(evaluation, "run_evaluation", run_evaluation)
+    days = ("--timerange", "20241001-20241008")
+    assert invoke("evaluate", *days).exit_code == 3
+    config = tmp_path / "mine.json"
+    config.write_text("{}", encoding="utf-8")
+    given = ("--pairs", "SOL/USDT:USDT", "--seeds", "3", "--datadir", tmp_path, "--freqtrade")
+    more = ("--train-days", "10", "--test-days", "2", "--embargo-candles", "5", "--jobs", "2")
+    assert invoke("evaluate", *days, *given, *more, "--config", config).exit_code == 3
+    kinds = ("--planted", "none", "--signal", "0.5", "--market-seed", "4")
+    assert invoke("evaluate", *days, *kinds).exit_code == 3
+    choice = evaluation_choice.EvaluationChoice
+    assert chosen == [
+        (choice(timerange=days[1]), tmp_path),
+        (
+            choice(
+                timerange=days[1],
+                pairs=("SOL/USDT:USDT",),
+                n_seeds=3,
+                datadir=tmp_path,
+                configs=(config,),
+                with_program=True,
+                train_days=10,
+                test_days=2,
+                embargo_candles=5,
+                jobs=2,
+            ),
+            tmp_path,
+        ),
+        (choice(timerange=days[1], planted="none", signal=0.5, market_seed=4), tmp_path),
+    ]
 
 
 def test_an_interrupted_command_exits_with_130(

@@ -181,6 +181,8 @@ def test_earlier_evaluations_with_other_settings_count_as_variants(plan, tmp_pat
     assert first.statistics()["n_variants"] == 1
     again = evaluated(plan, tmp_path)[2]
     assert again.statistics()["n_variants"] == 1  # the same days: nothing else was tried
+    luck = evaluated(replace(plan, seeds=(3,)), tmp_path)[2]
+    assert luck.statistics()["n_variants"] == 1  # another seed is luck, and no choice
     rules = plan.recipe.settings.rules.changed(max_trade_duration_candles=12)
     recipe = replace(plan.recipe, settings=plan.recipe.settings.changed(rules=rules))
     other = replace(plan, recipe=recipe, source=RecordedPairs(plan.datadir, recipe))

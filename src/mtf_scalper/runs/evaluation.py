@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.records.files import EVENTS
 from mtf_scalper.records.manifest import candle_digest
+from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.agreement import Agreement, compare_trades, program_request
 from mtf_scalper.runs.evaluated_pairs import PairSource
@@ -188,12 +189,11 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         _note_windows(record, plan, windows)
         walks, learned = _learned(plan, windows, recordeds, record, console)
         with record.phase("evaluation"):
+            run = Run.open(record.folder)
             evaluated = evaluate_walks(
                 walks,
                 n_draws=plan.n_draws,
-                root=root,
-                timerange=plan.timerange,
-                data_digest=digests,
+                others=lambda judged: earlier_variants(run, judged, root),
             )
             _write(record, windows, recordeds, evaluated, learned)
         agreements = _agreements(plan, project, record, walks, console)
@@ -287,9 +287,7 @@ def evaluate_walks(
     walks: Mapping[str, Sequence[Walk]],
     *,
     n_draws: int = 100,
-    root: Path | None = None,
-    timerange: str = "",
-    data_digest: Mapping[str, str | None] | None = None,
+    others: Callable[[Variant], Sequence[Variant]] = lambda _: (),
 ) -> Evaluated:
     """Measure walks and decide whether there is an edge.
 
@@ -299,23 +297,16 @@ def evaluate_walks(
         By pair; one per seed, the same seeds for every pair.
     n_draws : int
         Random exits per pair and seed.
-    root : Path, optional
-        Folder with earlier runs, whose variants on the same candles count.
-    timerange, data_digest
-        By which they are found.
+    others : callable
+        From the judged variant to all others that were tried.
     """
     pairs = tuple(measure_pair(each, n_draws=n_draws) for each in walks.values())
     by_pair = [averaged(list(each.accounts.values())) for each in pairs]
     whole = together(by_pair) if len(pairs) > 1 else by_pair[0]
     judged = Variant("judged", whole.days.log_return, whole.baselines)
-    others = (
-        []
-        if root is None
-        else earlier_variants(root, judged, timerange=timerange, data_digest=data_digest or {})
-    )
     n_accounts = sum(len(each.accounts) for each in pairs)
     reasons = whole.degenerate if len(whole.degenerate) == n_accounts else ()
-    edge = judge_edge(judged, others, degenerate=_in_short(reasons))
+    edge = judge_edge(judged, others(judged), degenerate=_in_short(reasons))
     return Evaluated(pairs, whole, edge, _figures(pairs, by_pair, whole))
 
 

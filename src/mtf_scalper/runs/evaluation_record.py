@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +35,8 @@ DAILY: Final = "daily"
 """Table of the run folder: date, series, log_return; one row per day."""
 JUDGED: Final = "agent"
 _SAME = 1e-12
+_NO_VARIANT = ("random_state", "cpu_count", "interop_threads", "progress_bar")
+"""Settings that luck or the machine decides."""
 
 
 def tested_candles(recorded: RecordedPair, windows: Sequence[Window]) -> pd.DataFrame:
@@ -157,39 +159,44 @@ def write_daily(record: RunRecord, first: pd.Timestamp, account: Account) -> Non
     record.write_table(DAILY, pd.concat(parts, ignore_index=True))
 
 
-def earlier_variants(
-    root: Path, judged: Variant, *, timerange: str, data_digest: Mapping[str, str | None]
-) -> list[Variant]:
+def earlier_variants(run: Run, judged: Variant, root: Path) -> list[Variant]:
     """Return the other variants that were evaluated on the same candles and days.
 
     Every finished evaluation of these pairs, candles and days counts, whatever was changed between
-    them: settings, windows or code. Where all days are the same as those of the judged variant, or
-    of one that is counted already, nothing else was tried.
+    them: settings, windows or code. Other seeds alone are no variant, and where all days are the
+    same as those of the judged variant, or of one that is counted already, nothing else was tried.
 
     Parameters
     ----------
+    run : Run
+        That of the judged variant.
+    judged : Variant
     root : Path
         Folder of the runs.
-    judged : Variant
-    timerange : str
-    data_digest : mapping
-        By pair; as in the manifests.
     """
     found: list[Variant] = []
-    for run in runs_in(root):
-        manifest = run.manifest
-        if (
-            run.kind == KIND
-            and manifest.get("timerange") == timerange
-            and manifest.get("data_digest") == dict(data_digest)
-            and run.status is Status.FINISHED
-        ):
-            variant = _variant_of(run)
-            if variant is not None and not any(
-                _is_same(variant, each) for each in (judged, *found)
-            ):
-                found.append(variant)
+    known = [_key(run)]
+    for each in runs_in(root):
+        is_alike = all(
+            each.manifest.get(name) == run.manifest.get(name)
+            for name in ("kind", "pairs", "timerange", "data_digest")
+        )
+        if not is_alike or each.status is not Status.FINISHED or _key(each) in known:
+            continue
+        variant = _variant_of(each)
+        if variant is not None and not any(_is_same(variant, one) for one in (judged, *found)):
+            found.append(variant)
+            known.append(_key(each))
     return found
+
+
+def _key(run: Run) -> tuple[Any, ...]:
+    """Return what a run's seeds and speed leave of it: two runs with the same are one variant."""
+    settings = run.manifest.get("settings", {})
+    return (
+        run.manifest.get("engine"),
+        {name: value for name, value in settings.items() if name not in _NO_VARIANT},
+    )
 
 
 def _variant_of(run: Run) -> Variant | None:
