@@ -84,3 +84,16 @@ def test_progress_without_elapsed_time_has_no_time_left() -> None:
     progress = Progress(steps=10, total_steps=1000, seconds=0.0, phase="rollout")
     assert progress.steps_per_second == 0.0
     assert progress.seconds_left is None
+
+
+def test_copies_get_the_same_lines_and_one_that_cannot_be_written_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own, copy, missing = tmp_path / "own", tmp_path / "copy", tmp_path / "no" / "folder"
+    log = EventLog(own, missing, copy, pair="A")
+    log.write("one")
+    log.write("two")
+    assert own.read_bytes() == copy.read_bytes()
+    assert [event["event"] for event in read_events(own)] == ["one", "two"]
+    (said,) = caplog.messages
+    assert said.startswith(f"{missing} gets no more events: ")

@@ -7,6 +7,7 @@ half a line and a killed run keeps what it had.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ __all__ = [
     "ProgressCallback",
     "read_events",
 ]
+
+logger = logging.getLogger(__name__)
 
 EVENTS_FILE = "run_events.jsonl"
 """Events of one training window, in the window's folder."""
@@ -97,25 +100,45 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class EventLog:
-    """Appends events to files, usually one; ``None`` as path makes it silent.
+    """Appends events to a file; ``None`` as path makes it silent.
 
     Every event has ``event`` (its name), ``time`` (seconds since the epoch) and the facts given.
+
+    Parameters
+    ----------
+    path : Path or None
+    *copies : Path
+        Files that get the same lines. One that cannot be written is given up, and the log says so.
+    **common
+        Facts of every event.
     """
 
-    def __init__(self, path: Path | None, *others: Path, **common: Any) -> None:
-        self._paths = (*(() if path is None else (path,)), *others)
+    def __init__(self, path: Path | None, *copies: Path, **common: Any) -> None:
+        self._path = path
+        self._copies = list(copies)
         self._common = common
-        for each in self._paths:
-            each.parent.mkdir(parents=True, exist_ok=True)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one event."""
-        if not self._paths:
+        if self._path is None and not self._copies:
             return
-        line = json.dumps({"event": event, "time": time.time(), **self._common, **facts})
-        for path in self._paths:
-            with path.open("ab", buffering=0) as file:
-                file.write(line.encode() + b"\n")
+        text = json.dumps({"event": event, "time": time.time(), **self._common, **facts})
+        line = text.encode() + b"\n"
+        if self._path is not None:
+            _append(self._path, line)
+        for path in tuple(self._copies):
+            try:
+                _append(path, line)
+            except OSError as error:
+                logger.warning("%s gets no more events: %s", path, error)
+                self._copies.remove(path)
+
+
+def _append(path: Path, line: bytes) -> None:
+    with path.open("ab", buffering=0) as file:
+        file.write(line)
 
 
 def read_events(path: Path, event: str | None = None) -> Iterator[dict[str, Any]]:

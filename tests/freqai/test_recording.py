@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import pandas as pd
 import psutil
 import pytest
 from freqtrade.enums import RunMode
+from freqtrade.persistence import Trade, init_db
 
 from mtf_scalper.freqai.program import kind_of_program
+from mtf_scalper.freqai.recording import ProgramRecord
 from mtf_scalper.monitoring.facts import read_predictions, read_settings_in_force
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.reader import PROBABILITIES, Run, Status
@@ -187,6 +191,75 @@ def test_an_analysis_leaves_no_record(make_program: MakeProgram, tmp_path: Path)
     few = ("--minimum-trade-amount", "1", "--targeted-trade-amount", "1")
     started.run("lookahead-analysis", "--timerange", PERIOD, *few)
     assert started.runs == []
+
+
+@pytest.fixture
+def database() -> Iterator[None]:
+    """A bot's database, in memory."""
+    init_db("sqlite://")
+    yield
+    Trade.session.remove()
+
+
+def closed_trade(minutes_ago: float, profit: float) -> Trade:
+    """Return a trade that a bot has closed, as it stands in its database."""
+    closed = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+    return Trade(
+        pair=PAIR,
+        exchange="binance",
+        stake_amount=10.0,
+        amount=1.0,
+        amount_requested=1.0,
+        open_rate=100.0,
+        close_rate=99.0,
+        open_date=closed - timedelta(hours=1),
+        close_date=closed,
+        fee_open=0.0005,
+        fee_close=0.0005,
+        leverage=2.0,
+        is_short=True,
+        is_open=False,
+        close_profit=profit,
+        exit_reason="roi",
+        enter_tag="always",
+    )
+
+
+@pytest.mark.usefixtures("database")
+def test_a_bot_records_every_trade_once_as_it_closes_and_none_from_before(tmp_path: Path) -> None:
+    Trade.session.add(closed_trade(60.0, 0.5))
+    Trade.commit()
+    record = RunRecord.begin(tmp_path, "dry-run")
+    program = ProgramRecord(record, "dry-run", is_own=True)
+    for profit in (0.01, 0.02):
+        Trade.session.add(closed_trade(-1.0, profit))
+        Trade.commit()
+        program.loop_started()  # nothing was filled, so that nothing can have closed
+        assert len(Run.open(record.folder).trades()) < round(100 * profit)
+        program.order_filled()
+        program.loop_started()
+        assert Run.open(record.folder).trades()["profit_ratio"].iloc[-1] == profit
+    program.end()
+    run = Run.open(record.folder)
+    assert run.trades()["profit_ratio"].tolist() == [0.01, 0.02]
+    assert set(run.trades()["side"]) == {"short"}
+    assert run.verdict == "2 trades, average profit +1.500% after fees"
+
+
+def test_a_record_that_cannot_be_written_never_stops_the_program(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = RunRecord.begin(tmp_path / "runs", "live")
+    program = ProgramRecord(record, "live", is_own=True)
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "runs").write_text("no folder any more")
+    program.event("window", pair=PAIR)
+    program.event("window", pair=PAIR)
+    program.loop_started()
+    program.end()
+    said = [text for text in caplog.messages if "the record of this run ends here" in text]
+    assert len(said) == 1
+    assert program.event_files == ()
 
 
 @pytest.mark.parametrize(
