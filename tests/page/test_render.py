@@ -284,7 +284,7 @@ def test_no_folder_of_this_machine_is_told_beyond_what_the_manifest_says(recorde
 def test_a_record_of_nothing_but_its_manifest_says_so_in_every_section(bare) -> None:
     html = write_page(bare.folder).read_text(encoding="utf-8")
     assert html.count('class="missing"') == len(SECTIONS) - 1  # the manifest is there
-    assert "Running; no training has begun." in html
+    assert "Running: no training has begun." in html
 
 
 @pytest.mark.parametrize("name", ["events.jsonl", "samples.jsonl", "trades.jsonl"])
@@ -312,7 +312,8 @@ def test_a_killed_run_says_how_far_it_was(make_run, tmp_path: Path) -> None:
     )
     html = write_page(record.folder).read_text(encoding="utf-8")
     assert "Ended from outside before it was done" in html
-    assert "BTC, w1, seed 1: 25%, update, 500 steps/s, held-out return 10% of the optimum" in html
+    said = "0 trainings finished; BTC, w1, seed 1: 25%, update, 500 steps/s, "
+    assert f"{said}held-out return 10% of the optimum." in html
 
 
 def test_a_degenerate_policy_is_named_first(bare) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mtf_scalper.page.figures import ALL, Figure, figure, final_returns, pooled, seeds_of
-from mtf_scalper.page.learning import Training, trainings_in
+from mtf_scalper.page.learning import trainings_in
 from mtf_scalper.page.machine import samples_in
 from mtf_scalper.page.parts import (
     Fact,
@@ -55,10 +55,10 @@ def verdict_of(run: Run) -> tuple[str, str]:
     from outside, or has no verdict. A degenerate policy is named first.
     """
     if run.status is Status.RUNNING:
-        return _progress_sentence(trainings_in(run.events())), ""
+        return f"Running: {_progress_sentence(run.events())}.", ""
     if run.status is Status.KILLED:
-        kept = _progress_sentence(trainings_in(run.events()))
-        return f"Ended from outside before it was done; below is what it had. {kept}", "bad"
+        kept = _progress_sentence(run.events())
+        return f"Ended from outside before it was done; below is what it had: {kept}.", "bad"
     said = run.verdict
     if run.status is Status.FAILED:
         return f"Failed: {said or 'it does not say why'}", "bad"
@@ -95,19 +95,38 @@ def _progress(run: Run) -> float | None:
     return now[-1].done if now else None
 
 
-def _progress_sentence(trainings: Sequence[Training]) -> str:
-    if not trainings:
-        return "Running; no training has begun."
-    done = [each for each in trainings if each.finished is not None]
+def _progress_sentence(events: Sequence[dict[str, Any]]) -> str:
+    """Say how many trainings have ended, and what was done last."""
+    trainings = trainings_in(events)
     now = [each for each in trainings if each.finished is None]
-    said = f"{len(done)} of {count(len(trainings), 'training')} that began have ended."
+    n_ended = len(trainings) - len(now)
+    said = f"{count(n_ended, 'training')} finished" if trainings else "no training has begun"
     if not now:
-        return said
+        phase = _open_phase(events)
+        return f"{said}; {phase}" if phase else said
     latest = now[-1]
-    speed = number(latest.steps_per_second, ",.0f", " steps/s")
+    parts = [f"{latest.title}: {share(latest.done)}", latest.phase]
+    if latest.steps_per_second:
+        parts.append(number(latest.steps_per_second, ",.0f", " steps/s"))
     part = (latest.latest or {}).get("oracle_share")
-    held = "" if part is None else f", held-out return {share(part)} of the optimum"
-    return f"{said} {latest.title}: {share(latest.done)}, {latest.phase}, {speed}{held}."
+    if part is not None:
+        # Where the optimum earns next to nothing, losses are a huge multiple of it.
+        held = "below -100%" if part < -1.0 else share(part)
+        parts.append(f"held-out return {held} of the optimum")
+    return f"{said}; {', '.join(parts)}"
+
+
+def _open_phase(events: Sequence[dict[str, Any]]) -> str | None:
+    """Return the phase outside a training that began last and has not ended."""
+    found: list[str] = []
+    for event in events:
+        if event["event"] == "phase":
+            name = str(event["name"])
+            if event.get("state") == "began":
+                found.append(name)
+            elif name in found:
+                found.remove(name)
+    return found[-1] if found else None
 
 
 def _subtitle(run: Run) -> str:

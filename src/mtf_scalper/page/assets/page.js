@@ -115,7 +115,11 @@ async function draw(name) {
       return trace.x && !Array.isArray(trace.x) ? { ...trace, x: moments(trace.x) } : trace;
     })
     .map((trace) => colours(trace, style));
-  const layout = themed(figure.layout, style, element, figure.height);
+  // On a narrow screen a legend takes a line for each entry: the plot grows by them.
+  const entries = traces.filter((trace) => trace.showlegend !== false).length;
+  const height = figure.height + (element.clientWidth < 560 ? 16 * entries : 0);
+  element.style.height = `${height}px`;
+  const layout = themed(figure.layout, style, element, height);
   // Another choice has other prices: the zoom of the one before would show nothing of it.
   layout.uirevision = `kept-${choice}`;
   if (page.ranges[name] && layout.xaxis) layout.xaxis = { ...layout.xaxis, range: page.ranges[name], autorange: false };
