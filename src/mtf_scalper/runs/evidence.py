@@ -67,7 +67,8 @@ class Account:
     draws : ndarray of float64, shape (N, D)
         Of random exits. A run without trades has nothing to be left at random: its draws earn 0.
     drawdown : float
-        Largest fall from a peak candle by candle, of several accounts the mean.
+        Largest fall from a peak candle by candle, of several seeds the mean; NaN where that is not
+        known.
     degenerate : tuple of str
         What the accounts' policies are instead of policies, where they are none.
     """
@@ -197,7 +198,7 @@ def together(accounts: Sequence[Account]) -> Account:
         baselines=_combined(accounts, np.sum),
         oracle=np.sum([each.oracle for each in accounts], axis=0),
         draws=np.sum([each.draws for each in accounts], axis=0),
-        drawdown=float(np.mean([each.drawdown for each in accounts])),
+        drawdown=float("nan"),  # no account of all pairs together was traded candle by candle
         degenerate=tuple(reason for each in accounts for reason in each.degenerate),
     )
 
