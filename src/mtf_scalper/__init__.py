@@ -16,7 +16,7 @@ from mtf_scalper._version import __version__
 # millisecond meanwhile, so that one thread that another program keeps from its core holds all up:
 # trainings take ten times longer as soon as anything else runs. It is read when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 if TYPE_CHECKING:
     from mtf_scalper.evaluation.report import Report, evaluate

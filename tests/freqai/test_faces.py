@@ -35,7 +35,7 @@ def test_the_strategy_resolver_finds_the_strategy(make_config: MakeConfig) -> No
 
 @pytest.mark.parametrize(
     ("given", "spins"),
-    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
 )
 def test_idle_threads_stop_spinning_before_torch_is_loaded(
     given: dict[str, str], spins: str
