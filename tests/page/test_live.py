@@ -75,7 +75,7 @@ with RunRecord.begin(root, "training", pairs=["BTC/USDT:USDT"], seeds=[1]) as re
 def get(address: str, path: str, host: str | None = None, method: str = "GET") -> Any:
     """Return status and body of an answer to a request with the Host header given."""
     target = urlsplit(address)
-    connection = http.client.HTTPConnection(target.hostname, target.port, timeout=10)
+    connection = http.client.HTTPConnection(target.hostname, target.port, timeout=60)
     try:
         connection.request(method, path, headers={"Host": host or target.netloc})
         answer = connection.getresponse()
@@ -233,7 +233,7 @@ def test_ctrl_c_ends_it_as_a_success(recorded: Any, tmp_path: Path) -> None:
         address = said.split()[1]
         assert get(address, "/")[0] == 200
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 0
         assert errors == ""
     with pytest.raises(ConnectionRefusedError):
@@ -275,9 +275,9 @@ def test_a_browser_watches_a_training_from_its_start_to_its_verdict(
         assert second["machine range"] == [0, 1.5]
         assert second["sorted"] == "ascending"
         assert training.wait(timeout=120) == 0, training.communicate()[1]
-        page.wait_for_selector(".status-finished", timeout=30_000)
-        page.wait_for_selector("#candles-plot.js-plotly-plot", timeout=30_000)
-        page.wait_for_selector("#equity-plot.js-plotly-plot", timeout=30_000)
+        page.wait_for_selector(".status-finished", timeout=60_000)
+        page.wait_for_selector("#candles-plot.js-plotly-plot", timeout=60_000)
+        page.wait_for_selector("#equity-plot.js-plotly-plot", timeout=60_000)
         run = find_run("latest", tmp_path)
         assert page.text_content("#verdict") == run.verdict
         last = observed(page)
@@ -300,7 +300,7 @@ def test_latest_goes_on_to_the_next_run(browser: Any, make_run: Any, recorded: A
         page.wait_for_selector("html[data-asked]", timeout=60_000)
         assert "Demo" in page.text_content("h1")
         runs.append(make_run("backtest").folder)
-        page.wait_for_selector("h1:has-text('Backtest')", timeout=30_000)
+        page.wait_for_selector("h1:has-text('Backtest')", timeout=60_000)
         context.close()
 
 
@@ -310,7 +310,7 @@ def test_a_server_that_ends_is_told_and_the_page_stays(browser: Any, recorded: A
     with running_watch(lambda: Run.open(recorded.folder)) as address:
         page.goto(address)
         page.wait_for_selector("html[data-asked]", timeout=60_000)
-    page.wait_for_selector("#live-state:has-text('No news')", timeout=30_000)
+    page.wait_for_selector("#live-state:has-text('No news')", timeout=60_000)
     assert page.is_visible("#exits-table")
     context.close()
 
