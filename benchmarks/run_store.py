@@ -52,7 +52,11 @@ class RunStore:
         again: bool = False,
         jobs: int = 1,
     ) -> None:
-        """Do the tasks that are not done yet, ``jobs`` at a time."""
+        """Do the tasks that are not done yet, ``jobs`` at a time.
+
+        With one at a time all happens in the calling thread: OpenMP gives every thread that works
+        a team of its own, and teams that are more than the cores take half as long again.
+        """
         missing = [name for name, task in tasks.items() if again or self.load(name, task) is None]
 
         def do(name: str) -> None:
@@ -60,6 +64,10 @@ class RunStore:
             self.save(name, tasks[name], result)
             print(f"{name}: {one_line(result)}", flush=True)
 
+        if jobs == 1:
+            for name in missing:
+                do(name)
+            return
         with ThreadPoolExecutor(jobs) as pool:
             for _ in pool.map(do, missing):
                 pass
