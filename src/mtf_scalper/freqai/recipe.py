@@ -73,7 +73,7 @@ def read_recipe(
     ):
         raise SettingsError(
             f"{strategy_name}: has features of its own, which the Python API does not make; "
-            "evaluate it with --freqtrade alone, or the shipped strategy"
+            "backtest it with freqtrade, or evaluate the shipped strategy"
         )
     return _recipe(config, strategy)
 
