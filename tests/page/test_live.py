@@ -222,7 +222,10 @@ def program(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-WATCH = ("-c", "from mtf_scalper.cli import main; main()", "watch", "latest", "--port", "0")
+# A shell's background jobs, and so tests that run in one, are started deaf to Ctrl-C.
+HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+CALL = f"{HEARS}; from mtf_scalper.cli import main; main()"
+WATCH = ("-c", CALL, "watch", "latest", "--port", "0")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is another signal on Windows")
