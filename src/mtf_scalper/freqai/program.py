@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -85,8 +86,9 @@ def end_with_parent(parent: Mapping[str, Any]) -> None:
         pause = threading.Event()
         while is_alive(int(parent["pid"]), float(parent["started"])):
             pause.wait(_WATCH_SECONDS)
-        _thread.interrupt_main()
-        pause.wait(_STOP_SECONDS)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as background jobs have it
+            _thread.interrupt_main()
+            pause.wait(_STOP_SECONDS)
         os._exit(1)  # it ignores interrupts, or waits for something that never comes
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
