@@ -231,7 +231,7 @@ def write_trades(
         row = end + int(rng.integers(20, 120))
     record.append_trades(rows)
     # A baseline's trade is no trade of the agent's.
-    record.append_trade({**rows[0], "series": "classic exits"})
+    record.append_trades([{**rows[0], "series": "classic exits"}])
     return pd.DataFrame(rows)
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.page.build import SECTIONS
+from mtf_scalper.page.build import SECTIONS, build_page
 from mtf_scalper.page.render import MAX_BYTES, write_page
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
@@ -407,3 +407,17 @@ def test_windows_begin_where_their_test_does_and_updates_of_members_are_found(
     assert Tables(html).column("training-table", "steps/s") == {
         "BTC, from 2024-10-01, seed 1": "10"
     }
+
+
+def test_the_events_of_a_run_are_read_once(recorded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most sections ask for them, and a large evaluation leaves many."""
+    read = Run.events
+    n_reads = []
+
+    def counted(run: Run, name: str | None = None) -> list[dict[str, Any]]:
+        n_reads.append(name)
+        return read(run, name)
+
+    monkeypatch.setattr(Run, "events", counted)
+    build_page(Run.open(recorded.folder))
+    assert n_reads == [None]

@@ -53,7 +53,7 @@ def run():
             for number in range(10**6):
                 train(market, settings, record=record)
                 for _ in range(50):
-                    record.append_trade(trade)
+                    record.append_trades([trade])
                 made = pd.DataFrame({"date": dates, "neutral": 1.0, "confidence": 1.0})
                 record.write_predictions(market.pair, made, f"w{number}")
                 record.write_json(f"more_{number}", {"figures": list(range(2000))})

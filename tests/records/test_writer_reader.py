@@ -11,7 +11,7 @@ import pytest
 from mtf_scalper.monitoring.sampler import Sample
 from mtf_scalper.records.files import RecordError, plain
 from mtf_scalper.records.reader import PROBABILITIES, Run, Status, runs_in
-from mtf_scalper.records.writer import RUN_VARIABLE, RunRecord
+from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.settings import Settings
 
 PAIR = "BTC/USDT:USDT"
@@ -179,15 +179,9 @@ def test_a_folder_without_manifest_is_no_run(tmp_path: Path) -> None:
         Run.open(tmp_path / "demo-old")
 
 
-def test_a_started_program_writes_into_the_same_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert RunRecord.of_environment() is None
+def test_a_started_program_writes_into_the_same_record(tmp_path: Path) -> None:
     record = RunRecord.begin(tmp_path, "demo")
-    monkeypatch.setenv(RUN_VARIABLE, str(record.folder))
-    joined = RunRecord.of_environment()
-    assert joined is not None
-    joined.append_trade(TRADE)
+    RunRecord(record.folder).append_trades([TRADE])
     assert len(Run.open(record.folder).trades()) == 1
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from mtf_scalper.page.learning import importance_section, learning_section
 from mtf_scalper.page.machine import machine_section
@@ -53,4 +54,17 @@ def build_page(run: Run) -> Page:
     RecordError
         If a file of the record is damaged: names it.
     """
+    run = _EventsOnce(run.folder, run.manifest)
     return replace(page_head(run), sections=tuple(make(run) for make in SECTIONS.values()))
+
+
+class _EventsOnce(Run):
+    """Reads the events of a run once: most sections ask for them, and there may be 100,000."""
+
+    @cached_property
+    def _all_events(self) -> list[dict[str, Any]]:
+        return super().events()
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return the events in order, of one name if given."""
+        return [event for event in self._all_events if name is None or event["event"] == name]

@@ -106,12 +106,6 @@ class RunRecord:
         root.mkdir(parents=True, exist_ok=True)
         return cls(_make_folder(root, f"{kind}-{now:%Y%m%d-%H%M%S}", manifest))
 
-    @classmethod
-    def of_environment(cls) -> Self | None:
-        """Return the record that the program which started this one told it of, if any."""
-        folder = os.environ.get(RUN_VARIABLE)
-        return cls(Path(folder)) if folder and folder != RUN_OFF else None
-
     def __enter__(self) -> Self:
         """Return the record itself."""
         return self
@@ -157,10 +151,6 @@ class RunRecord:
     def append_trades(self, trades: Iterable[Mapping[str, Any]]) -> None:
         """Append closed trades; ``docs/records.md`` names their fields."""
         self._append(files.TRADES, trades)
-
-    def append_trade(self, trade: Mapping[str, Any]) -> None:
-        """Append one closed trade."""
-        self.append_trades([trade])
 
     def append_sample(self, sample: Any) -> None:
         """Append a ``monitoring.sampler.Sample``."""
