@@ -48,7 +48,7 @@ from mtf_scalper.settings import EntryMode, Settings
 
 DOCUMENT = "evidence.md"
 RUNS = HERE / "results" / "false_alarm_runs"
-N_SEEDS = 50
+N_SEEDS = 200
 N_DRAWS = 40
 TIMERANGE = "20240201-20240229"
 SMALL = {"net_arch": [32], "train_cycles": 16, "cpu_count": 1, "device": "cpu"}
