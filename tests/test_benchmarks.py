@@ -24,6 +24,7 @@ from mtf_scalper.settings import EntryMode
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 DOCUMENT = BENCHMARKS.parent / "docs" / "performance.md"
 LEARNING_DOCUMENT = BENCHMARKS.parent / "docs" / "learning_results.md"
+EVIDENCE_DOCUMENT = BENCHMARKS.parent / "docs" / "evidence.md"
 NAMES = ("training", "update", "environment", "scaling", "memory", "startup", "inference")
 LEARNING_NAMES = ("evaluation", "learning", "real_candles")
 
@@ -49,7 +50,7 @@ def benchmarks() -> Iterator[dict[str, ModuleType]]:
 def project(tmp_path: Path) -> Path:
     """Return a folder with copies of the documents."""
     (tmp_path / "docs").mkdir()
-    for document in (DOCUMENT, LEARNING_DOCUMENT):
+    for document in (DOCUMENT, LEARNING_DOCUMENT, EVIDENCE_DOCUMENT):
         text = document.read_text(encoding="utf-8")
         (tmp_path / "docs" / document.name).write_text(text, encoding="utf-8")
     return tmp_path
@@ -647,3 +648,38 @@ def test_every_run_of_a_benchmark_leaves_a_record(
         "failed",
         "other trades",
     )
+
+
+def test_false_alarms(benchmarks: dict[str, ModuleType], project: Path) -> None:
+    alarms = benchmarks["false_alarms"]
+    names = ["planted: linear", "synthetic, strength 0, noise traded, no fees"]
+    changes = {
+        "timerange": "20240201-20240203",
+        "days": [2, 1],
+        "small": {"net_arch": [8], "train_cycles": 1},
+    }
+    tasks = alarms.tasks_of(names, 1, changes)
+    store = benchmarks["run_store"].RunStore(project / "runs")
+    store.complete(tasks, alarms.run)
+    runs = store.results(tasks)
+    assert [run["market"] for run in runs] == names
+    # Two days are too few for any verdict but this.
+    assert all("2 days are too few" in run["verdict"] or run["degenerate"] for run in runs)
+    assert runs[1]["n_trades"] > 0
+    # As if one of them had been an alarm: a share of one in one, of which little is known.
+    alarmed = [{**run, "found": run["market"] == names[1]} for run in runs]
+    measured = alarms.measured(alarmed)
+    results = written(benchmarks, project, "false_alarms", measured, EVIDENCE_DOCUMENT)
+    assert [run["found"] for run in results["runs"]] == [False, True]
+    (requirement,) = measured.requirements
+    assert requirement.what == f"false alarms, {names[1]}"
+    assert not requirement.met
+    assert "1 (100%)" in measured.tables[0]
+    assert "21% to 100%" in measured.tables[0]
+
+
+def test_interval_of_a_share(benchmarks: dict[str, ModuleType]) -> None:
+    """The example of 15 in 30 is Wilson's by hand: z = 1.96, half = 0.168."""
+    wilson = benchmarks["false_alarms"].wilson
+    assert wilson(15, 30) == pytest.approx((0.3315, 0.6685), abs=1e-3)
+    assert wilson(0, 50)[0] == 0.0

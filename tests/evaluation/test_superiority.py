@@ -79,3 +79,10 @@ def test_bounds_stand_around_the_p_value():
     days = market_days(np.random.default_rng(9), 90, 12)
     found = superiority("x", days[:, 0], days[:, 1], days[:, 2:])
     assert found.p_lower <= found.p_best <= found.p_upper
+
+
+@pytest.mark.parametrize("n_days", [1, 2])
+def test_of_one_or_two_days_nothing_is_said(n_days: int) -> None:
+    found = superiority("flat", np.zeros(n_days), np.linspace(0.1, 0.3, n_days), n_draws=50)
+    assert found.p_value == 1.0
+    assert found.excess_per_day > 0.0

@@ -87,7 +87,8 @@ def superiority(
     Returns
     -------
     Superiority
-        With p-values of 1 where nothing earns more than the baseline.
+        With p-values of 1 where nothing earns more than the baseline, or days are under three:
+        Hansen's threshold has log(log(D)) under a root.
     """
     differences = judged[:, None] - baseline[:, None]
     if others is not None:
@@ -98,7 +99,7 @@ def superiority(
     errors = np.stack([column[rows].mean(axis=1).std() for column in differences.T])
     differs = errors > 1e-12
     scaled = differences[:, differs] / errors[differs]
-    if not differs[0] or scaled.mean(axis=0).max() <= 0.0:
+    if len(judged) < 3 or not differs[0] or scaled.mean(axis=0).max() <= 0.0:
         # Hansen's statistic is never below 0, and so is none of the draws.
         return Superiority(name, excess, 1.0, 1.0, 1.0, 1.0, differences.shape[1], block)
     test = library("arch.bootstrap").SPA(
