@@ -291,7 +291,7 @@ def write_figures(
                 "intervals": {"log_return": [value - 0.1, value + 0.1]},
                 "n_trades": len(mine),
                 "win_rate": float((mine["profit_ratio"] > 0).mean()),
-                "mean_profit_ratio": float(mine["profit_ratio"].mean()),
+                "average_trade": float(mine["profit_ratio"].mean()),
                 "max_drawdown": 0.07,
                 "oracle": float(finals[pair, "oracle"]),
                 "oracle_share": value / float(finals[pair, "oracle"]),

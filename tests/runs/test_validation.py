@@ -189,11 +189,16 @@ def test_a_validated_backtest_leaves_a_whole_record(
     assert set(equity["series"]) == {"agent", "oracle", "classic exits", "buy and hold", "flat"}
     last = equity.groupby("series")["log_return"].last()
     (figures,) = run.figures()
-    assert last["agent"] == pytest.approx(figures["log_return"], abs=1e-12)
+    log_return = figures["log_return"]["value"]
+    assert last["agent"] == pytest.approx(log_return, abs=1e-12)
     assert last["oracle"] == pytest.approx(figures["oracle"], abs=1e-12)
     assert last["classic exits"] == pytest.approx(figures["classic_exits"], abs=1e-12)
     assert figures["n_trades"] == len(trades)
-    assert trades["log_return"].sum() == pytest.approx(figures["log_return"], abs=1e-6)
+    assert trades["log_return"].sum() == pytest.approx(log_return, abs=1e-6)
+    statistics = run.statistics()
+    assert statistics is not None
+    assert statistics["verdict"].startswith("no evidence of an edge: ")
+    assert statistics["verdict"] in str(run.verdict)
     draws = run.random_exits()
     assert draws is not None
     assert len(draws[PAIR]) == 100

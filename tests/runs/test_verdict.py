@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
 from mtf_scalper.runs.verdict import (
-    PairVerdict,
+    degenerate_pairs,
     judge_trades,
     replay,
     trades_on,
@@ -116,39 +118,34 @@ def test_where_the_agent_chooses_entries_its_rule_is_not_known() -> None:
     assert replay(traded_on, settings, traded(traded_on).trades).entries is None
 
 
-def test_a_verdict_per_pair_and_one_on_all(caplog: pytest.LogCaptureFixture) -> None:
+def test_every_pair_is_judged_and_all_together(caplog: pytest.LogCaptureFixture) -> None:
     markets = {BTC: market(BTC, 1), ETH: market(ETH, 2)}
     runs = {pair: traded(each, seed) for seed, (pair, each) in enumerate(markets.items())}
     trades = [t for pair, run in runs.items() for t in as_freqtrade_writes(markets[pair], run)]
-    *pairs, together = judge_trades(trades, markets, SETTINGS, n_draws=20)
-    assert [each.name for each in pairs] == [BTC, ETH]
-    for each in pairs:
-        run = runs[each.name]
-        assert each.n_trades == len(run.trades)
-        assert each.log_return == pytest.approx(run.log_return, abs=1e-12)
-        assert each.oracle == oracle(markets[each.name], SETTINGS).log_return > each.log_return
-        assert len(each.draws) == 20
-        assert each.degenerate is None
-        assert each.difference is None
-        assert each.oracle_share == pytest.approx(each.log_return / each.oracle)
-    assert together.name == "all"
-    for name in ("n_trades", "log_return", "oracle", "buy_and_hold", "classic_exits"):
-        assert getattr(together, name) == sum(getattr(each, name) for each in pairs)
-    np.testing.assert_allclose(together.draws, pairs[0].draws + pairs[1].draws)
-    assert together.random_rank == np.mean(together.log_return > together.draws)
+    judged, differences = judge_trades(trades, markets, SETTINGS, n_draws=20)
+    assert differences == {}
     assert caplog.messages == []
-    for each in (*pairs, together):
-        last = each.equity.iloc[-1]
-        series = ["date", "agent", "oracle", "classic exits", "buy and hold", "flat"]
-        assert each.equity.columns.tolist() == series
-        assert last["agent"] == pytest.approx(each.log_return, abs=1e-12)
-        assert last["oracle"] == pytest.approx(each.oracle, abs=1e-12)
-        assert last["classic exits"] == pytest.approx(each.classic_exits, abs=1e-12)
-        assert last["buy and hold"] == pytest.approx(each.buy_and_hold, abs=1e-12)
-        assert (each.equity["flat"] == 0.0).all()
-    said = verdict_sentence((*pairs, together))
-    assert said.startswith(f"log return {together.log_return:+.3f} in {together.n_trades} trades, ")
-    assert f"classic exits {together.classic_exits:+.3f}" in said
+    assert judged.calendar.tolist() == [date(2024, 10, day) for day in (1, 2, 3)]
+    for evidence, row in zip(judged.pairs, judged.figures[1:], strict=True):
+        run, account = runs[evidence.pair], judged.by_pair[evidence.pair]
+        best = oracle(markets[evidence.pair], SETTINGS).log_return
+        assert row["pair"] == evidence.pair
+        assert row["n_trades"] == len(run.trades)
+        assert row["log_return"]["value"] == pytest.approx(run.log_return, abs=1e-12)
+        assert row["oracle"] == pytest.approx(best, abs=1e-12)
+        assert row["oracle_share"]["value"] == pytest.approx(run.log_return / best)
+        assert account.draws.shape == (20, 3)
+        assert account.degenerate == ()
+    whole = judged.figures[0]
+    assert whole["pair"] == "all"
+    for name in ("n_trades", "oracle", "buy_and_hold", "classic_exits"):
+        assert whole[name] == pytest.approx(sum(row[name] for row in judged.figures[1:]))
+    draws = judged.whole.draws.sum(axis=1)
+    assert whole["random_rank"] == np.mean(whole["log_return"]["value"] > draws)
+    said = verdict_sentence(judged)
+    assert said.startswith("no evidence of an edge: 3 days are too few to tell (1 variant tried); ")
+    assert f"log return {whole['log_return']['value']:+.3f} in {whole['n_trades']:.0f} trad" in said
+    assert f"classic exits {whole['classic_exits']:+.3f}" in said
 
 
 def test_rules_alone_are_named_as_what_they_are() -> None:
@@ -159,22 +156,37 @@ def test_rules_alone_are_named_as_what_they_are() -> None:
 
     run = play(traded_on, SETTINGS, stay)[0]
     written = as_freqtrade_writes(traded_on, run)
-    (verdict,) = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=5)
-    assert verdict.log_return == pytest.approx(verdict.classic_exits, abs=1e-12)
-    assert verdict.degenerate is not None
-    assert verdict.degenerate.startswith("never exits by itself (0 of ")
-    assert f"{BTC}: DEGENERATE, {verdict.degenerate}" in verdict_lines([verdict])
-    assert verdict_sentence([verdict]).startswith(f"DEGENERATE, {verdict.degenerate}: log return ")
+    judged, differences = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=5)
+    (row,) = judged.figures
+    assert row["log_return"]["value"] == pytest.approx(row["classic_exits"], abs=1e-12)
+    why = degenerate_pairs(judged)[BTC]
+    assert why is not None
+    assert why.startswith("never exits by itself (0 of ")
+    assert f"{BTC}: DEGENERATE, {why}" in verdict_lines(judged, differences)
+    said = "no evidence of an edge: the policy is degenerate, it never exits by itself "
+    assert verdict_sentence(judged).startswith(said)
 
 
-def test_a_pair_without_trades_has_no_random_exits_and_adds_none() -> None:
+def test_a_pair_without_trades_has_random_exits_that_earn_nothing() -> None:
     markets = {BTC: market(BTC, 1), ETH: market(ETH, 2)}
     written = as_freqtrade_writes(markets[BTC], traded(markets[BTC]))
-    btc, eth, together = judge_trades(written, markets, SETTINGS, n_draws=5)
-    assert (eth.n_trades, eth.log_return, eth.random_rank) == (0, 0.0, None)
-    assert str(eth.degenerate).startswith("never trades")
-    np.testing.assert_array_equal(together.draws, btc.draws)
-    assert together.degenerate == "1 of 2 pairs"
+    judged, _ = judge_trades(written, markets, SETTINGS, n_draws=5)
+    _, _, eth = judged.figures
+    assert (eth["n_trades"], eth["log_return"]["value"]) == (0, 0.0)
+    assert str(degenerate_pairs(judged)[ETH]).startswith("never trades")
+    np.testing.assert_array_equal(judged.whole.draws, judged.by_pair[BTC].draws)
+
+
+def test_a_pair_that_is_traded_on_fewer_days_earns_nothing_on_the_others() -> None:
+    btc, eth = market(BTC, 1), market(ETH, 2).slice(288, 576)
+    written = as_freqtrade_writes(btc, traded(btc)) + as_freqtrade_writes(eth, traded(eth))
+    judged, differences = judge_trades(written, {BTC: btc, ETH: eth}, SETTINGS, n_draws=5)
+    assert differences == {}
+    assert len(judged.calendar) == 3
+    late = judged.by_pair[ETH].days
+    assert late.log_return[[0, 2]].tolist() == [0.0, 0.0]
+    assert late.exposure[[0, 2]].tolist() == [0.0, 0.0]
+    assert late.log_return[1] == pytest.approx(traded(eth).log_return)
 
 
 @pytest.mark.parametrize(
@@ -192,11 +204,11 @@ def test_a_replay_that_differs_is_told(
     written = as_freqtrade_writes(traded_on, traded(traded_on))
     written[2].update(change)
     with caplog.at_level(logging.WARNING):
-        (verdict,) = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=1)
+        judged, differences = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=1)
     (message,) = caplog.messages
     assert message.startswith(f"{BTC}: the replay differs from the backtest: {words}")
     assert "\n" not in message
-    assert message in verdict_lines([verdict])
+    assert message in verdict_lines(judged, differences)
 
 
 def test_a_forced_exit_that_does_not_happen_again_is_told() -> None:
@@ -204,8 +216,8 @@ def test_a_forced_exit_that_does_not_happen_again_is_told() -> None:
     written = as_freqtrade_writes(traded_on, traded(traded_on))
     left = next(trade for trade in written if trade["exit_reason"] == "agent_exit")
     left["exit_reason"] = "roi"
-    (verdict,) = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=1)
-    assert verdict.difference is not None
+    _, differences = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=1)
+    assert list(differences) == [BTC]
 
 
 @pytest.mark.parametrize(
@@ -225,9 +237,17 @@ def test_what_cannot_be_played_again_is_an_error(change: dict[str, str], words: 
 
 
 def test_the_table_shows_what_is_known() -> None:
-    known = PairVerdict(BTC, 7, 0.5, 2.0, 0.1, -0.2, np.array([0.0, 0.4, 0.5, 0.9]), None)
-    unknown = PairVerdict(ETH, 0, 0.0, 0.0, -0.1, None, np.zeros(0), "never trades")
-    columns = [list(column.cells) for column in verdict_table([known, unknown]).columns]
-    first, second = zip(*columns, strict=True)
-    assert first == ("BTC/USDT", "7", "+0.500", "25.0%", "+0.100", "-0.200", "+0.450", "62%")
-    assert second == ("ETH/USDT", "0", "+0.000", "-", "-0.100", "-", "-", "-")
+    never = np.zeros(600, dtype=np.bool_)
+    still = replace(market(ETH, 2), entry_long=never, entry_short=never)
+    markets = {BTC: market(BTC, 1), ETH: still}
+    written = as_freqtrade_writes(markets[BTC], traded(markets[BTC]))
+    judged, _ = judge_trades(written, markets, SETTINGS, n_draws=3)
+    columns = [list(column.cells) for column in verdict_table(judged).columns]
+    btc, eth, together = zip(*columns, strict=True)
+    row = judged.figures[1]
+    assert (btc[0], eth[0], together[0]) == ("BTC/USDT", "ETH/USDT", "all")
+    assert btc[1:3] == (f"{len(written)}", f"{row['log_return']['value']:+.3f}")
+    assert btc[3] == f"{row['oracle_share']['value']:.1%}"
+    assert btc[5:7] == (f"{row['classic_exits']:+.3f}", f"{row['random_median']:+.3f}")
+    # Nobody can earn anything there.
+    assert eth[1:4] == ("0", "+0.000", "-")

@@ -94,7 +94,7 @@ def day_numbers(market: Market, first_row: int) -> Rows:
     return numbers
 
 
-def days_of(run: Simulation, days: Rows) -> Days:
+def days_of(run: Simulation, days: Rows, n_days: int | None = None) -> Days:
     """Return what a run did on each day.
 
     Parameters
@@ -102,8 +102,11 @@ def days_of(run: Simulation, days: Rows) -> Days:
     run : Simulation
     days : ndarray of int64, shape (T,)
         Day of each row, -1 where it does not count; see ``day_numbers``.
+    n_days : int, optional
+        How many days there are; by default as many as ``days`` has. One without candles has
+        nothing.
     """
-    n_days = int(days.max()) + 1
+    n_days = int(days.max()) + 1 if n_days is None else n_days
     counted = days >= 0
     log_equity = np.log(run.equity)
     change = np.diff(log_equity, prepend=log_equity[:1])
@@ -122,7 +125,7 @@ def days_of(run: Simulation, days: Rows) -> Days:
     n_candles = np.bincount(days[counted], minlength=n_days)
     return Days(
         log_return=total(every, change),
-        exposure=total(every, held) / n_candles,
+        exposure=total(every, held) / np.maximum(n_candles, 1),
         turnover=total(opened, leverage) + total(closed, leverage * left),
         n_trades=total(closed, np.ones(len(closed))),
         n_wins=total(closed, (profit > 0.0).astype(np.float64)),

@@ -26,7 +26,6 @@ _FIGURES = (
     ("log_return", "log return", "+.4f"),
     ("n_trades", "trades", ",.0f"),
     ("win_rate", "won", ".0%"),
-    ("mean_profit_ratio", "average trade", "+.3%"),
     ("average_trade", "average trade", "+.3%"),
     ("sharpe", "Sharpe", ".2f"),
     ("sortino", "Sortino", ".2f"),

@@ -21,7 +21,6 @@ from mtf_scalper.runs.recording import (
     begin_record,
     judge_backtest,
     verdict_checks,
-    write_verdicts,
 )
 from mtf_scalper.runs.verdict import verdict_lines, verdict_sentence, verdict_table
 
@@ -80,15 +79,16 @@ def run_demo(
         console.print(_result_table(outcome))
         console.print(_exit_table(outcome))
         with record.phase("judging"):
-            verdicts = judge_backtest(request, outcome, markets_of)
-        write_verdicts(record, verdicts)
-        record.write_json("checks", [check.as_dict() for check in verdict_checks(verdicts)])
+            judged, differences = judge_backtest(request, outcome, markets_of, record)
+        checks = verdict_checks(judged, differences)
+        record.write_json("checks", [check.as_dict() for check in checks])
+        verdict = verdict_sentence(judged)
         record.finish(
-            verdict_sentence(verdicts),
+            verdict,
             {"freqtrade": outcome.results, "log": request.log, "models": request.models},
         )
-    console.print(verdict_table(verdicts))
-    for line in verdict_lines(verdicts):
+    console.print(verdict_table(judged))
+    for line in (*verdict_lines(judged, differences), f"verdict         {verdict}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"whole run       {time.monotonic() - started:.0f} s")
     for what, path in (

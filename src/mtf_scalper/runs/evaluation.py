@@ -6,14 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mtf_scalper.evaluation.edge import Edge, Variant, judge_edge
+from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.importance import pooled_importance
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.recorded import RecordedPair
@@ -26,31 +26,23 @@ from mtf_scalper.runs.agreement import Agreement, compare_trades, program_reques
 from mtf_scalper.runs.evaluated_pairs import PairSource
 from mtf_scalper.runs.evaluation_record import (
     KIND,
-    earlier_variants,
     tested_candles,
     window_days,
-    write_daily,
-    write_equity,
     write_pair,
 )
 from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tables
-from mtf_scalper.runs.evidence import (
-    Account,
-    PairEvidence,
-    averaged,
-    figures_of,
-    measure_pair,
-    together,
-)
+from mtf_scalper.runs.evidence import calendar_of, measure_pair
+from mtf_scalper.runs.judgment import Judged, judge_pairs, write_judged
 from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, window_task
 from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.program import run_backtest
 from mtf_scalper.runs.project import shown
+from mtf_scalper.runs.variants import earlier_variants
 from mtf_scalper.runs.walk_forward import Walk, learn_windows, threads_per_job, walk
 from mtf_scalper.runs.windows import Window, parse_timerange, rolling_windows
 from mtf_scalper.settings import Device, Settings
 
-__all__ = ["Evaluated", "EvaluationPlan", "evaluate_walks", "run_evaluation"]
+__all__ = ["EvaluationPlan", "evaluate_walks", "run_evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,26 +128,6 @@ class EvaluationPlan:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluated:
-    """What an evaluation found.
-
-    Attributes
-    ----------
-    pairs : tuple of PairEvidence
-    whole : Account
-        All pairs together, the mean over seeds.
-    edge : Edge
-    figures : list of dict
-        For ``figures.json``.
-    """
-
-    pairs: tuple[PairEvidence, ...]
-    whole: Account
-    edge: Edge
-    figures: list[dict[str, Any]] = field(default_factory=list)
-
-
 def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int:
     """Evaluate, print the verdict and tables, and leave a run record.
 
@@ -195,7 +167,7 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
                 n_draws=plan.n_draws,
                 others=lambda judged: earlier_variants(run, judged, root),
             )
-            _write(record, windows, recordeds, evaluated, learned)
+            _write(record, windows, recordeds, walks, evaluated, learned)
         agreements = _agreements(plan, project, record, walks, console)
         verdict = evaluated.edge.sentence
         console.print(verdict, markup=False, highlight=False, soft_wrap=True, style="bold")
@@ -288,7 +260,7 @@ def evaluate_walks(
     *,
     n_draws: int = 100,
     others: Callable[[Variant], Sequence[Variant]] = lambda _: (),
-) -> Evaluated:
+) -> Judged:
     """Measure walks and decide whether there is an edge.
 
     Parameters
@@ -300,75 +272,34 @@ def evaluate_walks(
     others : callable
         From the judged variant to all others that were tried.
     """
-    pairs = tuple(measure_pair(each, n_draws=n_draws) for each in walks.values())
-    by_pair = [averaged(list(each.accounts.values())) for each in pairs]
-    whole = together(by_pair) if len(pairs) > 1 else by_pair[0]
-    judged = Variant("judged", whole.days.log_return, whole.baselines)
-    n_accounts = sum(len(each.accounts) for each in pairs)
-    reasons = whole.degenerate if len(whole.degenerate) == n_accounts else ()
-    edge = judge_edge(judged, others(judged), degenerate=_in_short(reasons))
-    return Evaluated(pairs, whole, edge, _figures(pairs, by_pair, whole))
-
-
-def _in_short(reasons: Sequence[str]) -> str | None:
-    """Return different reasons once each; where they differ in their counts alone, without them."""
-    if len(set(reasons)) == 1:
-        return reasons[0]
-    return ", or ".join(dict.fromkeys(each.partition(" (")[0] for each in reasons)) or None
-
-
-def _figures(
-    pairs: Sequence[PairEvidence], by_pair: Sequence[Account], whole: Account
-) -> list[dict[str, Any]]:
-    """Return the rows of ``figures.json``: pooled, by pair, by seed, and by window."""
-    windows = [part.window for part in pairs[0].walks[0].learned]
-    rows = []
-    if len(pairs) > 1:
-        rows.append(_row(whole, None, None, None))
-        rows += [
-            _row(whole.part(window_days(windows, each)), None, each.name, None) for each in windows
-        ]
-    for evidence, mean in zip(pairs, by_pair, strict=True):
-        pair = evidence.pair
-        rows.append(_row(mean, pair, None, None))
-        rows += [_row(account, pair, None, seed) for seed, account in evidence.accounts.items()]
-        for each in windows:
-            days = window_days(windows, each)
-            rows.append(_row(mean.part(days), pair, each.name, None))
-            rows += [
-                _row(account.part(days), pair, each.name, seed)
-                for seed, account in evidence.accounts.items()
-            ]
-    return rows
-
-
-def _row(
-    account: Account, pair: str | None, window: str | None, seed: int | None
-) -> dict[str, Any]:
-    found = figures_of(account)
-    return {"pair": pair or "all", "window": window, "seed": seed, **found}
+    firsts = [each[0] for each in walks.values()]
+    calendar = calendar_of(walk.market for walk in firsts)
+    pairs = [
+        measure_pair(
+            first.market,
+            first.settings,
+            {walk.seed: walk.run for walk in walks[first.pair]},
+            calendar,
+            n_draws=n_draws,
+        )
+        for first in firsts
+    ]
+    windows = [part.window for part in firsts[0].learned]
+    parts = {each.name: window_days(windows, each) for each in windows}
+    return judge_pairs(calendar, pairs, parts, others)
 
 
 def _write(
     record: RunRecord,
     windows: Sequence[Window],
     recordeds: Mapping[str, RecordedPair],
-    evaluated: Evaluated,
+    walks: Mapping[str, Sequence[Walk]],
+    judged: Judged,
     learned: Sequence[LearnedWindow],
 ) -> None:
-    for evidence in evaluated.pairs:
-        write_pair(record, recordeds[evidence.pair], evidence)
-    write_equity(record, evaluated.pairs)
-    write_daily(record, windows[0].test_from, evaluated.whole)
-    draws = {
-        evidence.pair: averaged(list(evidence.accounts.values())).draws.sum(axis=1)
-        for evidence in evaluated.pairs
-    }
-    if len(draws) > 1:
-        draws["all"] = evaluated.whole.draws.sum(axis=1)
-    record.write_json("random_exits", draws)
-    record.write_json("figures", evaluated.figures)
-    record.write_json("statistics", evaluated.edge.as_dict())
+    for pair, each in walks.items():
+        write_pair(record, recordeds[pair], each)
+    write_judged(record, judged)
     found = [each.importance for each in learned if each.importance]
     if found and len({len(each) for each in found}) == 1:
         pooled = pooled_importance(found)

@@ -7,11 +7,12 @@ gives every pair an account of its own, in units of one of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from mtf_scalper.evaluation.baselines import buy_and_hold, classic_exits, flat, random_exits
@@ -23,8 +24,10 @@ from mtf_scalper.evaluation.bootstrap import (
     resampled_rows,
 )
 from mtf_scalper.evaluation.degenerate import degeneracy
-from mtf_scalper.evaluation.performance import FIGURES, Days, day_numbers, days_of, pooled_days
-from mtf_scalper.runs.walk_forward import Walk
+from mtf_scalper.evaluation.performance import FIGURES, Days, days_of, pooled_days
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.masks import with_entry_mode
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.playback import Simulation
 
@@ -36,6 +39,7 @@ __all__ = [
     "Account",
     "PairEvidence",
     "averaged",
+    "calendar_of",
     "figures_of",
     "measure_pair",
     "together",
@@ -101,73 +105,104 @@ class PairEvidence:
 
     Attributes
     ----------
-    walks : tuple of Walk
-        One per seed.
+    market : Market
+        What was traded.
+    settings : Settings
+        With the rules in force.
+    runs : mapping of int to Simulation
+        By seed.
     baselines : mapping of str to Simulation
         Without random exits, which belong to a seed.
     oracle : Simulation
-    day_of_row : ndarray of int64, shape (T,)
     accounts : mapping of int to Account
         By seed.
     """
 
-    walks: tuple[Walk, ...]
+    market: Market
+    settings: Settings
+    runs: Mapping[int, Simulation]
     baselines: Mapping[str, Simulation]
     oracle: Simulation
-    day_of_row: Rows
     accounts: Mapping[int, Account]
 
     @property
     def pair(self) -> str:
         """The pair."""
-        return self.walks[0].pair
+        return self.market.pair
+
+    @property
+    def dates(self) -> pd.DatetimeIndex:
+        """When the candles open, in UTC; shape (T,)."""
+        assert self.market.dates is not None
+        return pd.DatetimeIndex(self.market.dates, tz="UTC")
 
 
-def measure_pair(walks: Sequence[Walk], *, n_draws: int = 100) -> PairEvidence:
+def calendar_of(markets: Iterable[Market]) -> NDArray[np.datetime64]:
+    """Return the days on which any of these markets has candles; datetime64[D], shape (D,).
+
+    A candle that opens at midnight and ends its market belongs to the day before: nothing is
+    decided there any more, it is where an open trade is closed.
+    """
+    return np.unique(np.concatenate([_days(market) for market in markets]))
+
+
+def _days(market: Market) -> NDArray[np.datetime64]:
+    """Return the day of each row; datetime64[D], shape (T,)."""
+    assert market.dates is not None
+    days = market.dates.astype("datetime64[D]")
+    if len(days) > 1 and days[-1] == market.dates[-1]:
+        days[-1] = days[-2]
+    return days
+
+
+def measure_pair(
+    market: Market,
+    settings: Settings,
+    runs: Mapping[int, Simulation],
+    calendar: NDArray[np.datetime64],
+    *,
+    n_draws: int = 100,
+) -> PairEvidence:
     """Trade the baselines and the optimum on the candles of a pair, and count days.
 
     Parameters
     ----------
-    walks : sequence of Walk
-        Of one pair, one per seed.
+    market : Market
+        With dates.
+    settings : Settings
+        With the rules that the runs were traded under.
+    runs : mapping of int to Simulation
+        By seed; of this market.
+    calendar : ndarray of datetime64[D], shape (D,)
+        The days of all pairs; on those that this one has no candles of, nothing happens.
     n_draws : int
         Random exits per seed.
     """
-    market, settings = walks[0].market, walks[0].settings
-    days = _days(walks[0])
+    settings = with_entry_mode(settings, market)
+    days, n_days = np.searchsorted(calendar, _days(market)), len(calendar)
     classic = classic_exits(market, settings)
     baselines = {FLAT: flat(market), BUY_AND_HOLD: buy_and_hold(market, settings)}
     if classic is not None:
         baselines[CLASSIC_EXITS] = classic
     best = oracle(market, settings)
-    by_day = {name: days_of(run, days).log_return for name, run in baselines.items()}
-    best_by_day = days_of(best, days).log_return
+    by_day = {name: days_of(run, days, n_days).log_return for name, run in baselines.items()}
+    best_by_day = days_of(best, days, n_days).log_return
     accounts = {}
-    for each in walks:
-        drawn = random_exits(each.run, market, settings, n_draws=n_draws, seed=each.seed)
-        draws = np.zeros((n_draws, len(best_by_day)))
+    for seed, run in runs.items():
+        drawn = random_exits(run, market, settings, n_draws=n_draws, seed=seed)
+        draws = np.zeros((n_draws, n_days))
         for number, draw in enumerate(drawn):
-            draws[number] = days_of(draw, days).log_return
-        reason = degeneracy(each.run, market, settings)
-        accounts[each.seed] = Account(
-            days=days_of(each.run, days),
+            draws[number] = days_of(draw, days, n_days).log_return
+        reason = degeneracy(run, market, settings)
+        accounts[seed] = Account(
+            days=days_of(run, days, n_days),
             baselines={**by_day, RANDOM_EXITS: draws.mean(axis=0)},
             oracle=best_by_day,
             draws=draws,
-            drawdown=each.run.max_drawdown,
+            drawdown=run.max_drawdown,
             degenerate=() if reason is None else (reason,),
         )
-    return PairEvidence(tuple(walks), baselines, best, days, accounts)
-
-
-def _days(walk: Walk) -> Rows:
-    """Return the day of each row; the candle that ends the period belongs to the day before."""
-    days = day_numbers(walk.market, 0)
-    dates = walk.market.dates
-    end = walk.learned[-1].window.test_to.tz_localize(None).to_datetime64()
-    if dates is not None and len(days) > 1 and dates[-1] >= end:
-        days[-1] = days[-2]
-    return days
+    return PairEvidence(market, settings, runs, baselines, best, accounts)
 
 
 def averaged(accounts: Sequence[Account]) -> Account:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
-
-import numpy as np
-import pandas as pd
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.synthetic import utc_timestamp
 from mtf_scalper.monitoring.verdicts import Check, Verdict
 from mtf_scalper.records.manifest import datadir_digests
+from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.runs.judgment import Judged, write_judged
 from mtf_scalper.runs.parity import offline_arguments
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, merged
-from mtf_scalper.runs.verdict import PairVerdict, judge_trades
+from mtf_scalper.runs.variants import earlier_variants
+from mtf_scalper.runs.verdict import degenerate_pairs, judge_trades
 from mtf_scalper.settings import Settings, TradeRules
 
-__all__ = ["MarketsOf", "begin_record", "judge_backtest", "verdict_checks", "write_verdicts"]
+__all__ = ["MarketsOf", "begin_record", "judge_backtest", "verdict_checks"]
 
 MarketsOf = Callable[[Mapping[str, Any]], tuple[dict[str, Market], Settings]]
 """From arguments of freqtrade's command line to what a backtest with them trades, by pair."""
@@ -76,9 +76,16 @@ def _settings(freqai: Mapping[str, Any]) -> Settings:
 
 
 def judge_backtest(
-    request: BacktestRequest, outcome: BacktestOutcome, markets_of: MarketsOf
-) -> tuple[PairVerdict, ...]:
-    """Play a backtest's trades again on the markets that they were made on."""
+    request: BacktestRequest, outcome: BacktestOutcome, markets_of: MarketsOf, record: RunRecord
+) -> tuple[Judged, dict[str, str]]:
+    """Play a backtest's trades again on the markets that they were made on, and record all of it.
+
+    Returns
+    -------
+    judged : Judged
+    differences : dict of str to str
+        By pair, how its replay differs from the backtest.
+    """
     shipped = request.project / "configs" / "config_rl_hybrid.json"
     with offline_arguments(
         (shipped, request.folder / "overrides.json"),
@@ -88,58 +95,26 @@ def judge_backtest(
         folder=request.folder / "verdict",
     ) as arguments:
         markets, settings = markets_of(arguments)
-    return judge_trades(outcome.strategy["trades"], markets, settings)
+    run = Run.open(record.folder)
+    judged, differences = judge_trades(
+        outcome.strategy["trades"],
+        markets,
+        settings,
+        others=lambda variant: earlier_variants(run, variant, record.folder.parent),
+    )
+    write_judged(record, judged)
+    return judged, differences
 
 
-def write_verdicts(record: RunRecord, verdicts: Sequence[PairVerdict]) -> None:
-    """Write equity, figures and random exits of a judged backtest."""
-    lines = []
-    for each in verdicts:
-        for series in each.equity.columns[1:]:
-            line = each.equity[["date", series]].rename(columns={series: "log_return"})
-            lines.append(line.assign(pair=each.name, series=series))
-    if lines:
-        table = pd.concat(lines, ignore_index=True)
-        seed = pd.Series(pd.NA, index=table.index, dtype="Int64")
-        record.write_table("equity", table.assign(seed=seed))
-    record.write_json("figures", [_figures(each) for each in verdicts])
-    record.write_json("random_exits", {each.name: each.draws for each in verdicts})
-
-
-def verdict_checks(verdicts: Sequence[PairVerdict]) -> tuple[Check, ...]:
+def verdict_checks(judged: Judged, differences: Mapping[str, str]) -> tuple[Check, ...]:
     """Return whether each pair's replay agrees with its backtest, and is a trading policy."""
     checks = []
-    for each in verdicts:
-        if each.report is None:  # of all pairs together
-            continue
+    for pair, why in degenerate_pairs(judged).items():
+        n_trades = f"{judged.by_pair[pair].days.n_trades.sum():.0f} trades"
         for name, measured, expected, problem in (
-            ("simulator agrees", f"{each.n_trades} trades", "the same trades", each.difference),
-            ("is a policy", each.degenerate or "not degenerate", "not degenerate", each.degenerate),
+            ("simulator agrees", n_trades, "the same trades", differences.get(pair)),
+            ("is a policy", why or "not degenerate", "not degenerate", why),
         ):
             verdict = Verdict.FAILED if problem else Verdict.PASSED
-            checks.append(Check(f"{each.name}: {name}", measured, expected, verdict, problem or ""))
+            checks.append(Check(f"{pair}: {name}", measured, expected, verdict, problem or ""))
     return tuple(checks)
-
-
-def _figures(verdict: PairVerdict) -> dict[str, Any]:
-    figures: dict[str, Any] = {} if verdict.report is None else verdict.report.as_dict()
-    figures.pop("seed", None)  # of the draws, and no training's
-    draws = verdict.draws
-    low, median, high = np.quantile(draws, (0.05, 0.5, 0.95)) if len(draws) else (None,) * 3
-    return {
-        **figures,
-        "pair": verdict.name,
-        "n_trades": verdict.n_trades,
-        "log_return": verdict.log_return,
-        "oracle": verdict.oracle,
-        "oracle_share": verdict.oracle_share,
-        "buy_and_hold": verdict.buy_and_hold,
-        "classic_exits": verdict.classic_exits,
-        "n_draws": len(draws),
-        "random_median": median,
-        "random_low": low,
-        "random_high": high,
-        "random_rank": verdict.random_rank,
-        "degenerate": verdict.degenerate,
-        "difference": verdict.difference,
-    }

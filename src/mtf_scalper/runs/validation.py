@@ -38,7 +38,6 @@ from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_mark
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRun, RunError, run_backtest
 from mtf_scalper.runs.project import find_project, shown
 from mtf_scalper.runs.recording import MarketsOf, begin_record, judge_backtest
-from mtf_scalper.runs.recording import write_verdicts as record_verdicts
 from mtf_scalper.runs.verdict import verdict_sentence
 from mtf_scalper.telemetry import Progress
 
@@ -126,8 +125,7 @@ def _validate(
         results: dict[str, Path] = {"verdicts": verdicts, "log": request.log}
         if outcome is not None:
             with record.phase("judging"):
-                judged = judge_backtest(request, outcome, markets_of)
-            record_verdicts(record, judged)
+                judged, _ = judge_backtest(request, outcome, markets_of, record)
             sentence += f"; {verdict_sentence(judged)}"
             results["freqtrade"] = outcome.results
         record.finish(sentence, {**results, "models": request.models})

@@ -2,14 +2,14 @@
 
 freqtrade's own tables say what an account earned. Whether the agent had a part in it is another
 question; to answer it the backtest's trades are played again on the market that they were made on,
-and measured as every run of the Python API is (``evaluation.report``).
+and judged as a walk-forward evaluation is (``runs.judgment``).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.evaluation.baselines import buy_and_hold, classic_exits, flat, random_exits
-from mtf_scalper.evaluation.report import TIE, Report, evaluate
+from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.market.market import Market
+from mtf_scalper.runs.evidence import calendar_of, measure_pair
+from mtf_scalper.runs.judgment import Judged, judge_pairs
 from mtf_scalper.settings import EntryMode, Settings
-from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
 from mtf_scalper.simulator.types import Action, ExitReason, Side, Trade
 
 __all__ = [
-    "PairVerdict",
+    "degenerate_pairs",
     "judge_trades",
     "replay",
     "trades_on",
@@ -44,70 +44,15 @@ PROFIT_TOLERANCE = 1e-6
 _EQUAL = ("side", "open_row", "close_row", "open_rate", "close_rate", "leverage", "exit_reason")
 
 
-@dataclass(frozen=True, eq=False)
-class PairVerdict:
-    """What the agent's trades of one pair were worth, or of all together.
-
-    Attributes
-    ----------
-    name : str
-        The pair, or ``"all"``.
-    n_trades : int
-    log_return : float
-        Of an account of its own that stakes all it has; of all together the sum.
-    oracle, buy_and_hold : float
-        Log returns of the hindsight optimum and of buy and hold.
-    classic_exits : float or None
-        Log return of leaving all exits to the rules; None without classic entries.
-    draws : ndarray of float64, shape (N,)
-        Log returns with random exits; empty without trades.
-    degenerate : str or None
-        Why this is no trading policy, in plain words.
-    difference : str or None
-        First difference between the backtest and its replay, which this is about; None without.
-    report : Report or None
-        All figures of the pair; None of all together.
-    equity : DataFrame
-        Columns ``date`` (UTC) and one per account, ``agent`` first: cumulative log return after
-        costs, at each candle of the market. Empty where the market has no dates.
-    """
-
-    name: str
-    n_trades: int
-    log_return: float
-    oracle: float
-    buy_and_hold: float
-    classic_exits: float | None
-    draws: NDArray[np.float64]
-    degenerate: str | None
-    difference: str | None = None
-    report: Report | None = None
-    equity: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    @property
-    def oracle_share(self) -> float | None:
-        """``log_return / oracle``, None where the optimum earns nothing."""
-        return self.log_return / self.oracle if self.oracle > TIE else None
-
-    @property
-    def random_rank(self) -> float | None:
-        """Share of the draws that the trades beat, ties counted half; None without draws."""
-        if not len(self.draws):
-            return None
-        differences = self.log_return - self.draws
-        return float(np.mean(np.where(np.abs(differences) <= TIE, 0.5, differences > 0.0)))
-
-
 def judge_trades(
     trades: Sequence[Mapping[str, Any]],
     markets: Mapping[str, Market],
     settings: Settings,
     *,
     n_draws: int = 100,
-) -> tuple[PairVerdict, ...]:
-    """Return a verdict per pair, and one on all together where there are several.
-
-    A replay that differs from the backtest is told in the log; the verdict is that on the replay.
+    others: Callable[[Variant], Sequence[Variant]] = lambda _: (),
+) -> tuple[Judged, dict[str, str]]:
+    """Play the trades of a backtest again, and decide whether there is an edge.
 
     Parameters
     ----------
@@ -119,22 +64,28 @@ def judge_trades(
         The rules and the window in force.
     n_draws : int
         Runs with random exits.
+    others : callable
+        From the judged variant to all others that were tried.
+
+    Returns
+    -------
+    judged : Judged
+        Of the replays; accounts stake all they have, each pair's its own.
+    differences : dict of str to str
+        By pair, the first difference between its replay and the backtest. The log tells it too.
     """
-    verdicts = []
-    for seed, (pair, market) in enumerate(markets.items()):
+    calendar = calendar_of(markets.values())
+    pairs, differences = [], {}
+    for pair, market in markets.items():
         theirs = trades_on(market, [trade for trade in trades if trade["pair"] == pair])
         run = replay(market, settings, theirs)
         difference = _first_difference(market, run.trades, theirs)
         if difference is not None:
+            differences[pair] = difference
             logger.warning("%s: the replay differs from the backtest: %s", pair, difference)
-        best = oracle(market, settings)
-        report = evaluate(run, market, settings, oracle=best, n_draws=0)
-        draws: tuple[Simulation, ...] = ()
-        if n_draws:
-            draws = random_exits(run, market, settings, n_draws=n_draws, seed=seed)
-        equity = _equity(market, settings, run, best)
-        verdicts.append(_pair_verdict(report, best, draws, difference, equity))
-    return (*verdicts, _together(verdicts)) if len(verdicts) > 1 else tuple(verdicts)
+        runs = {settings.random_state: run}
+        pairs.append(measure_pair(market, settings, runs, calendar, n_draws=n_draws))
+    return judge_pairs(calendar, pairs, others=others), differences
 
 
 def trades_on(market: Market, trades: Sequence[Mapping[str, Any]]) -> tuple[Trade, ...]:
@@ -210,57 +161,52 @@ def replay(market: Market, settings: Settings, trades: Sequence[Trade]) -> Simul
     return run
 
 
-def verdict_table(verdicts: Sequence[PairVerdict]) -> Table:
+def verdict_table(judged: Judged) -> Table:
     """Return the figures as a table for a terminal."""
     table = Table(title="What the agent's trades were worth: log returns after fees")
     table.add_column("pair", no_wrap=True)
     headings = ("trades", "return", "of best", "hold", "classic", "random", "beaten")
     for heading in headings:
         table.add_column(heading, justify="right")
-    for each in verdicts:
+    of_all, *of_pairs = judged.figures
+    for row in (*of_pairs, of_all):
         table.add_row(
-            each.name.split(":")[0],  # so that all fits into 80 columns
-            f"{each.n_trades}",
-            f"{each.log_return:+.3f}",
-            _text(each.oracle_share, ".1%"),
-            f"{each.buy_and_hold:+.3f}",
-            _text(each.classic_exits, "+.3f"),
-            _text(float(np.median(each.draws)) if len(each.draws) else None, "+.3f"),
-            _text(each.random_rank, ".0%"),
+            row["pair"].split(":")[0],  # so that all fits into 80 columns
+            f"{row['n_trades']:.0f}",
+            _text(row["log_return"]["value"], "+.3f"),
+            _text(row["oracle_share"]["value"], ".1%"),
+            _text(row["buy_and_hold"], "+.3f"),
+            _text(row.get("classic_exits"), "+.3f"),
+            _text(row.get("random_median"), "+.3f"),
+            _text(row.get("random_rank"), ".0%"),
         )
     return table
 
 
-def verdict_sentence(verdicts: Sequence[PairVerdict]) -> str:
-    """Return what came of it in one line: the last verdict's, which is that on all together."""
-    each = verdicts[-1]
+def verdict_sentence(judged: Judged) -> str:
+    """Return in one line whether there is evidence of an edge, and what all together earned."""
+    row = judged.figures[0]
     parts = [
-        f"log return {each.log_return:+.3f} in {each.n_trades} trades",
-        f"{_text(each.oracle_share, '.1%')} of the hindsight optimum",
-        f"classic exits {_text(each.classic_exits, '+.3f')}",
-        f"buy and hold {each.buy_and_hold:+.3f}",
-        f"random exits beaten {_text(each.random_rank, '.0%')}",
+        f"log return {_text(row['log_return']['value'], '+.3f')} in {row['n_trades']:.0f} trades",
+        f"{_text(row['oracle_share']['value'], '.1%')} of the hindsight optimum",
+        f"classic exits {_text(row.get('classic_exits'), '+.3f')}",
+        f"buy and hold {_text(row['buy_and_hold'], '+.3f')}",
+        f"random exits beaten {_text(row.get('random_rank'), '.0%')}",
     ]
-    start = f"DEGENERATE, {each.degenerate}: " if each.degenerate else ""
-    return start + ", ".join(parts)
+    return f"{judged.edge.sentence}; {', '.join(parts)}"
 
 
-def verdict_lines(verdicts: Sequence[PairVerdict]) -> list[str]:
+def verdict_lines(judged: Judged, differences: Mapping[str, str]) -> list[str]:
     """Return what the table cannot say: is it a policy at all, and what its columns mean."""
-    pairs = [each for each in verdicts if each.name != _ALL]
-    lines = [
-        f"{each.name}: DEGENERATE, {each.degenerate}"
-        if each.degenerate
-        else f"{each.name}: not degenerate"
-        for each in pairs
-    ]
-    lines += [
-        f"{each.name}: the replay differs from the backtest: {each.difference}"
-        for each in pairs
-        if each.difference is not None
-    ]
     return [
-        *lines,
+        *(
+            f"{pair}: {f'DEGENERATE, {why}' if why else 'not degenerate'}"
+            for pair, why in degenerate_pairs(judged).items()
+        ),
+        *(
+            f"{pair}: the replay differs from the backtest: {difference}"
+            for pair, difference in differences.items()
+        ),
         "of best  share of what the best trades in hindsight earn under the same rules",
         "hold     buy and hold; classic: the same entries, all exits left to the rules",
         "random   the same entry rule, exits at random times: median of 100 draws, and",
@@ -268,80 +214,9 @@ def verdict_lines(verdicts: Sequence[PairVerdict]) -> list[str]:
     ]
 
 
-_ALL = "all"
-
-
-def _equity(market: Market, settings: Settings, run: Simulation, best: Simulation) -> pd.DataFrame:
-    """Return the accounts of the agent and of all that it is compared with."""
-    if market.dates is None:
-        return pd.DataFrame()
-    runs = {
-        "agent": run,
-        "oracle": best,
-        "classic exits": classic_exits(market, settings),
-        "buy and hold": buy_and_hold(market, settings),
-        "flat": flat(market),
-    }
-    dates = pd.DatetimeIndex(market.dates, tz="UTC")
-    found = {name: np.log(each.equity) for name, each in runs.items() if each is not None}
-    return pd.DataFrame({"date": dates, **found})
-
-
-def _pair_verdict(
-    report: Report,
-    best: Simulation,
-    draws: Sequence[Simulation],
-    difference: str | None,
-    equity: pd.DataFrame,
-) -> PairVerdict:
-    return PairVerdict(
-        name=report.pair,
-        n_trades=report.n_trades,
-        log_return=report.log_return,
-        oracle=best.log_return,
-        buy_and_hold=report.buy_and_hold,
-        classic_exits=report.classic_exits,
-        draws=np.array([draw.log_return for draw in draws]),
-        degenerate=report.degenerate,
-        difference=difference,
-        report=report,
-        equity=equity,
-    )
-
-
-def _together(verdicts: Sequence[PairVerdict]) -> PairVerdict:
-    """Return the sums; a pair without trades adds nothing to any draw."""
-    classic = [each.classic_exits for each in verdicts if each.classic_exits is not None]
-    draws = [each.draws for each in verdicts if len(each.draws)]
-    degenerate = [each for each in verdicts if each.degenerate]
-    return PairVerdict(
-        name=_ALL,
-        n_trades=sum(each.n_trades for each in verdicts),
-        log_return=sum(each.log_return for each in verdicts),
-        oracle=sum(each.oracle for each in verdicts),
-        buy_and_hold=sum(each.buy_and_hold for each in verdicts),
-        classic_exits=sum(classic) if classic else None,
-        draws=np.sum(draws, axis=0) if draws else np.zeros(0),
-        degenerate=f"{len(degenerate)} of {len(verdicts)} pairs" if degenerate else None,
-        equity=_summed([each.equity for each in verdicts]),
-    )
-
-
-def _summed(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return the sums of accounts by date; one that has ended keeps what it had."""
-    full = [table.set_index("date") for table in tables if not table.empty]
-    if not full:
-        return pd.DataFrame()
-    dates = full[0].index
-    for table in full[1:]:
-        dates = dates.union(table.index)
-    filled = [table.reindex(dates).ffill().fillna(0.0) for table in full]
-    total = filled[0]
-    for table in filled[1:]:
-        total = total.add(table, fill_value=0.0)
-    # In the order of the first pair's accounts; adding has sorted them by name.
-    names = list(dict.fromkeys(name for table in full for name in table.columns))
-    return total[names].rename_axis("date").reset_index()
+def degenerate_pairs(judged: Judged) -> dict[str, str | None]:
+    """Return for each pair why it has no trading policy, None where it has one."""
+    return {pair: "; ".join(each.degenerate) or None for pair, each in judged.by_pair.items()}
 
 
 def _first_difference(market: Market, ours: Sequence[Trade], theirs: Sequence[Trade]) -> str | None:

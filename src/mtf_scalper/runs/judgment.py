@@ -1,0 +1,195 @@
+"""What runs were worth together: figures, whether there is an edge, and the record of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mtf_scalper.evaluation.edge import Edge, Variant, judge_edge
+from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.runs.evidence import Account, PairEvidence, averaged, figures_of, together
+from mtf_scalper.simulator.playback import Simulation
+
+__all__ = ["ALL", "DAILY", "JUDGED", "Judged", "judge_pairs", "write_judged"]
+
+ALL: Final = "all"
+"""Instead of a pair's name: all of them together."""
+JUDGED: Final = "agent"
+"""Series of the account that is judged."""
+DAILY: Final = "daily"
+"""Table of the run folder: date, series, log_return; one row per day."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What was found.
+
+    Attributes
+    ----------
+    calendar : ndarray of datetime64[D], shape (D,)
+        The days.
+    pairs : tuple of PairEvidence
+    by_pair : mapping of str to Account
+        The mean over seeds.
+    whole : Account
+        All pairs together, the mean over seeds.
+    edge : Edge
+    figures : list of dict
+        For ``figures.json``: by pair, window and seed, those of all together first.
+    """
+
+    calendar: NDArray[np.datetime64]
+    pairs: tuple[PairEvidence, ...]
+    by_pair: Mapping[str, Account]
+    whole: Account
+    edge: Edge
+    figures: list[dict[str, Any]]
+
+
+def judge_pairs(
+    calendar: NDArray[np.datetime64],
+    pairs: Sequence[PairEvidence],
+    windows: Mapping[str, slice] | None = None,
+    others: Callable[[Variant], Sequence[Variant]] = lambda _: (),
+) -> Judged:
+    """Decide whether there is an edge.
+
+    Parameters
+    ----------
+    calendar : ndarray of datetime64[D], shape (D,)
+    pairs : sequence of PairEvidence
+        Of these days and of the same seeds.
+    windows : mapping of str to slice, optional
+        Days by the name of the window that they belong to; each gets figures of its own.
+    others : callable
+        From the judged variant to all others that were tried.
+    """
+    by_pair = {each.pair: averaged(list(each.accounts.values())) for each in pairs}
+    means = list(by_pair.values())
+    whole = together(means) if len(pairs) > 1 else means[0]
+    judged = Variant("judged", whole.days.log_return, whole.baselines)
+    n_accounts = sum(len(each.accounts) for each in pairs)
+    reasons = whole.degenerate if len(whole.degenerate) == n_accounts else ()
+    edge = judge_edge(judged, others(judged), degenerate=_in_short(reasons))
+    figures = _figures(pairs, means, whole, windows or {})
+    return Judged(calendar, tuple(pairs), by_pair, whole, edge, figures)
+
+
+def _in_short(reasons: Sequence[str]) -> str | None:
+    """Return different reasons once each; where they differ in their counts alone, without them."""
+    if len(set(reasons)) == 1:
+        return reasons[0]
+    return ", or ".join(dict.fromkeys(each.partition(" (")[0] for each in reasons)) or None
+
+
+def _figures(
+    pairs: Sequence[PairEvidence],
+    by_pair: Sequence[Account],
+    whole: Account,
+    windows: Mapping[str, slice],
+) -> list[dict[str, Any]]:
+    """Return the rows of ``figures.json``: pooled, by pair, by seed, and by window."""
+    rows = []
+    if len(pairs) > 1:
+        rows.append(_row(whole, None, None, None))
+        rows += [_row(whole.part(days), None, name, None) for name, days in windows.items()]
+    for evidence, mean in zip(pairs, by_pair, strict=True):
+        pair = evidence.pair
+        rows.append(_row(mean, pair, None, None))
+        # With one seed they would say the same again.
+        seeds = evidence.accounts if len(evidence.accounts) > 1 else {}
+        rows += [_row(account, pair, None, seed) for seed, account in seeds.items()]
+        for name, days in windows.items():
+            rows.append(_row(mean.part(days), pair, name, None))
+            rows += [_row(each.part(days), pair, name, seed) for seed, each in seeds.items()]
+    return rows
+
+
+def _row(
+    account: Account, pair: str | None, window: str | None, seed: int | None
+) -> dict[str, Any]:
+    found = figures_of(account)
+    return {"pair": pair or ALL, "window": window, "seed": seed, **found}
+
+
+def write_judged(record: RunRecord, judged: Judged) -> None:
+    """Write equity, days, random exits, figures and statistics."""
+    _write_equity(record, judged.pairs)
+    _write_daily(record, judged)
+    draws = {pair: account.draws.sum(axis=1) for pair, account in judged.by_pair.items()}
+    if len(draws) > 1:
+        draws[ALL] = judged.whole.draws.sum(axis=1)
+    record.write_json("random_exits", draws)
+    record.write_json("figures", judged.figures)
+    record.write_json("statistics", judged.edge.as_dict())
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """Log equity of one account by date; ``seed`` is None where it does not matter."""
+
+    pair: str
+    seed: int | None
+    series: str
+    log_return: pd.Series[float]
+
+    def table(self) -> pd.DataFrame:
+        seed = pd.Series([self.seed] * len(self.log_return), dtype="Int64")
+        return pd.DataFrame(
+            {
+                "date": self.log_return.index,
+                "pair": self.pair,
+                "seed": seed,
+                "series": self.series,
+                "log_return": self.log_return.to_numpy(),
+            }
+        )
+
+
+def _write_equity(record: RunRecord, pairs: Sequence[PairEvidence]) -> None:
+    """Write every account candle by candle; all pairs together are the sum."""
+    lines = [line for evidence in pairs for line in _lines_of(evidence)]
+    if len(pairs) > 1:
+        lines += _sums(lines)
+    record.write_table("equity", pd.concat([line.table() for line in lines], ignore_index=True))
+
+
+def _lines_of(evidence: PairEvidence) -> list[_Line]:
+    dates = evidence.dates
+    runs: list[tuple[int | None, str, Simulation]] = [
+        *((seed, JUDGED, run) for seed, run in evidence.runs.items()),
+        *((None, name, run) for name, run in evidence.baselines.items()),
+        (None, "oracle", evidence.oracle),
+    ]
+    return [
+        _Line(evidence.pair, seed, name, pd.Series(np.log(run.equity), index=dates))
+        for seed, name, run in runs
+    ]
+
+
+def _sums(lines: Sequence[_Line]) -> list[_Line]:
+    """Return what all pairs together have, by seed and series."""
+    groups: dict[tuple[int | None, str], list[pd.Series[float]]] = {}
+    for line in lines:
+        groups.setdefault((line.seed, line.series), []).append(line.log_return)
+    return [
+        _Line(ALL, seed, name, pd.concat(members, axis=1).ffill().fillna(0.0).sum(axis=1))
+        for (seed, name), members in groups.items()
+    ]
+
+
+def _write_daily(record: RunRecord, judged: Judged) -> None:
+    """Write the days that the verdict rests on; later runs count this one by them."""
+    whole = judged.whole
+    columns = {JUDGED: whole.days.log_return, "oracle": whole.oracle, **whole.baselines}
+    dates = pd.DatetimeIndex(judged.calendar.astype("datetime64[ns]"), tz="UTC")
+    parts = [
+        pd.DataFrame({"date": dates, "series": name, "log_return": values})
+        for name, values in columns.items()
+    ]
+    record.write_table(DAILY, pd.concat(parts, ignore_index=True))

@@ -1,0 +1,81 @@
+"""Variants that were tried before: what earlier runs left in their folders to be counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mtf_scalper.evaluation.edge import Variant
+from mtf_scalper.records.reader import Run, Status, runs_in
+from mtf_scalper.runs.judgment import DAILY, JUDGED
+
+__all__ = ["earlier_variants"]
+
+_SAME = 1e-12
+_NO_VARIANT = ("random_state", "cpu_count", "interop_threads", "progress_bar")
+"""Settings that luck or the machine decides."""
+
+
+def earlier_variants(run: Run, judged: Variant, root: Path) -> list[Variant]:
+    """Return the other variants that were judged on the same candles and days.
+
+    Every finished run of the same kind, of these pairs, candles and days counts, whatever was
+    changed between them: settings, windows or code. Other seeds alone are no variant, and where
+    all days are the same as those of the judged variant, or of one that is counted already,
+    nothing else was tried.
+
+    Parameters
+    ----------
+    run : Run
+        That of the judged variant.
+    judged : Variant
+    root : Path
+        Folder of the runs.
+    """
+    found: list[Variant] = []
+    known = [_key(run)]
+    for each in runs_in(root):
+        is_alike = all(
+            each.manifest.get(name) == run.manifest.get(name)
+            for name in ("kind", "pairs", "timerange", "data_digest")
+        )
+        if not is_alike or each.status is not Status.FINISHED or _key(each) in known:
+            continue
+        variant = _variant_of(each)
+        if variant is not None and not any(_is_same(variant, one) for one in (judged, *found)):
+            found.append(variant)
+            known.append(_key(each))
+    return found
+
+
+def _key(run: Run) -> tuple[Any, ...]:
+    """Return what a run's seeds and speed leave of it: two runs with the same are one variant."""
+    settings = run.manifest.get("settings", {})
+    return (
+        run.manifest.get("engine"),
+        {name: value for name, value in settings.items() if name not in _NO_VARIANT},
+    )
+
+
+def _variant_of(run: Run) -> Variant | None:
+    path = run.folder / f"{DAILY}.feather"
+    if not path.is_file():
+        return None
+    table = pd.read_feather(path)
+    by_series = {
+        str(name): rows["log_return"].to_numpy(dtype=np.float64)
+        for name, rows in table.groupby("series", sort=False)
+    }
+    judged = by_series.pop(JUDGED)
+    by_series.pop("oracle", None)
+    return Variant(run.run_id, judged, by_series)
+
+
+def _is_same(one: Variant, other: Variant) -> bool:
+    """Whether all days are the same; other days, as of a damaged table, cannot be compared."""
+    if one.log_return.shape != other.log_return.shape:
+        return True
+    return bool(np.abs(one.log_return - other.log_return).max() <= _SAME)
