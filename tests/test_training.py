@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -86,6 +87,15 @@ def test_nothing_that_only_training_needed_is_kept(make_market, tiny_settings) -
     model = train(make_market(), tiny_settings()).policy.model
     assert model.env is None
     assert not hasattr(model, "rollout_buffer")
+
+
+@pytest.mark.parametrize("advantage", ["exact", "gae"])
+def test_nothing_is_left_among_the_temporary_files(
+    make_market, tiny_settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advantage: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    train(make_market(), tiny_settings(advantage=advantage))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_is_told(make_market, tiny_settings) -> None:

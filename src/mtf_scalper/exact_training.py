@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import configure_logger
 
 from mtf_scalper.compute import ComputeSetup, matmul_precision
@@ -82,20 +81,14 @@ def learn_exactly(
         else:
             load_weights(model.policy, start)
         name = "PPO" if settings.n_seeds == 1 else f"PPO_seed_{model.seed}"
-        model._logger = _logger(tensorboard_log, name)
+        if tensorboard_log is not None:
+            model.set_logger(configure_logger(0, tensorboard_log, name))
         first_step = member * settings.train_cycles * steps_per_pass
         with matmul_precision(settings.float32_matmul_precision):
             _learn(model, settings, book, held, reports, first_step, steps_per_pass)
     model = models[0] if settings.n_seeds == 1 else _ensemble(models, markets[0], settings, compute)
     model.num_timesteps = reports.steps
     return model, reports.history
-
-
-def _logger(tensorboard_log: str | None, name: str) -> Logger:
-    """Return a logger; without TensorBoard the usual one would leave a folder behind."""
-    if tensorboard_log is None:
-        return Logger(None, [])
-    return configure_logger(0, tensorboard_log, name)
 
 
 def _learn(

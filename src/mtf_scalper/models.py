@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -60,6 +61,9 @@ def new_model(
         device=compute.device,
         seed=settings.random_state,
     )
+    if tensorboard_log is None:
+        # stable-baselines3's usual logger would leave a folder among the temporary files.
+        model.set_logger(Logger(None, []))
     if initial is not None:
         _take_over(model, initial)
     return model
