@@ -20,8 +20,10 @@ import pytest
 from freqtrade.enums import RunMode
 from freqtrade.persistence import Trade, init_db
 
+from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai.program import kind_of_program
 from mtf_scalper.freqai.recording import ProgramRecord
+from mtf_scalper.market.market import Market
 from mtf_scalper.monitoring.facts import read_predictions, read_settings_in_force
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.reader import PROBABILITIES, Run, Status
@@ -64,7 +66,9 @@ def test_a_backtest_of_the_users_own_leaves_a_finished_record(done: Done, datadi
     assert run.outcome is not None
     assert Path(run.outcome["results"]["freqtrade"]).suffix == ".zip"
     assert run.verdict is not None
-    assert run.verdict.startswith(f"{done.strategy['total_trades']} trades, average profit ")
+    said = f"in {done.strategy['total_trades']} trades, "
+    assert run.verdict.startswith("no evidence of an edge")
+    assert said in run.verdict
     manifest = run.manifest
     assert manifest["timerange"] == PERIOD
     assert manifest["pairs"][0] == PAIR
@@ -74,6 +78,25 @@ def test_a_backtest_of_the_users_own_leaves_a_finished_record(done: Done, datadi
     before = candles[candles["date"] < END]
     assert manifest["data_digest"][PAIR] == candle_digest(before)
     assert manifest["command"][1] == "backtesting"
+
+
+def test_it_is_judged_beside_the_baselines(done: Done) -> None:
+    statistics, random_exits = done.run.statistics(), done.run.random_exits()
+    assert statistics is not None
+    assert random_exits is not None
+    assert not statistics["found"]
+    assert set(random_exits) == set(done.run.manifest["pairs"]) | (
+        {"all"} if len(done.run.manifest["pairs"]) > 1 else set()
+    )
+    equity = done.run.equity()
+    assert set(equity["series"]) == {"agent", "oracle", "classic exits", "buy and hold", "flat"}
+    trades, whole = done.run.trades(), done.run.figures()[0]
+    assert whole["n_trades"] == len(trades) > 0
+    # What freqtrade earned is what the replay earned: markets, funding and rules are the same.
+    assert whole["log_return"]["value"] == pytest.approx(trades["log_return"].sum(), abs=1e-6)
+    assert whole["oracle"] > whole["log_return"]["value"]
+    agreed = [each for each in done.run.checks() if each["name"].endswith("simulator agrees")]
+    assert [each["verdict"] for each in agreed] == ["passed"] * len(done.run.manifest["pairs"])
 
 
 def test_its_trades_are_those_of_freqtrades_own_result(done: Done) -> None:
@@ -244,6 +267,25 @@ def test_a_bot_records_every_trade_once_as_it_closes_and_none_from_before(tmp_pa
     assert run.trades()["profit_ratio"].tolist() == [0.01, 0.02]
     assert set(run.trades()["side"]) == {"short"}
     assert run.verdict == "2 trades, average profit +1.500% after fees"
+
+
+@pytest.mark.usefixtures("database")
+def test_a_backtest_that_cannot_be_judged_says_why_and_keeps_its_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = RunRecord.begin(tmp_path, "backtest")
+    program = ProgramRecord(record, "backtest", is_own=True)
+
+    def build() -> Market:
+        raise MarketError(f"{PAIR}: column 'x' is missing")
+
+    program.traded(PAIR, build)
+    program.end()
+    run = Run.open(record.folder)
+    assert (run.status, run.verdict) == (Status.FINISHED, "no trades")
+    assert run.statistics() is None
+    (said,) = [text for text in caplog.messages if "baselines" in text]
+    assert said == f"this backtest is not set beside the baselines: {PAIR}: column 'x' is missing"
 
 
 def test_a_record_that_cannot_be_written_never_stops_the_program(

@@ -34,6 +34,7 @@ from mtf_scalper.freqai.reuse import (
     note_predicted,
     source_frames,
 )
+from mtf_scalper.freqai.traded import market_of_program
 from mtf_scalper.freqai.windows import build_market, check_raw_prices, check_window, log_gaps
 from mtf_scalper.inference import Policy, confidence, observed_batch_sizes
 from mtf_scalper.market.candles import check_candles
@@ -264,6 +265,10 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             dk.check_if_backtest_prediction_is_valid = lambda length: find_saved(length) and False
         done = super().start_backtesting(dataframe, metadata, dk, strategy)
         self._record_reused(names, done)
+        self.record.traded(
+            dk.pair,
+            lambda: market_of_program(strategy, dataframe, dk.pair, self.settings, self.config),
+        )
         return done
 
     def _record_reused(self, names: Sequence[str], dk: FreqaiDataKitchen) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,14 +26,20 @@ from freqtrade.configuration import TimeRange
 from freqtrade.data.dataprovider import DataProvider
 from freqtrade.persistence import LocalTrade, Trade
 
+from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.program import KINDS, Fate, end_with_parent, kind_of_program
+from mtf_scalper.market.market import Market
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.records import files
 from mtf_scalper.records.files import RecordError
 from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import PROBABILITIES, Run
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
+from mtf_scalper.runs.judgment import write_judged
+from mtf_scalper.runs.recording import verdict_checks
+from mtf_scalper.runs.variants import earlier_variants
+from mtf_scalper.runs.verdict import judge_trades, verdict_sentence
 from mtf_scalper.settings import Settings
 
 __all__ = ["ProgramRecord"]
@@ -80,7 +86,9 @@ class ProgramRecord:
         self._profits: dict[int, float] = {}
         self._may_have_closed = False
         self._open_phases: dict[str, dict[str, Any]] = {}
-        self._seed: int | None = None
+        self._settings = Settings()
+        self._markets: dict[str, Market] = {}
+        self._not_judged: str | None = None
 
     @classmethod
     def begin(
@@ -99,7 +107,7 @@ class ProgramRecord:
             pairs = provider.current_whitelist()
             record = RunRecord(Path(told)) if told else _begin(config, settings, pairs, kind)
             found = cls(record, kind, is_own=not told, config=config)
-            found._seed = settings.random_state
+            found._settings = settings
             found._start(settings)
         except (OSError, RecordError) as error:
             logger.warning("this run leaves no record: %s", error)
@@ -150,6 +158,22 @@ class ProgramRecord:
             if record is not None:
                 record.write_candles(pair, candles.loc[candles["date"] >= since, names])
 
+    def traded(self, pair: str, build: Callable[[], Market]) -> None:
+        """Keep what a backtest of this program's own trades, so that it can be judged at its end.
+
+        Parameters
+        ----------
+        pair : str
+        build : callable
+            Returns the market; where it cannot, the log says why when the backtest ends.
+        """
+        if self._record is None or not self._is_own or self._kind != "backtest":
+            return
+        try:
+            self._markets[pair] = build()
+        except MtfScalperError as error:
+            self._not_judged = str(error)
+
     def predictions(
         self, pair: str, window: str, dates: pd.Series, predicted: pd.DataFrame, *, is_live: bool
     ) -> None:
@@ -197,7 +221,7 @@ class ProgramRecord:
             if record is None:
                 return
             fresh = [trade for trade in self._closed() if trade.id not in self._profits]
-            record.append_trades(_row(trade, self._seed) for trade in fresh)
+            record.append_trades(_row(trade, self._settings.random_state) for trade in fresh)
             self._profits |= {trade.id: float(trade.close_profit or 0.0) for trade in fresh}
 
     def failed(self, error: str) -> None:
@@ -229,7 +253,34 @@ class ProgramRecord:
             if problem:
                 record.fail(problem)
             else:
-                record.finish(self._verdict(), self._results())
+                record.finish(self._judged(record) or self._verdict(), self._results())
+
+    def _judged(self, record: RunRecord) -> str | None:
+        """Set a backtest beside the baselines; return the verdict, None where that cannot be."""
+        if not self._markets and self._not_judged is None:
+            return None
+        trades = [_as_freqtrade_writes(trade) for trade in self._closed()]
+        root = record.folder.parent
+        try:
+            if self._not_judged is not None:
+                raise MtfScalperError(self._not_judged)
+            run = Run.open(record.folder)
+            judged, differences = judge_trades(
+                trades,
+                self._markets,
+                self._settings,
+                others=lambda variant: earlier_variants(run, variant, root),
+            )
+            write_judged(record, judged)
+            checks = verdict_checks(judged, differences)
+            record.write_json("checks", [check.as_dict() for check in checks])
+        except MtfScalperError as error:
+            logger.warning("this backtest is not set beside the baselines: %s", error)
+            return None
+        verdict = verdict_sentence(judged)
+        logger.info("%s", verdict)
+        logger.info("more of it: mtf-scalper report %s", record.run_id)
+        return verdict
 
     def _start(self, settings: Settings) -> None:
         assert self._record is not None
@@ -305,7 +356,22 @@ def _begin(
     )
 
 
-def _row(trade: Any, seed: int | None) -> dict[str, Any]:
+def _as_freqtrade_writes(trade: Any) -> dict[str, Any]:
+    """Return what ``judge_trades`` reads of a trade."""
+    return {
+        "pair": trade.pair,
+        "is_short": trade.is_short,
+        "open_date": trade.open_date_utc,
+        "close_date": trade.close_date_utc,
+        "open_rate": trade.open_rate,
+        "close_rate": trade.close_rate,
+        "leverage": trade.leverage,
+        "profit_ratio": trade.close_profit,
+        "exit_reason": trade.exit_reason,
+    }
+
+
+def _row(trade: Any, seed: int) -> dict[str, Any]:
     profit = float(trade.close_profit or 0.0)
     return {
         "series": "agent",

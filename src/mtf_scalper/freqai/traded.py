@@ -16,16 +16,17 @@ from freqtrade.data.converter import trim_dataframe
 from freqtrade.data.dataprovider import DataProvider
 from freqtrade.optimize.backtesting import Backtesting
 from freqtrade.plugins.pairlist.pairlist_helpers import expand_pairlist
+from freqtrade.strategy import IStrategy
 from numpy.typing import NDArray
 
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.config import read_settings, trade_rules
-from mtf_scalper.freqai.given_predictions import ParityError, is_predicted
+from mtf_scalper.freqai.given_predictions import ParityError, bounded_timerange, is_predicted
 from mtf_scalper.freqai.windows import build_market
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 
-__all__ = ["check_pairs", "traded_market", "traded_markets", "traded_rows"]
+__all__ = ["check_pairs", "market_of_program", "traded_market", "traded_markets", "traded_rows"]
 
 
 def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Settings]:
@@ -64,6 +65,46 @@ def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Setting
             provider=provider,
         )
     return markets, settings
+
+
+def market_of_program(
+    strategy: IStrategy,
+    candles: pd.DataFrame,
+    pair: str,
+    settings: Settings,
+    config: Mapping[str, Any],
+) -> Market:
+    """Return what the backtest that runs in this program trades of a pair.
+
+    Parameters
+    ----------
+    strategy : IStrategy
+        That of the backtest.
+    candles : DataFrame
+        As FreqAI gets them, with those before the backtest's period.
+    pair : str
+    settings : Settings
+        With the trade rules in force.
+    config : mapping
+
+    Raises
+    ------
+    MtfScalperError
+        If signals are missing, or the timerange is open.
+    """
+    frame = candles.reset_index(drop=True)
+    frame = strategy.feature_engineering_standard(frame.copy(), {"pair": pair})
+    first = int(frame["date"].searchsorted(bounded_timerange(config).startdt))
+    return traded_market(
+        frame,
+        slice(first, len(frame)),
+        is_predicted(config, frame["date"]).to_numpy(dtype=np.bool_),
+        pair,
+        settings,
+        config=config,
+        # That of the strategy serves candles up to the one that is traded.
+        provider=DataProvider(dict(config), strategy.dp._exchange),
+    )
 
 
 def check_pairs(config: Mapping[str, Any], data: Mapping[str, pd.DataFrame]) -> None:
