@@ -9,7 +9,7 @@ independent, and the ratio then says more about the candles' length than about t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -25,7 +25,8 @@ __all__ = [
     "DAYS_PER_YEAR",
     "FIGURES",
     "Days",
-    "day_numbers",
+    "calendar_of",
+    "days_by_row",
     "days_of",
     "max_drawdown",
     "pooled_days",
@@ -34,10 +35,10 @@ __all__ = [
 ]
 
 DAYS_PER_YEAR: Final = 365
-_MINUTES_PER_DAY: Final = 1440
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Dates = NDArray[np.datetime64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,36 +79,35 @@ class Days:
 _COLUMNS: Final = tuple(Days.__dataclass_fields__)
 
 
-def day_numbers(market: Market, first_row: int) -> Rows:
-    """Return the day of each row from ``first_row`` on, counted from 0; int64, shape (T,).
+def calendar_of(markets: Iterable[Market]) -> Dates:
+    """Return the days on which any of these markets has candles; datetime64[D], shape (D,)."""
+    return np.unique(np.concatenate([days_by_row(market) for market in markets]))
 
-    Days are those of UTC where there are dates, else as many candles as fit into a day, counted
-    from ``first_row``. Rows before it have the number -1. A day without candles has no number.
+
+def days_by_row(market: Market) -> Dates:
+    """Return the day of each row in UTC; datetime64[D], shape (T,).
+
+    A candle that opens at midnight and ends its market belongs to the day before: nothing is
+    decided there any more, it is where an open trade is closed.
     """
-    numbers = np.full(len(market), -1, dtype=np.int64)
-    if market.dates is None:
-        per_day = _MINUTES_PER_DAY // market.timeframe_minutes
-        numbers[first_row:] = np.arange(len(market) - first_row) // per_day
-        return numbers
-    days = market.dates[first_row:].astype("datetime64[D]")
-    numbers[first_row:] = np.unique(days, return_inverse=True)[1]
-    return numbers
+    assert market.dates is not None
+    days = market.dates.astype("datetime64[D]")
+    if len(days) > 1 and days[-1] == market.dates[-1]:
+        days[-1] = days[-2]
+    return days
 
 
-def days_of(run: Simulation, days: Rows, n_days: int | None = None) -> Days:
+def days_of(run: Simulation, days: Rows, n_days: int) -> Days:
     """Return what a run did on each day.
 
     Parameters
     ----------
     run : Simulation
     days : ndarray of int64, shape (T,)
-        Day of each row, -1 where it does not count; see ``day_numbers``.
-    n_days : int, optional
-        How many days there are; by default as many as ``days`` has. One without candles has
-        nothing.
+        Number of each row's day.
+    n_days : int
+        How many days there are. One without candles has nothing.
     """
-    n_days = int(days.max()) + 1 if n_days is None else n_days
-    counted = days >= 0
     log_equity = np.log(run.equity)
     change = np.diff(log_equity, prepend=log_equity[:1])
     held = (run.sides_held() != Side.FLAT).astype(np.float64)
@@ -118,11 +118,10 @@ def days_of(run: Simulation, days: Rows, n_days: int | None = None) -> Days:
     profit = np.array([trade.profit_ratio for trade in run.trades])
 
     def total(rows: Rows, weights: Floats) -> Floats:
-        kept = days[rows] >= 0
-        return np.bincount(days[rows][kept], weights[kept], minlength=n_days).astype(np.float64)
+        return np.bincount(days[rows], weights, minlength=n_days).astype(np.float64)
 
     every = np.arange(len(days))
-    n_candles = np.bincount(days[counted], minlength=n_days)
+    n_candles = np.bincount(days, minlength=n_days)
     return Days(
         log_return=total(every, change),
         exposure=total(every, held) / np.maximum(n_candles, 1),

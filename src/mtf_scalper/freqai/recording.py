@@ -36,10 +36,8 @@ from mtf_scalper.records.files import RecordError
 from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import PROBABILITIES, Run
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
-from mtf_scalper.runs.judgment import write_judged
-from mtf_scalper.runs.recording import verdict_checks
-from mtf_scalper.runs.variants import earlier_variants
-from mtf_scalper.runs.verdict import judge_trades, verdict_sentence
+from mtf_scalper.runs.recording import judge_into, verdict_checks
+from mtf_scalper.runs.verdict import verdict_sentence
 from mtf_scalper.settings import Settings
 
 __all__ = ["ProgramRecord"]
@@ -257,30 +255,23 @@ class ProgramRecord:
 
     def _judged(self, record: RunRecord) -> str | None:
         """Set a backtest beside the baselines; return the verdict, None where that cannot be."""
-        if not self._markets and self._not_judged is None:
+        if self._not_judged is None and not self._markets:
             return None
-        trades = [_as_freqtrade_writes(trade) for trade in self._closed()]
-        root = record.folder.parent
-        try:
-            if self._not_judged is not None:
-                raise MtfScalperError(self._not_judged)
-            run = Run.open(record.folder)
-            judged, differences = judge_trades(
-                trades,
-                self._markets,
-                self._settings,
-                others=lambda variant: earlier_variants(run, variant, root),
-            )
-            write_judged(record, judged)
-            checks = verdict_checks(judged, differences)
-            record.write_json("checks", [check.as_dict() for check in checks])
-        except Exception as error:  # whatever it was, the backtest itself has succeeded
-            logger.warning("this backtest is not set beside the baselines: %s", error)
-            return None
-        verdict = verdict_sentence(judged)
-        logger.info("%s", verdict)
-        logger.info("more of it: mtf-scalper report %s", record.run_id)
-        return verdict
+        reason: object = self._not_judged
+        if reason is None:
+            trades = [_as_freqtrade_writes(trade) for trade in self._closed()]
+            try:
+                judged, differences = judge_into(record, trades, self._markets, self._settings)
+                checks = verdict_checks(judged, differences)
+                record.write_json("checks", [check.as_dict() for check in checks])
+                verdict = verdict_sentence(judged)
+                logger.info("%s", verdict)
+                logger.info("more of it: mtf-scalper report %s", record.run_id)
+                return verdict
+            except Exception as error:  # whatever it was, the backtest itself has succeeded
+                reason = error
+        logger.warning("this backtest is not set beside the baselines: %s", reason)
+        return None
 
     def _start(self, settings: Settings) -> None:
         assert self._record is not None

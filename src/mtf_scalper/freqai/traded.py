@@ -92,8 +92,7 @@ def market_of_program(
     MtfScalperError
         If signals are missing, or the timerange is open.
     """
-    frame = candles.reset_index(drop=True)
-    frame = strategy.feature_engineering_standard(frame.copy(), {"pair": pair})
+    frame = strategy.feature_engineering_standard(candles.reset_index(drop=True), {"pair": pair})
     first = int(frame["date"].searchsorted(bounded_timerange(config).startdt))
     return traded_market(
         frame,

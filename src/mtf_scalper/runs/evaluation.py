@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.importance import pooled_importance
+from mtf_scalper.evaluation.performance import calendar_of
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.monitoring.sampler import ProcessSampler
@@ -31,7 +32,7 @@ from mtf_scalper.runs.evaluation_record import (
     write_pair,
 )
 from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tables
-from mtf_scalper.runs.evidence import calendar_of, measure_pair
+from mtf_scalper.runs.evidence import measure_pair
 from mtf_scalper.runs.judgment import Judged, judge_pairs, write_judged
 from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, window_task
 from mtf_scalper.runs.pages import page_or_reason

@@ -7,7 +7,7 @@ gives every pair an account of its own, in units of one of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from mtf_scalper.evaluation.bootstrap import (
     resampled_rows,
 )
 from mtf_scalper.evaluation.degenerate import degeneracy
-from mtf_scalper.evaluation.performance import FIGURES, Days, days_of, pooled_days
+from mtf_scalper.evaluation.performance import FIGURES, Days, days_by_row, days_of, pooled_days
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import with_entry_mode
@@ -39,7 +39,6 @@ __all__ = [
     "Account",
     "PairEvidence",
     "averaged",
-    "calendar_of",
     "figures_of",
     "measure_pair",
     "together",
@@ -137,24 +136,6 @@ class PairEvidence:
         return pd.DatetimeIndex(self.market.dates, tz="UTC")
 
 
-def calendar_of(markets: Iterable[Market]) -> NDArray[np.datetime64]:
-    """Return the days on which any of these markets has candles; datetime64[D], shape (D,).
-
-    A candle that opens at midnight and ends its market belongs to the day before: nothing is
-    decided there any more, it is where an open trade is closed.
-    """
-    return np.unique(np.concatenate([_days(market) for market in markets]))
-
-
-def _days(market: Market) -> NDArray[np.datetime64]:
-    """Return the day of each row; datetime64[D], shape (T,)."""
-    assert market.dates is not None
-    days = market.dates.astype("datetime64[D]")
-    if len(days) > 1 and days[-1] == market.dates[-1]:
-        days[-1] = days[-2]
-    return days
-
-
 def measure_pair(
     market: Market,
     settings: Settings,
@@ -179,7 +160,7 @@ def measure_pair(
         Random exits per seed.
     """
     settings = with_entry_mode(settings, market)
-    days, n_days = np.searchsorted(calendar, _days(market)), len(calendar)
+    days, n_days = np.searchsorted(calendar, days_by_row(market)), len(calendar)
     classic = classic_exits(market, settings)
     baselines = {FLAT: flat(market), BUY_AND_HOLD: buy_and_hold(market, settings)}
     if classic is not None:

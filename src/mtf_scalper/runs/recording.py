@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from mtf_scalper.runs.variants import earlier_variants
 from mtf_scalper.runs.verdict import degenerate_pairs, judge_trades
 from mtf_scalper.settings import Settings, TradeRules
 
-__all__ = ["MarketsOf", "begin_record", "judge_backtest", "verdict_checks"]
+__all__ = ["MarketsOf", "begin_record", "judge_backtest", "judge_into", "verdict_checks"]
 
 MarketsOf = Callable[[Mapping[str, Any]], tuple[dict[str, Market], Settings]]
 """From arguments of freqtrade's command line to what a backtest with them trades, by pair."""
@@ -95,9 +95,27 @@ def judge_backtest(
         folder=request.folder / "verdict",
     ) as arguments:
         markets, settings = markets_of(arguments)
+    return judge_into(record, outcome.strategy["trades"], markets, settings)
+
+
+def judge_into(
+    record: RunRecord,
+    trades: Sequence[Mapping[str, Any]],
+    markets: Mapping[str, Market],
+    settings: Settings,
+) -> tuple[Judged, dict[str, str]]:
+    """Judge trades beside the baselines and all variants tried before, and record all of it.
+
+    Parameters
+    ----------
+    record : RunRecord
+        Of the backtest; variants are looked for beside it.
+    trades, markets, settings
+        As ``judge_trades`` takes and returns them.
+    """
     run = Run.open(record.folder)
     judged, differences = judge_trades(
-        outcome.strategy["trades"],
+        trades,
         markets,
         settings,
         others=lambda variant: earlier_variants(run, variant, record.folder.parent),

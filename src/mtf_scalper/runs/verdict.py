@@ -20,8 +20,9 @@ from rich.table import Table
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.evaluation.edge import Variant
+from mtf_scalper.evaluation.performance import calendar_of
 from mtf_scalper.market.market import Market
-from mtf_scalper.runs.evidence import calendar_of, measure_pair
+from mtf_scalper.runs.evidence import measure_pair
 from mtf_scalper.runs.judgment import Judged, judge_pairs
 from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
