@@ -22,6 +22,7 @@ __all__ = [
     "SETTLED_BASE_CANDLES",
     "SETTLED_CANDLES",
     "candles_per",
+    "check_multiples",
     "entry_timeframes",
     "warmup_candles",
 ]
@@ -99,6 +100,19 @@ def warmup_candles(timeframes: Sequence[str]) -> int:
     longest = max(candles_per(timeframe, timeframes[0]) for timeframe in timeframes)
     whole = (SETTLED_CANDLES + 1) * longest
     return max(whole, SETTLED_BASE_CANDLES) if _can_be_had(whole) else SETTLED_BASE_CANDLES
+
+
+def check_multiples(base: str, included: Iterable[str]) -> None:
+    """Refuse timeframes that cannot be made from candles of the base.
+
+    Raises
+    ------
+    SettingsError
+        Names the key and the timeframe.
+    """
+    _delta(base, "timeframe")
+    for timeframe in included:
+        _check_multiple(timeframe, base)
 
 
 def candles_per(timeframe: str, base: str) -> int:
