@@ -75,14 +75,26 @@ def stop_price(
     return round_to_tick(open_rate * (1.0 - side * abs(stoploss) / leverage), tick_size, side)
 
 
-def liquidation_price(side: int, open_rate: float, leverage: float, rules: TradeRules) -> float:
-    """Return the price at which freqtrade takes an isolated position for liquidated.
+def liquidation_price(
+    side: int,
+    open_rate: float,
+    leverage: float,
+    rules: TradeRules,
+    multiple: float = math.nan,
+    tick_size: float = 0.0,
+) -> float:
+    """Return the price at which freqtrade takes an isolated position for liquidated, 0 for never.
 
-    Binance's isolated formula with the lowest tier's maintenance margin rate ``m``:
-    ``open (1 - side / leverage) / (1 - side m)``, moved towards the entry by the buffer.
+    ``multiple`` of the open rate, the buffer included. Where it is NaN, Binance's isolated formula
+    with the rules' maintenance margin rate ``m``: ``open (1 - side / leverage) / (1 - side m)``,
+    moved towards the entry by the buffer. Rounded to the nearest step, as freqtrade's
+    ``set_liquidation_price`` does.
     """
+    if not math.isnan(multiple):
+        return round_to_tick(open_rate * multiple, tick_size)
     bare = open_rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
-    return max(0.0, bare + side * abs(open_rate - bare) * rules.liquidation_buffer)
+    buffered = bare + side * abs(open_rate - bare) * rules.liquidation_buffer
+    return round_to_tick(max(0.0, buffered), tick_size)
 
 
 def roi_at(minimal_roi: Mapping[int, float], minutes: int) -> tuple[int, float] | None:

@@ -26,7 +26,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mtf_scalper.market.market import Market
+from mtf_scalper.market.market import LIQUIDATIONS, Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings
 from mtf_scalper.simulator.masks import entry_mode
 from mtf_scalper.simulator.observation import age_limit
@@ -83,6 +83,7 @@ CANDLE = np.dtype(
     [
         *((name, np.float64) for name in ("open", "high", "low", "close")),
         *((name, np.float64) for name in ("leverage", "funding", "tick_size", "exit_rate")),
+        *((name, np.float64) for name in ("liquidation_long", "liquidation_short")),
         *((name, np.bool_) for name in ("entry_long", "entry_short")),
     ]
 )
@@ -93,9 +94,11 @@ STATE = np.dtype(
         *((name, np.int64) for name in ("row", "first_row", "side", "open_row")),
         *((name, np.float64) for name in ("open_rate", "leverage", "best_rate", "worst_rate")),
         *((name, np.float64) for name in ("funding_paid", "equity", "closed_equity")),
+        *((name, np.float64) for name in ("tick_size", "stop", "liquidation")),
     ]
 )
-"""State of one environment; fields of a trade mean nothing while ``side`` is 0."""
+"""State of one environment; fields of a trade mean nothing while ``side`` is 0. ``tick_size`` is
+that of the entry; a stop or a liquidation that does not exist lies infinitely far."""
 
 OUTCOME = np.dtype(
     [
@@ -132,7 +135,7 @@ def candles_of(market: Market) -> NDArray[np.void]:
     candles = np.zeros(len(market), CANDLE)
     for column, name in enumerate(("open", "high", "low", "close")):
         candles[name] = market.ohlc[:, column]
-    for name in ("leverage", "funding", "tick_size", "entry_long", "entry_short"):
+    for name in ("leverage", "funding", "tick_size", "entry_long", "entry_short", *LIQUIDATIONS):
         candles[name] = getattr(market, name)
     _round_opens(candles)
     return candles
@@ -291,7 +294,7 @@ def step(
         executed, is_valid = _executed(side_before, entries, action)
         state.row = row
         if (side_before == 0) and (executed != NEUTRAL):
-            _enter(state, 1 if executed == LONG_ENTER else -1, candle.open, decided.leverage)
+            _enter(decided, candle, rule, state, 1 if executed == LONG_ENTER else -1)
         side = state.side
         if side == 0:
             outcome.exit_code = STAY
@@ -301,10 +304,12 @@ def step(
             state.funding_paid += side * candle.funding
             if (executed == LONG_EXIT) | (executed == SHORT_EXIT):
                 code, rate = AGENT, candle.exit_rate
+                if state.tick_size != candle.tick_size:
+                    rate = _round_to_tick(candle.open, state.tick_size, 0)
             elif _may_be_forced(candle, rule, state, lowest) | is_last:
                 code, price = _find_exit(candle, roi, rule, state, is_last)
                 if code != STAY:
-                    rate = _round_to_tick(price, candle.tick_size, 0)
+                    rate = _round_to_tick(price, state.tick_size, 0)
             _mark(candle, rule, state, code, rate, outcome)
         outcome.executed = executed
         ended = _note_end(rule, state, is_last, outcome)
@@ -404,7 +409,8 @@ def _entries(candle: Any, rules: Any, can_enter: bool) -> tuple[bool, bool, bool
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _enter(state: Any, side: int, rate: float, leverage: float) -> None:
+def _enter(decided: Any, candle: Any, rules: Any, state: Any, side: int) -> None:
+    rate, leverage, tick_size = candle.open, decided.leverage, candle.tick_size
     state.side = side
     state.open_row = state.row
     state.open_rate = rate
@@ -412,6 +418,17 @@ def _enter(state: Any, side: int, rate: float, leverage: float) -> None:
     state.best_rate = rate
     state.worst_rate = rate
     state.funding_paid = 0.0
+    state.tick_size = tick_size
+    # A rule without stoploss has NaN, which ends here as a stop that no price reaches.
+    stop = _round_to_tick(rate * (1.0 - side * rules.stoploss / leverage), tick_size, side)
+    state.stop = -side * math.inf if math.isnan(rules.stoploss) else stop
+    multiple = decided.liquidation_long if side > 0 else decided.liquidation_short
+    price = rate * multiple
+    if math.isnan(multiple):
+        bare = rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
+        price = max(0.0, bare + side * abs(rate - bare) * rules.liquidation_buffer)
+    price = _round_to_tick(price, tick_size, 0)
+    state.liquidation = price if price > 0.0 else -side * math.inf
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
@@ -509,13 +526,7 @@ def _may_be_forced(candle: Any, rules: Any, state: Any, lowest_roi: float) -> bo
     age = state.row - state.open_row
     too_old = (rules.max_duration > 0) & (age >= rules.max_duration)
     takes_profit = at_best > (lowest_roi - MARGIN) * paid
-    # Distances from the entry in shares of the stake; the stop is rounded towards it by a tick.
-    stop = math.inf if math.isnan(rules.stoploss) else rules.stoploss
-    margin = 1.0 - rules.maintenance_margin_rate * leverage
-    liquidation = margin * (1.0 - rules.liquidation_buffer) * (1.0 - rules.maintenance_margin_rate)
-    liquidation = liquidation if margin > 0.0 else -math.inf
-    loss = (side * (open_rate - worst) + candle.tick_size + MARGIN * open_rate) * leverage
-    stopped = loss >= min(stop, liquidation) * open_rate
+    stopped = (side * (state.stop - worst) >= 0.0) | (side * (state.liquidation - worst) >= 0.0)
     return bool(emergency | break_even | too_old | takes_profit | stopped)
 
 
@@ -528,7 +539,7 @@ def _find_exit(
     code = _safety_exit(rules, state, opened)
     if code != STAY:
         return code, opened
-    code, rate = _stop(candle, rules, state)
+    code, rate = _stop(candle, state)
     if code != STAY:
         return code, rate
     code, rate = _take_profit(candle, roi, rules, state)
@@ -553,19 +564,13 @@ def _safety_exit(rules: Any, state: Any, opened: float) -> int:
 
 
 @njit(cache=True, error_model="numpy")
-def _stop(candle: Any, rules: Any, state: Any) -> tuple[int, float]:
+def _stop(candle: Any, state: Any) -> tuple[int, float]:
     side = state.side
-    open_rate, leverage = state.open_rate, state.leverage
     worst = candle.low if side > 0 else candle.high
-    if not math.isnan(rules.stoploss):
-        price = open_rate * (1.0 - side * rules.stoploss / leverage)
-        price = _round_to_tick(price, candle.tick_size, side)
-        if side * (price - worst) >= 0.0:
-            return STOP_LOSS, _stop_fill(candle, side, price)
-    bare = open_rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
-    price = max(0.0, bare + side * abs(open_rate - bare) * rules.liquidation_buffer)
-    if price > 0.0 and side * (price - worst) >= 0.0:
-        return LIQUIDATION, _stop_fill(candle, side, price)
+    if side * (state.stop - worst) >= 0.0:
+        return STOP_LOSS, _stop_fill(candle, side, state.stop)
+    if side * (state.liquidation - worst) >= 0.0:
+        return LIQUIDATION, _stop_fill(candle, side, state.liquidation)
     return STAY, 0.0
 
 

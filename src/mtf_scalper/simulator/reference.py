@@ -50,6 +50,9 @@ class _Position:
     leverage: float
     best_rate: float
     worst_rate: float
+    tick_size: float
+    liquidation: float
+    stop: float | None
     funding_paid: float = 0.0
 
 
@@ -192,8 +195,29 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
 
     def _enter(self, side: Side) -> None:
         rate = float(self.market.ohlc[self.row, 0])
-        leverage = float(self.market.leverage[self.row - 1])
-        self._position = _Position(int(side), self.row, rate, leverage, rate, rate)
+        market, decided = self.market, self.row - 1
+        leverage = float(market.leverage[decided])
+        multiples = market.liquidation_long if side > 0 else market.liquidation_short
+        # freqtrade keeps the step of the month of the entry for all prices of a trade.
+        tick = float(market.tick_size[self.row])
+        stoploss = self.rules.stoploss
+        self._position = _Position(
+            side=int(side),
+            open_row=self.row,
+            open_rate=rate,
+            leverage=leverage,
+            best_rate=rate,
+            worst_rate=rate,
+            tick_size=tick,
+            liquidation=exits.liquidation_price(
+                int(side), rate, leverage, self.rules, float(multiples[decided]), tick
+            ),
+            stop=(
+                None
+                if stoploss is None
+                else exits.stop_price(int(side), rate, leverage, stoploss, tick)
+            ),
+        )
 
     def _live_through(self, position: _Position, agent_exits: bool) -> Trade | None:
         """Charge funding, look for the exit that comes first, and close the trade at it."""
@@ -209,7 +233,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
             position.worst_rate = drop(position.worst_rate, worst)
             return None
         rate, reason = exit_
-        rate = exits.round_to_tick(rate, float(self.market.tick_size[self.row]))
+        rate = exits.round_to_tick(rate, position.tick_size)
         return self._close(position, rate, reason)
 
     def _find_exit(self, position: _Position, agent_exits: bool) -> tuple[float, ExitReason] | None:
@@ -235,20 +259,10 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
     ) -> tuple[float, ExitReason] | None:
         worst = candle[2] if position.side > 0 else candle[1]
         levels = []
-        if self.rules.stoploss is not None:
-            price = exits.stop_price(
-                position.side,
-                position.open_rate,
-                position.leverage,
-                self.rules.stoploss,
-                float(self.market.tick_size[self.row]),
-            )
-            levels.append((price, ExitReason.STOP_LOSS))
-        liquidation = exits.liquidation_price(
-            position.side, position.open_rate, position.leverage, self.rules
-        )
-        if liquidation > 0.0:
-            levels.append((liquidation, ExitReason.LIQUIDATION))
+        if position.stop is not None:
+            levels.append((position.stop, ExitReason.STOP_LOSS))
+        if position.liquidation > 0.0:
+            levels.append((position.liquidation, ExitReason.LIQUIDATION))
         for price, reason in levels:
             if position.side * (price - worst) >= 0.0:
                 return exits.stop_fill(position.side, price, candle), reason
