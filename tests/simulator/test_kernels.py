@@ -41,6 +41,7 @@ def random_trades(rng: np.random.Generator, leverage: list[float]) -> tuple[np.n
         # Also beyond the entry, and infinitely far.
         away = np.where(rng.random(N_TRADES) < 0.3, np.inf, rng.normal(reach, reach, N_TRADES))
         states[name] = 100.0 * (1.0 - states["side"] * away)
+    states["has_trailed"] = rng.random(N_TRADES) < 0.5
     return kernels.candles_of(market), states
 
 

@@ -52,6 +52,7 @@ def wild_market(rng: np.random.Generator) -> Market:
         tick_size=tick_sizes(rng),
         liquidation_long=liquidations(rng, -1),
         liquidation_short=liquidations(rng, 1),
+        ends_early=bool(rng.random() < 0.5),
     )
 
 
@@ -74,6 +75,15 @@ def random_settings(rng: np.random.Generator, reward: str) -> Settings:
     def maybe(value: float) -> float | None:
         return value if rng.random() < 0.6 else None
 
+    stoploss = maybe(-float(rng.choice([0.02, 0.1, 0.3])))
+    trailing: dict[str, object] = {}
+    if stoploss is not None and rng.random() < 0.5:
+        trailing = {
+            "trailing_stop": True,
+            "trailing_stop_positive": maybe(0.01),
+            "trailing_stop_positive_offset": rng.choice([0.0, 0.02]),
+            "trailing_only_offset_is_reached": bool(rng.random() < 0.5),
+        }
     ladder = {0: 0.04, 10: 0.02, 12: 0.015, 30: 0.01, 60: -1.0}
     duration = maybe(float(rng.integers(1, 30)))
     return Settings(
@@ -84,7 +94,10 @@ def random_settings(rng: np.random.Generator, reward: str) -> Settings:
         rules=TradeRules(
             entry=rng.choice(list(EntryMode)),
             can_short=bool(rng.random() < 0.7),
-            stoploss=maybe(-float(rng.choice([0.02, 0.1, 0.3]))),
+            stoploss=stoploss,
+            **trailing,
+            exit_timeout_minutes=maybe(10.0),
+            is_liquidated=bool(rng.random() < 0.8),
             minimal_roi={} if rng.random() < 0.3 else ladder,
             max_trade_duration_candles=None if duration is None else int(duration),
             emergency_loss=maybe(-0.03),
@@ -111,6 +124,9 @@ OF_A_TRADE = (
     "tick_size",
     "stop",
     "liquidation",
+    "has_trailed",
+    "order_rate",
+    "order_row",
 )
 
 Record = dict[str, np.ndarray]
@@ -160,6 +176,9 @@ def reference_record(
                 held.tick_size,
                 -held.side * FAR if held.stop is None else held.stop,
                 held.liquidation or -held.side * FAR,
+                held.has_trailed,
+                held.order.rate if held.order else 0.0,
+                held.order.row if held.order else 0,
             )
         )
         after.append(
@@ -213,7 +232,10 @@ def batched_record(
         for name in OF_A_TRADE:
             # Fields of a trade mean nothing without one.
             values = np.clip(states[name][:, e], -FAR, FAR)
-            record[f"{name} after"] = np.where(states["side"][:, e] != 0, values, 0.0)
+            is_known = states["side"][:, e] != 0
+            if name == "order_row":
+                is_known &= states["order_rate"][:, e] > 0.0
+            record[f"{name} after"] = np.where(is_known, values, 0.0)
         record["observation"] = observations[:, e]
         records.append(record)
     return records, trades, ends

@@ -67,6 +67,10 @@ class Market:
         gap.
     timeframe_minutes : int
         Length of a candle.
+    ends_early : bool
+        Whether a backtest that goes on with other pairs ends after the last row. freqtrade enters
+        at the last candle of such a pair, and leaves at the same open where nothing inside that
+        candle ends the trade.
     pair : str
         Name used in messages and trades.
     feature_names : tuple of str
@@ -93,6 +97,7 @@ class Market:
     liquidation_short: NDArray[np.float64] = field(default_factory=lambda: np.array(np.nan))
     dates: NDArray[np.datetime64] | None = None
     timeframe_minutes: int = 5
+    ends_early: bool = False
     pair: str = "market"
     feature_names: tuple[str, ...] = ()
     report_gaps: InitVar[bool] = True
@@ -155,6 +160,7 @@ class Market:
             liquidation_short=self.liquidation_short[rows],
             dates=None if self.dates is None else self.dates[rows],
             timeframe_minutes=self.timeframe_minutes,
+            ends_early=self.ends_early and stop >= len(self),
             pair=self.pair,
             feature_names=self.feature_names,
             report_gaps=False,
