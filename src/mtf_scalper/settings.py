@@ -41,6 +41,8 @@ Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
+_ONLY_OFFSET = "trailing_only_offset_is_reached"
+
 N_ACTIONS = 5
 """Actions of the simulator; freqtrade's."""
 
@@ -177,6 +179,15 @@ class TradeRules(_Frozen):
         Whether short trades exist.
     stoploss : float or None
         Loss of the stake at which the trade is stopped inside the candle, negative (-0.10).
+    trailing_stop : bool
+        Whether the stop follows the best price inside each candle, ``stoploss`` away from it; this
+        and the next three are freqtrade's and mean what they mean in its backtester.
+    trailing_stop_positive : float or None
+        Distance of the stop in its place, a share of the stake above zero, once the profit at the
+        best price is above ``trailing_stop_positive_offset``.
+    trailing_stop_positive_offset : float
+    trailing_only_offset_is_reached : bool
+        Whether the stop stays where it is while the profit is below the offset.
     minimal_roi : dict of int to float
         Minutes since entry -> profit ratio from which the trade is closed inside the candle.
     max_trade_duration_candles : int or None
@@ -190,8 +201,14 @@ class TradeRules(_Frozen):
         See ``break_even_trigger``.
     maintenance_margin_rate : float
         Maintenance margin of the exchange's lowest tier; sets the liquidation price.
+    is_liquidated : bool
+        Whether trades are liquidated at all; a backtest with cross margin is taken for one in which
+        none is.
     liquidation_buffer : float
         Share of the distance between entry and liquidation that freqtrade keeps clear.
+    exit_timeout_minutes : float or None
+        After so many minutes an exit order that no candle has reached is withdrawn (freqtrade's
+        ``unfilledtimeout.exit``); see ``simulator.reference``.
     max_training_drawdown : float or None
         An episode ends once equity has fallen below ``1 - max_training_drawdown`` of its start.
     """
@@ -199,14 +216,31 @@ class TradeRules(_Frozen):
     entry: EntryMode | None = None
     can_short: bool = True
     stoploss: Annotated[float, Field(lt=0.0)] | None = None
+    trailing_stop: bool = False
+    trailing_stop_positive: Positive | None = None
+    trailing_stop_positive_offset: Annotated[float, Field(ge=0.0)] = 0.0
+    trailing_only_offset_is_reached: bool = False
     minimal_roi: dict[Annotated[int, Field(ge=0)], float] = Field(default_factory=dict)
     max_trade_duration_candles: Count | None = None
     emergency_loss: Annotated[float, Field(lt=0.0)] | None = None
     break_even_trigger: Positive | None = None
     break_even_floor: float = 0.0
     maintenance_margin_rate: Ratio = 0.004
+    is_liquidated: bool = True
     liquidation_buffer: Annotated[float, Field(ge=0.0, le=0.99)] = 0.05
+    exit_timeout_minutes: Positive | None = None
     max_training_drawdown: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+
+    @model_validator(mode="after")
+    def _check_trailing_stop(self) -> Self:
+        if self.trailing_stop and self.stoploss is None:
+            raise ValueError("trailing_stop: true needs a stoploss, the distance at which it trails")
+        if not self.trailing_stop and (
+            self.trailing_stop_positive is not None or self.trailing_only_offset_is_reached
+        ):
+            key = "trailing_stop_positive" if self.trailing_stop_positive else _ONLY_OFFSET
+            raise ValueError(f"{key} has no effect without trailing_stop: true")
+        return self
 
 
 class Settings(_Frozen):

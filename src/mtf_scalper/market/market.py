@@ -14,6 +14,7 @@ from mtf_scalper.errors import MarketError
 __all__ = [
     "CLOSE",
     "HIGH",
+    "LIQUIDATIONS",
     "LOW",
     "OPEN",
     "PRICES",
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 OPEN, HIGH, LOW, CLOSE = range(4)
 PRICES = ("open", "high", "low", "close")
+LIQUIDATIONS = ("liquidation_long", "liquidation_short")
+_MOST_LIQUIDATION = 10.0
+"""No margin carries a short trade farther; a price in quote currency mostly lies beyond it."""
 
 Dates = NDArray[np.datetime64]
 
@@ -53,12 +57,20 @@ class Market:
         (rate times mark price); longs pay it when it is positive and shorts receive it.
     tick_size : ndarray of float64, shape (T,)
         Price step of the exchange at each row; 0 leaves prices unrounded.
+    liquidation_long, liquidation_short : ndarray of float64, shape (T,)
+        Liquidation price of a long or short trade decided at row ``t``, freqtrade's buffer applied,
+        as a multiple of the rate at which it opens; 0 where it is never liquidated, NaN (the
+        default) where ``TradeRules.maintenance_margin_rate`` and the leverage say it.
     dates : ndarray of datetime64[ns], shape (T,), optional
         Candle open times, strictly increasing. Missing candles are accepted: the rows around a gap
         count as neighbours, and one line of the log names the pair, their number and the longest
         gap.
     timeframe_minutes : int
         Length of a candle.
+    ends_early : bool
+        Whether a backtest that goes on with other pairs ends after the last row. freqtrade enters
+        at the last candle of such a pair, and leaves at the same open where nothing inside that
+        candle ends the trade.
     pair : str
         Name used in messages and trades.
     feature_names : tuple of str
@@ -81,8 +93,11 @@ class Market:
     leverage: NDArray[np.float64] = field(default_factory=lambda: np.array(1.0))
     funding: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
     tick_size: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
+    liquidation_long: NDArray[np.float64] = field(default_factory=lambda: np.array(np.nan))
+    liquidation_short: NDArray[np.float64] = field(default_factory=lambda: np.array(np.nan))
     dates: NDArray[np.datetime64] | None = None
     timeframe_minutes: int = 5
+    ends_early: bool = False
     pair: str = "market"
     feature_names: tuple[str, ...] = ()
     report_gaps: InitVar[bool] = True
@@ -106,7 +121,7 @@ class Market:
         values: dict[str, Any] = {"features": features, "ohlc": ohlc, "feature_names": names}
         for name in ("entry_long", "entry_short"):
             values[name] = self._entry_mask(name, n_candles)
-        for name in ("leverage", "funding", "tick_size"):
+        for name in ("leverage", "funding", "tick_size", *LIQUIDATIONS):
             values[name] = _spread(np.asarray(getattr(self, name), dtype=np.float64), n_candles)
         if self.dates is not None:
             values["dates"] = np.array(self.dates, dtype="datetime64[ns]")
@@ -141,8 +156,11 @@ class Market:
             leverage=self.leverage[rows],
             funding=self.funding[rows],
             tick_size=self.tick_size[rows],
+            liquidation_long=self.liquidation_long[rows],
+            liquidation_short=self.liquidation_short[rows],
             dates=None if self.dates is None else self.dates[rows],
             timeframe_minutes=self.timeframe_minutes,
+            ends_early=self.ends_early and stop >= len(self),
             pair=self.pair,
             feature_names=self.feature_names,
             report_gaps=False,
@@ -160,7 +178,8 @@ class Market:
 
     def _check(self) -> None:
         n_candles = len(self)
-        for name in ("entry_long", "entry_short", "leverage", "funding", "tick_size", "dates"):
+        per_row = ("entry_long", "entry_short", "leverage", "funding", "tick_size", "dates")
+        for name in (*per_row, *LIQUIDATIONS):
             value = getattr(self, name)
             if value is not None and value.shape != (n_candles,):
                 self._fail(f"{name} must have shape ({n_candles},), got {value.shape}")
@@ -172,6 +191,11 @@ class Market:
         self._refuse(price_problem(self.ohlc, self.dates))
         self._check_rows(self.leverage < 1.0, "leverage", "is below 1")
         self._check_rows(self.tick_size < 0.0, "tick_size", "is negative")
+        for name in LIQUIDATIONS:
+            level = getattr(self, name)
+            self._check_rows(level < 0.0, name, "is negative")
+            beyond = level > _MOST_LIQUIDATION
+            self._check_rows(beyond, name, "is no multiple of the open rate")
         if float(self.ohlc.max()) == float(self.ohlc.min()):
             self._fail(f"the price is constant ({self.ohlc[0, OPEN]}) over all {len(self)} candles")
         if not 0.0 <= self.fee_rate < 0.1:
