@@ -52,6 +52,7 @@ def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Setting
     check_pairs(config, data)
     settings = read_settings(config, trade_rules(config, strategy))
     provider = DataProvider(config, backtesting.exchange)
+    strategy.dp = provider  # as the backtest gives it one before it asks for indicators
     markets = {}
     for pair, candles in data.items():
         frame = strategy.feature_engineering_standard(candles.copy(), {"pair": pair})

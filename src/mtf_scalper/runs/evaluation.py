@@ -115,6 +115,7 @@ class EvaluationPlan:
             train_days=self.train_days,
             test_days=self.test_days,
             embargo_candles=self.embargo,
+            timeframe=self.recipe.timeframe,
         )
 
     def facts(self) -> dict[str, Any]:
