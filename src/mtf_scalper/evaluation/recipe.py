@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mtf_scalper.market.recorded import FEE_RATE
 from mtf_scalper.market.signals import EntryThresholds
+from mtf_scalper.market.terms import PairTerms
 from mtf_scalper.settings import Settings
 
 __all__ = ["Recipe"]
@@ -31,6 +33,10 @@ class Recipe:
     timeframes : tuple of str
     periods : tuple of int
         FreqAI's ``include_timeframes`` and ``indicator_periods_candles``.
+    terms : callable, optional
+        From a pair to what the exchange asks of whoever trades it.
+    data_format : str or None
+        freqtrade's ``dataformat_ohlcv``; None for that of the files which there are.
     """
 
     settings: Settings
@@ -41,6 +47,8 @@ class Recipe:
     fee_rate: float = FEE_RATE
     timeframes: tuple[str, ...] = ("5m", "15m", "1h")
     periods: tuple[int, ...] = (10, 20)
+    terms: Callable[[str], PairTerms] | None = None
+    data_format: str | None = None
 
     @property
     def longest_trade(self) -> int:

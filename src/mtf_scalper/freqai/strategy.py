@@ -25,6 +25,7 @@ from pandas import DataFrame
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.config import read_settings, trade_rules
+from mtf_scalper.freqai.terms import exchange_option
 from mtf_scalper.market import features
 from mtf_scalper.market.signals import (
     EntryThresholds,
@@ -174,11 +175,13 @@ class HybridStrategy(IStrategy):
         """Ask for funding rates and mark prices, which training charges."""
         if self.dp is None or self.config.get("trading_mode") != "futures":
             return []
-        return [
-            (pair, "1h", kind)
-            for pair in self.dp.current_whitelist()
-            for kind in ("mark", "funding_rate")
-        ]
+        exchange = self.dp._exchange  # freqtrade offers no public way to it
+        marks = exchange_option(exchange, "mark_ohlcv_price", "mark")
+        sources = (
+            (exchange_option(exchange, "mark_ohlcv_timeframe", "1h"), marks),
+            (exchange_option(exchange, "funding_fee_timeframe", "1h"), "funding_rate"),
+        )
+        return [(pair, *source) for pair in self.dp.current_whitelist() for source in sources]
 
     def feature_engineering_expand_all(
         self, dataframe: DataFrame, period: int, metadata: dict[str, Any], **kwargs: Any
@@ -204,6 +207,7 @@ class HybridStrategy(IStrategy):
         extra[columns.LEVERAGE] = pd.Series(
             leverage_for(indicators, self.max_leverage), index=dataframe.index
         )
+        extra[columns.ATR_PCT] = indicators["atr_pct_5m"]
         frame = features.standard(dataframe)
         return pd.concat([frame, DataFrame(extra)], axis=1)
 
@@ -217,7 +221,10 @@ class HybridStrategy(IStrategy):
     def populate_indicators(self, dataframe: DataFrame, metadata: dict[str, Any]) -> DataFrame:
         """Let FreqAI train and predict, then add the indicators of the entry rule."""
         dataframe = self.freqai.start(dataframe, metadata, self)
-        training_only = [columns.ENTRY_LONG, columns.ENTRY_SHORT, columns.LEVERAGE]
+        training_only = [
+            *(columns.ENTRY_LONG, columns.ENTRY_SHORT),
+            *(columns.LEVERAGE, columns.ATR_PCT),
+        ]
         dataframe = dataframe.drop(columns=training_only, errors="ignore")
         indicators = entry_indicators(dataframe)
         leverage = pd.Series(leverage_for(indicators, self.max_leverage), index=dataframe.index)

@@ -63,6 +63,8 @@ class RecordedPairs:
             max_leverage=recipe.max_leverage,
             timeframes=recipe.timeframes,
             periods=recipe.periods,
+            terms=None if recipe.terms is None else recipe.terms(pair),
+            data_format=recipe.data_format,
         )
 
 

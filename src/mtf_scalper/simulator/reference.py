@@ -222,6 +222,8 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
     def _live_through(self, position: _Position, agent_exits: bool) -> Trade | None:
         """Charge funding, look for the exit that comes first, and close the trade at it."""
         position.funding_paid += position.side * float(self.market.funding[self.row])
+        if self.row > position.open_row:
+            position.funding_paid += position.side * float(self.market.funding_between[self.row])
         exit_ = self._find_exit(position, agent_exits)
         candle = self.market.ohlc[self.row]
         highs_first = (1, 2) if position.side > 0 else (2, 1)
