@@ -16,7 +16,17 @@ import pandas as pd
 
 from mtf_scalper.errors import MarketError
 
-__all__ = ["FORMATS", "FUNDING_RATE", "FUTURES", "MARK", "SPOT", "DataFile", "clean_frame"]
+__all__ = [
+    "DAMAGE",
+    "FORMATS",
+    "FUNDING_RATE",
+    "FUTURES",
+    "MARK",
+    "SPOT",
+    "DataFile",
+    "clean_frame",
+    "parse_file",
+]
 
 FORMATS: Final = {"feather": "feather", "parquet": "parquet", "json": "json", "jsongz": "json.gz"}
 """freqtrade's ``dataformat_ohlcv``, and how its files end."""
@@ -31,7 +41,11 @@ _MERGED = {"open": "first", "high": "max", "low": "min", "close": "last", "volum
 _FILLED = {**_MERGED, "volume": "sum"}
 _IN_NAMES = str.maketrans(dict.fromkeys("/ .@$+:", "_"))
 _MINUTES = {"m": 1, "h": 60, "d": 1440}
-_DAMAGE = (ValueError, TypeError, KeyError, NotImplementedError)
+DAMAGE: Final = (
+    *(OSError, EOFError, zlib.error),
+    *(ValueError, TypeError, KeyError, NotImplementedError),
+)
+"""What reading a truncated or damaged file raises, depending on the place of the damage."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +114,11 @@ class DataFile:
         """
         path = self.path
         try:
-            frame = _parsed(path)
-        # What a truncated or damaged file raises depends on the place of the damage.
-        except (OSError, EOFError, zlib.error, *_DAMAGE) as error:
+            frame = parse_file(path, self.kind)
+        except DAMAGE as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise self._error(f"cannot be read ({reason}); download it again") from None
-        return self._normalized(frame, by_position=".json" in path.name)
+        return self._normalized(frame)
 
     def load(self) -> pd.DataFrame:
         """Return the file's rows as freqtrade loads them: in order, merged, candles filled up."""
@@ -117,41 +130,27 @@ class DataFile:
             return self.datadir / f"{stem}.{FORMATS[data_format]}"
         return self.datadir / "futures" / f"{stem}-{self.kind}.{FORMATS[data_format]}"
 
-    def _normalized(self, frame: pd.DataFrame, *, by_position: bool) -> pd.DataFrame:
-        wanted = list(_FUNDING if self.kind == FUNDING_RATE else _OHLCV)
+    def _normalized(self, frame: pd.DataFrame) -> pd.DataFrame:
+        wanted = list(_columns(self.kind))
         if frame.empty:
             nothing = pd.DatetimeIndex([], tz="UTC").as_unit("ms")
             return pd.DataFrame({"date": nothing, **dict.fromkeys(wanted[1:], np.zeros(0))})
-        frame = self._named(frame, wanted, by_position)
+        if not set(wanted) <= set(frame.columns) and set(_OHLCV) <= set(frame.columns):
+            frame = frame.rename(columns={"open": "funding_rate"})
+        missing = [name for name in wanted if name not in frame.columns]
+        if missing:
+            raise self._error(f"has no column {missing[0]!r}; download it again")
         dates = frame["date"]
-        if by_position:
-            dates = pd.to_datetime(dates, unit="ms", utc=True)
         if not isinstance(dates.dtype, pd.DatetimeTZDtype):
             raise self._error(f"column 'date' is {dates.dtype}, not a time in UTC")
         if dates.isna().any():
             raise self._error(f"column 'date' is missing at row {int(dates.isna().argmax())}")
         try:
             values = frame[wanted[1:]].astype("float64")
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise self._error(f"holds no numbers ({' '.join(str(error).split())})") from None
         values.insert(0, "date", dates.dt.tz_convert("UTC").dt.as_unit("ms"))
         return values.reset_index(drop=True)
-
-    def _named(self, frame: pd.DataFrame, wanted: list[str], by_position: bool) -> pd.DataFrame:
-        """Return the wanted columns, found by name or, as in JSON, by their number."""
-        known = list(frame.columns)
-        if by_position:
-            layouts = {len(wanted): wanted, len(_OHLCV): list(_OHLCV)}
-            if len(known) not in layouts:
-                raise self._error(f"has {len(known)} columns, not {len(wanted)}")
-            known = layouts[len(known)]
-            frame = frame.set_axis(known, axis=1)
-        if not set(wanted) <= set(known) and set(_OHLCV) <= set(known):
-            frame = frame.rename(columns={"open": "funding_rate"})
-        missing = [name for name in wanted if name not in frame.columns]
-        if missing:
-            raise self._error(f"has no column {missing[0]!r}; download it again")
-        return frame[wanted]
 
     def _error(self, problem: str) -> MarketError:
         return MarketError(f"{self.pair}: {self.path.name} in {self.path.parent} {problem}")
@@ -189,9 +188,28 @@ def clean_frame(frame: pd.DataFrame, timeframe: str, kind: str = FUTURES) -> pd.
     return filled.reset_index()
 
 
-def _parsed(path: Path) -> pd.DataFrame:
+def parse_file(path: Path, kind: str) -> pd.DataFrame:
+    """Return a file's table; JSON, which knows no names, gets freqtrade's columns by their number.
+
+    Raises
+    ------
+    One of ``DAMAGE``
+        If it cannot be read.
+    """
     if path.suffix == ".feather":
         return pd.read_feather(path)
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
-    return pd.read_json(path, orient="values")
+    frame = pd.read_json(path, orient="values")
+    if frame.empty:
+        return frame
+    wanted = _columns(kind)
+    layouts = {len(wanted): wanted, len(_OHLCV): _OHLCV}
+    if len(frame.columns) not in layouts:
+        raise ValueError(f"{len(frame.columns)} columns instead of {len(wanted)}")
+    frame = frame.set_axis(list(layouts[len(frame.columns)]), axis=1)
+    return frame.assign(date=pd.to_datetime(frame["date"], unit="ms", utc=True))
+
+
+def _columns(kind: str) -> tuple[str, ...]:
+    return _FUNDING if kind == FUNDING_RATE else _OHLCV
