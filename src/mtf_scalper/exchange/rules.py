@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,9 @@ from mtf_scalper.exchange.store import Candles, Symbol
 
 __all__ = ["Grid", "decimal_text", "exchange_info", "grid_of", "symbol_info"]
 
-_MOST_PRICE_DECIMALS = 8
+_PRICE_DIGITS = 8
+_MOST_PRICE_DECIMALS = 10
+"""freqtrade 2026.9 trades no pair whose price step is 1e-11 or less (``market_is_tradable``)."""
 _MOST_QUANTITY_DECIMALS = 3
 _MIN_NOTIONAL = "5"
 _MOST_LOTS_PER_ORDER = 10_000_000
@@ -58,18 +61,20 @@ def grid_of(candles: Candles) -> Grid:
     """Return the coarsest decimal grid on which all prices and volumes lie.
 
     Where none fits, as with prices that were never rounded, the finest is taken: 8 decimals for
-    prices and 3 for quantities.
+    prices from 1 on, more for lower ones but never more than 10, and 3 for quantities.
     """
     prices = np.concatenate([candles.open, candles.high, candles.low, candles.close])
-    return Grid(
-        _decimals(prices, _MOST_PRICE_DECIMALS), _decimals(candles.volume, _MOST_QUANTITY_DECIMALS)
-    )
+    zeros = max(0, -math.floor(math.log10(prices.min())) - 1)
+    most = min(_PRICE_DIGITS + zeros, _MOST_PRICE_DECIMALS)
+    return Grid(_decimals(prices, most), _decimals(candles.volume, _MOST_QUANTITY_DECIMALS))
 
 
 def _decimals(values: NDArray[np.float64], most: int) -> int:
     for decimals in range(most):
         scaled = values * 10.0**decimals
-        if (np.abs(scaled - np.rint(scaled)) <= 1e-6).all():
+        steps = np.rint(scaled)
+        # A price below a step is on no grid, however small its distance from zero.
+        if ((np.abs(scaled - steps) <= 1e-6) & ((steps > 0.0) | (values == 0.0))).all():
             return decimals
     return most
 

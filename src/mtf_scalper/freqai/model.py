@@ -82,6 +82,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self.decisions = Decisions()
         self.record = ProgramRecord()
         self._has_rules = False
+        self._strategy: IStrategy | None = None
         self._failure: str | None = None
         self._window = DataFrame()
         self._rows: dict[str, Index] = {}
@@ -111,6 +112,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     def _begin(self, strategy: IStrategy) -> None:
         """Do what can be done only once the strategy is known."""
         self.settings = read_settings(self.config, trade_rules(self.config, strategy))
+        self._strategy = strategy
         self.record = ProgramRecord.begin(self.config, self.settings, strategy.dp)
         check_identifier(
             Path(self.full_path), self.settings, makers=made_by(self.config, strategy, type(self))
@@ -369,6 +371,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             self.settings,
             config=self.config,
             provider=self.data_provider,
+            strategy=self._strategy,
         )
 
     def _events(self, dk: FreqaiDataKitchen) -> EventLog:

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 OPEN, HIGH, LOW, CLOSE = range(4)
 PRICES = ("open", "high", "low", "close")
 LIQUIDATIONS = ("liquidation_long", "liquidation_short")
+_CONDITIONS = ("leverage", "funding", "funding_between", "tick_size")
 _MOST_LIQUIDATION = 10.0
 """No margin carries a short trade farther; a price in quote currency mostly lies beyond it."""
 
@@ -55,6 +56,10 @@ class Market:
     funding : ndarray of float64, shape (T,)
         Funding due at the open of row ``t``, in quote currency per unit of the base currency held
         (rate times mark price); longs pay it when it is positive and shorts receive it.
+    funding_between : ndarray of float64, shape (T,)
+        Funding due after the open of row ``t - 1`` and before that of row ``t``, where candles are
+        longer than the time between settlements or some are missing; a trade that opens at row
+        ``t`` has no part in it. Default: none.
     tick_size : ndarray of float64, shape (T,)
         Price step of the exchange at each row; 0 leaves prices unrounded.
     liquidation_long, liquidation_short : ndarray of float64, shape (T,)
@@ -92,6 +97,7 @@ class Market:
     fee_rate: float = 0.0005
     leverage: NDArray[np.float64] = field(default_factory=lambda: np.array(1.0))
     funding: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
+    funding_between: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
     tick_size: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
     liquidation_long: NDArray[np.float64] = field(default_factory=lambda: np.array(np.nan))
     liquidation_short: NDArray[np.float64] = field(default_factory=lambda: np.array(np.nan))
@@ -121,7 +127,7 @@ class Market:
         values: dict[str, Any] = {"features": features, "ohlc": ohlc, "feature_names": names}
         for name in ("entry_long", "entry_short"):
             values[name] = self._entry_mask(name, n_candles)
-        for name in ("leverage", "funding", "tick_size", *LIQUIDATIONS):
+        for name in (*_CONDITIONS, *LIQUIDATIONS):
             values[name] = _spread(np.asarray(getattr(self, name), dtype=np.float64), n_candles)
         if self.dates is not None:
             values["dates"] = np.array(self.dates, dtype="datetime64[ns]")
@@ -155,6 +161,7 @@ class Market:
             fee_rate=self.fee_rate,
             leverage=self.leverage[rows],
             funding=self.funding[rows],
+            funding_between=self.funding_between[rows],
             tick_size=self.tick_size[rows],
             liquidation_long=self.liquidation_long[rows],
             liquidation_short=self.liquidation_short[rows],
@@ -178,15 +185,14 @@ class Market:
 
     def _check(self) -> None:
         n_candles = len(self)
-        per_row = ("entry_long", "entry_short", "leverage", "funding", "tick_size", "dates")
-        for name in (*per_row, *LIQUIDATIONS):
+        for name in ("entry_long", "entry_short", "dates", *_CONDITIONS, *LIQUIDATIONS):
             value = getattr(self, name)
             if value is not None and value.shape != (n_candles,):
                 self._fail(f"{name} must have shape ({n_candles},), got {value.shape}")
         if self.dates is not None:
             self._refuse(date_problem(self.dates, "dates"))
         self._check_finite(self.features, self.feature_names)
-        for name in ("leverage", "funding", "tick_size"):
+        for name in _CONDITIONS:
             self._check_finite(getattr(self, name)[:, None], (name,))
         self._refuse(price_problem(self.ohlc, self.dates))
         self._check_rows(self.leverage < 1.0, "leverage", "is below 1")

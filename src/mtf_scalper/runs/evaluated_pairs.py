@@ -65,6 +65,8 @@ class RecordedPairs:
             periods=recipe.periods,
             timeframe=recipe.timeframe,
             startup_candles=recipe.startup_candles,
+            terms=None if recipe.terms is None else recipe.terms(pair),
+            data_format=recipe.data_format,
         )
 
 
