@@ -111,17 +111,20 @@ def kill_when() -> Iterator[KillWhen]:
         **options: Any,
     ) -> tuple[list[psutil.Process], list[psutil.Process]]:
         with subprocess.Popen(list(command), **options) as started:
-            root, deadline = psutil.Process(started.pid), time.monotonic() + 120.0
-            while True:
-                assert started.poll() is None, f"it ended with {started.returncode} by itself"
-                assert time.monotonic() < deadline, f"not ready: {seen}"
-                now = root.children(recursive=True)
-                seen.extend(child for child in now if child not in seen)
-                if is_ready(now):
-                    break
-                time.sleep(0.02)
-            started.send_signal(how)
-            started.wait(30.0)
+            root, deadline = psutil.Process(started.pid), time.monotonic() + 300.0
+            try:
+                while True:
+                    assert started.poll() is None, f"it ended with {started.returncode} by itself"
+                    assert time.monotonic() < deadline, f"not ready: {seen}"
+                    now = root.children(recursive=True)
+                    seen.extend(child for child in now if child not in seen)
+                    if is_ready(now):
+                        break
+                    time.sleep(0.02)
+                started.send_signal(how)
+                started.wait(30.0)
+            finally:
+                started.kill()
         # One that is still loading on a busy machine needs time to get to its end.
         deadline = time.monotonic() + 60.0
         while any(map(lives, seen)) and time.monotonic() < deadline:

@@ -19,7 +19,7 @@ from mtf_scalper.monitoring.sampler import count_workers
 from mtf_scalper.runs.program import BacktestRequest
 from mtf_scalper.runs.watched import watched_command
 
-SIGNALS = ["SIGTERM"] if os.name == "nt" else ["SIGKILL", "SIGTERM"]
+KILL = "SIGTERM" if os.name == "nt" else "SIGKILL"
 PYTHON = [sys.executable, "-W", "ignore"]
 KillWhen = Callable[..., tuple[list[psutil.Process], list[psutil.Process]]]
 
@@ -58,10 +58,9 @@ def has_learned(folder: Path, n_updates: int) -> bool:
     return bool(files) and files[0].read_text(encoding="utf-8").count('"update"') >= n_updates
 
 
-@pytest.mark.parametrize("how", SIGNALS)
-@pytest.mark.parametrize("moment", ["loading", "learning"])
+@pytest.mark.parametrize(("moment", "how"), [("loading", KILL), ("learning", "SIGTERM")])
 def test_workers_of_an_evaluation_end_with_it(
-    how: str, moment: str, tmp_path: Path, kill_when: KillWhen
+    moment: str, how: str, tmp_path: Path, kill_when: KillWhen
 ) -> None:
     def is_ready(tree: list[psutil.Process]) -> bool:
         return len(workers_among(tree)) == 2 and (moment == "loading" or has_learned(tmp_path, 3))
