@@ -17,6 +17,7 @@ from stable_baselines3 import PPO
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
+from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.freqtrade_env import five_actions
 from mtf_scalper.simulator.masks import masked_action, masked_probabilities
@@ -113,6 +114,7 @@ class Policy:
         """
         return np.asarray(self.member_probabilities(features).mean(axis=0))
 
+    @team()
     def member_probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return what each member of the ensemble says by itself, shape (n_members, T, 5).
 
@@ -157,6 +159,7 @@ class Policy:
         chances: NDArray[np.float64] = self.probabilities_of(window[None], state[None])[0]
         return chances
 
+    @team()
     def probabilities_of(
         self, windows: NDArray[np.float32], states: NDArray[np.float32]
     ) -> NDArray[np.float64]:
