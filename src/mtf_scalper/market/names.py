@@ -6,13 +6,23 @@ since its training give another result without a word, unless names are compared
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from mtf_scalper.errors import MarketError
 
-__all__ = ["are_made_up", "feature_difference", "made_up_names", "names_of"]
+__all__ = [
+    "are_made_up",
+    "check_names",
+    "column_names",
+    "feature_difference",
+    "made_up_names",
+    "names_of",
+]
+
+logger = logging.getLogger(__name__)
 
 
 def made_up_names(n_features: int) -> tuple[str, ...]:
@@ -45,7 +55,7 @@ def names_of(features: Any, given: Any, n_features: int) -> tuple[str, ...]:
     if isinstance(given, str):
         raise MarketError(f"feature_names is the text {given!r}; give a sequence of names")
     told = tuple(str(name) for name in (() if given is None else given))
-    columns = _column_names(features)
+    columns = column_names(features)
     if told and len(told) != n_features:
         raise MarketError(f"{len(told)} feature_names for {n_features} features")
     if told and columns:
@@ -60,6 +70,36 @@ def names_of(features: Any, given: Any, n_features: int) -> tuple[str, ...]:
     if number > 1:
         raise MarketError(f"feature {name!r} is there {number} times; names must differ")
     return names
+
+
+def check_names(trained: Sequence[str], given: Sequence[str], pair: str, what: str) -> None:
+    """Compare the features of a market with those that something else was made with.
+
+    Parameters
+    ----------
+    trained, given : sequence of str
+        Features of then and of now; empty where they are not known. Against names that were made
+        up nothing is compared; where only one side has names of its own, the log says so.
+    pair : str
+    what : str
+        What to do, at the end of the message.
+
+    Raises
+    ------
+    MarketError
+        One line that names the pair and the first feature that is missing, unknown or moved.
+    """
+    if not trained or not given or tuple(trained) == tuple(given):
+        return
+    made_up = are_made_up(trained), are_made_up(given)
+    if not any(made_up):
+        raise MarketError(f"{pair}: {feature_difference(trained, given)}; {what}")
+    if not all(made_up) and len(trained) == len(given):
+        logger.warning(
+            "%s: features have names in one of training and use alone, and are not compared; "
+            "give feature_names to both",
+            pair,
+        )
 
 
 def feature_difference(trained: Sequence[str], given: Sequence[str]) -> str:
@@ -87,7 +127,8 @@ def feature_difference(trained: Sequence[str], given: Sequence[str]) -> str:
     return f"feature {given[now]!r} is number {now + 1}, in the model's training {then + 1}"
 
 
-def _column_names(features: Any) -> tuple[str, ...]:
+def column_names(features: Any) -> tuple[str, ...]:
+    """Return the names of a DataFrame's columns, empty where there are none."""
     columns = getattr(features, "columns", ())
     # Numbers are what pandas counts columns by that have no names.
     if not len(columns) or not all(isinstance(each, str) for each in columns):
