@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from stable_baselines3 import PPO
 
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.market import Market
+from mtf_scalper.market.names import check_names, column_names
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
@@ -31,6 +32,8 @@ __all__ = [
     "confidence",
     "decisions_by_side",
     "observed_batch_sizes",
+    "remember_features",
+    "remembered_features",
     "simulate",
 ]
 
@@ -51,6 +54,17 @@ def observed_batch_sizes(model: PPO) -> Iterator[list[int]]:
         hook.remove()
 
 
+def remember_features(model: PPO, names: tuple[str, ...]) -> None:
+    """Note the names of the features that a model was trained on; its checkpoints keep them."""
+    # stable-baselines3 saves a model's attributes, and sets them when it loads.
+    model.feature_names = list(names)  # type: ignore[attr-defined]
+
+
+def remembered_features(model: PPO) -> tuple[str, ...]:
+    """Return the names that ``remember_features`` noted; empty for older checkpoints."""
+    return tuple(getattr(model, "feature_names", ()))
+
+
 class Policy:
     """A network that maps what the agent sees to probabilities of the five actions.
 
@@ -61,14 +75,23 @@ class Policy:
     settings : Settings
         The settings that it was trained with.
 
+    Attributes
+    ----------
+    feature_names : tuple of str
+        Features of the training in the network's order; empty where the checkpoint is older than
+        that they are noted.
+
     Raises
     ------
     SettingsError
         If the model is not made for such observations.
     """
 
+    feature_names: tuple[str, ...] = ()
+
     def __init__(self, model: PPO, settings: Settings) -> None:
         self.model = model
+        self.feature_names = remembered_features(model)
         self.settings = settings
         self._actions = list(five_actions(settings.n_actions))
         shape = model.observation_space.shape or ()
@@ -91,6 +114,17 @@ class Policy:
         assert isinstance(policy, MaskedPolicy)
         return policy.n_members
 
+    def check_features(self, names: Sequence[str], pair: str) -> None:
+        """Compare features by name and order with those of the training.
+
+        Raises
+        ------
+        MarketError
+            Names the pair and the first feature that is missing, unknown or moved.
+        """
+        cure = "give the features of the policy's training, in their order"
+        check_names(self.feature_names, names, pair, cure)
+
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the probability of every action at every row, for an agent without a position.
 
@@ -100,6 +134,7 @@ class Policy:
         Parameters
         ----------
         features : ndarray of float32, shape (T, F)
+            Of a DataFrame the names of the columns are compared with those of the training.
 
         Returns
         -------
@@ -110,7 +145,7 @@ class Policy:
         Raises
         ------
         MarketError
-            If the number of features is not that of the policy.
+            If the features are not those of the policy.
         """
         return np.asarray(self.member_probabilities(features).mean(axis=0))
 
@@ -121,7 +156,10 @@ class Policy:
         See ``probabilities``; a policy of one seed has one member.
         """
         window, n_features = self.window_shape
+        names = column_names(features)
         features = np.asarray(features, dtype=np.float32)
+        if names:
+            self.check_features(names, "features")
         if features.ndim != 2 or features.shape[1] != n_features:
             raise MarketError(
                 f"the policy was trained on {n_features} features, got shape {features.shape}"
@@ -239,8 +277,14 @@ def simulate(
         training episodes only (where they start, the drawdown that ends them) does not apply.
     exit_threshold : float
         Probability among valid actions from which an exit is taken.
+
+    Raises
+    ------
+    MarketError
+        If the market has other features than the training had, or is too short.
     """
     settings = settings or policy.settings
+    policy.check_features(market.feature_names, market.pair)
     probabilities = policy.probabilities(market.features)
     decisions = decisions_by_side(probabilities, market, settings, exit_threshold)
     by_position = policy.settings.add_state_info

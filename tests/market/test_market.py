@@ -342,8 +342,11 @@ def test_without_dates_the_row_alone_is_named() -> None:
 
 
 def test_a_slice_is_a_market_of_those_rows() -> None:
+    fields = arrays()
+    fields["dates"] = fields["dates"][0] + np.arange(N) * np.timedelta64(15, "m")
     market = Market(
-        **arrays(),
+        **fields,
+        timeframe_minutes=15,
         entry_long=[1, 0, 1, 0, 1, 0],
         entry_short=[0, 1, 0, 1, 0, 1],
         fee_rate=0.001,

@@ -23,6 +23,7 @@ from mtf_scalper.freqai.leverage import has_own_stakes, leverage_of
 from mtf_scalper.market.candles import check_candles
 from mtf_scalper.market.funding import Funding, funding_notice, funding_of, no_funding
 from mtf_scalper.market.market import PRICES, Market, bad_rows, gap_notice
+from mtf_scalper.market.problems import jump_notice
 from mtf_scalper.market.recorded import stakes_for
 from mtf_scalper.settings import EntryMode, Settings
 
@@ -88,15 +89,17 @@ def check_raw_prices(frame: pd.DataFrame, where: str) -> None:
 
 
 def log_gaps(window: pd.DataFrame, pair: str, timeframe: str) -> None:
-    """Log how many candles a training window misses, if any.
+    """Log how many candles a training window misses, and prices that jump as none does.
 
     freqtrade has filled what was missing on disk or at the exchange; the strategy may drop rows,
     and a bot that was stopped for long leaves a gap behind.
     """
     dates = window["date"].to_numpy(dtype="datetime64[ns]")
-    notice = gap_notice(dates, timeframe_to_minutes(timeframe))
-    if notice is not None:
-        logger.warning("%s: %s", pair, notice)
+    prices = window[list(PRICES)].to_numpy(dtype=np.float64)
+    minutes = timeframe_to_minutes(timeframe)
+    for notice in (jump_notice(prices, dates), gap_notice(dates, minutes)):
+        if notice is not None:
+            logger.warning("%s: %s", pair, notice)
 
 
 def build_market(

@@ -21,9 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from mtf_scalper.jit import njit
 from mtf_scalper.simulator.chains import Chains
 
 __all__ = ["Evaluation", "PolicyTable", "evaluate_policy", "start_weights"]
