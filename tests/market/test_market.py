@@ -355,7 +355,6 @@ def test_a_slice_is_a_market_of_those_rows() -> None:
         tick_size=[0.1] * 6,
         liquidation_long=[0.9, 0.8, np.nan, 0.7, 0.6, 0.5],
         liquidation_short=[1.1, 1.2, 1.3, 1.4, 0.0, 1.5],
-        timeframe_minutes=15,
     )
     part = market.slice(2, 5)
     assert len(part) == 3
