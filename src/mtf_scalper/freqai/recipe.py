@@ -17,6 +17,7 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.freqai.config import read_settings, trade_rules
 from mtf_scalper.freqai.strategy import HybridStrategy
+from mtf_scalper.freqai.trading_options import Use
 from mtf_scalper.market.recorded import FEE_RATE
 
 __all__ = ["read_recipe"]
@@ -82,7 +83,7 @@ def _recipe(config: Mapping[str, Any], strategy: HybridStrategy) -> Recipe:
     freqai = config["freqai"]
     features = freqai["feature_parameters"]
     _refuse_other_features(features)
-    settings = read_settings(config, trade_rules(config, strategy))
+    settings = read_settings(config, trade_rules(config, strategy, Use.EVALUATION))
     test_size = freqai.get("data_split_parameters", {}).get("test_size", 0.1)
     return Recipe(
         settings=settings.changed(validation_share=test_size),
