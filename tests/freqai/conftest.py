@@ -90,10 +90,10 @@ def project() -> Path:
 
 @pytest.fixture(scope="session")
 def datadir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten wild days of BTC and ETH across the end of a month; indicators are warm from day 5 on."""
+    """Fifteen wild days of BTC and ETH across the end of a month; indicators are warm on day 9."""
     folder = tmp_path_factory.mktemp("market") / "binance"
     spec = SyntheticSpec(seed=7, volatility=0.004, jump_probability=0.01)
-    write_datadir(spec, folder, "2024-01-24", "2024-02-03 01:00")
+    write_datadir(spec, folder, "2024-01-19", "2024-02-03 01:00")
     return folder
 
 

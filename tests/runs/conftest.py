@@ -60,11 +60,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_datadir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return twelve days of one pair: warm-up, three days of training and two of backtest."""
+    """Return sixteen days of one pair: warm-up, three days of training and two of backtest."""
     datadir = tmp_path_factory.mktemp("datadir")
     # In this market the classic rule fires on both days of the backtest, long and short.
     spec = SyntheticSpec(seed=5, pairs=(pair_spec(PAIR),))
-    write_datadir(spec, datadir, "2024-01-01", "2024-01-13")
+    write_datadir(spec, datadir, "2023-12-28", "2024-01-13")
     return datadir
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from freqtrade.configuration import TimeRange
 from freqtrade.enums import TRADE_MODES
 from freqtrade.exceptions import OperationalException
+from freqtrade.freqai.data_drawer import FreqaiDataDrawer
 from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.freqai.RL.BaseReinforcementLearningModel import BaseReinforcementLearningModel
 from freqtrade.loggers import error_console
@@ -26,6 +28,7 @@ from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.config import check_identifier, made_by, read_settings, trade_rules
 from mtf_scalper.freqai.decisions import Decisions
+from mtf_scalper.freqai.drawer import Drawer
 from mtf_scalper.freqai.recording import ProgramRecord
 from mtf_scalper.freqai.reuse import (
     check_features,
@@ -35,6 +38,7 @@ from mtf_scalper.freqai.reuse import (
     source_frames,
 )
 from mtf_scalper.freqai.traded import market_of_program
+from mtf_scalper.freqai.waiting import WaitingPairs
 from mtf_scalper.freqai.windows import build_market, check_raw_prices, check_window, log_gaps
 from mtf_scalper.inference import Policy, confidence, observed_batch_sizes
 from mtf_scalper.market.candles import check_candles
@@ -60,6 +64,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     ``&-action``, ``&-action_confidence`` and the probability of every action.
     """
 
+    dd: FreqaiDataDrawer
+
     def __init__(self, **kwargs: Any) -> None:
         try:
             self.settings: Settings = read_settings(kwargs["config"])
@@ -70,6 +76,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         loaded.setdefault("model_reward_parameters", {})
         loaded["drop_ohlc_from_features"] = True
         super().__init__(**kwargs)
+        self.dd = Drawer.taking_over(self.dd)
         # FreqAI's constructor has just set torch's threads from its own estimate.
         configure_torch(self.settings)
         self.decisions = Decisions()
@@ -78,6 +85,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self._failure: str | None = None
         self._window = DataFrame()
         self._rows: dict[str, Index] = {}
+        self._waiting = WaitingPairs(self.train_queue)
 
     def start(
         self, dataframe: DataFrame, metadata: dict[str, Any], strategy: IStrategy
@@ -131,6 +139,31 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         finally:
             self._window = DataFrame()
         return model
+
+    def start_live(
+        self,
+        dataframe: DataFrame,
+        metadata: dict[str, Any],
+        strategy: IStrategy,
+        dk: FreqaiDataKitchen,
+    ) -> FreqaiDataKitchen:
+        """Let a pair whose training failed try again with its new candle."""
+        self._waiting.has_new_candle(metadata["pair"])
+        return super().start_live(dataframe, metadata, strategy, dk)
+
+    def extract_data_and_train_model(
+        self,
+        new_trained_timerange: TimeRange,
+        pair: str,
+        strategy: IStrategy,
+        dk: FreqaiDataKitchen,
+        data_load_timerange: TimeRange,
+    ) -> None:
+        """Train in a running bot; what fails is told once and tried again at the next candle."""
+        with self._waiting.trying(pair):
+            super().extract_data_and_train_model(
+                new_trained_timerange, pair, strategy, dk, data_load_timerange
+            )
 
     def build_ohlc_price_dataframes(
         self, data_dictionary: dict[str, DataFrame], pair: str, dk: FreqaiDataKitchen

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,13 @@ from mtf_scalper.freqai.given_predictions import (
     ParityError,
     bounded_timerange,
 )
-from mtf_scalper.freqai.traded import check_pairs, traded_market, traded_markets, traded_rows
+from mtf_scalper.freqai.traded import (
+    check_pairs,
+    traded_market,
+    traded_markets,
+    traded_rows,
+    with_early_ends,
+)
 from mtf_scalper.freqai.trading_options import Use, check_trading_options
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
@@ -249,6 +255,8 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
             config=config,
             provider=provider,
         )
+    markets = with_early_ends({pair: each.market for pair, each in pairs.items()})
+    pairs = {pair: replace(each, market=markets[pair]) for pair, each in pairs.items()}
     return Backtested(
         settings=settings,
         exit_threshold=float(strategy.exit_confidence.value),

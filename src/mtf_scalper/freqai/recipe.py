@@ -19,6 +19,7 @@ from mtf_scalper.freqai.config import read_settings, trade_rules
 from mtf_scalper.freqai.strategy import HybridStrategy
 from mtf_scalper.freqai.trading_options import Use
 from mtf_scalper.market.recorded import FEE_RATE
+from mtf_scalper.market.timeframes import check_multiples
 
 __all__ = ["read_recipe"]
 
@@ -83,6 +84,8 @@ def _recipe(config: Mapping[str, Any], strategy: HybridStrategy) -> Recipe:
     freqai = config["freqai"]
     features = freqai["feature_parameters"]
     _refuse_other_features(features)
+    base, included = str(config["timeframe"]), tuple(features["include_timeframes"])
+    check_multiples(base, included)
     settings = read_settings(config, trade_rules(config, strategy, Use.EVALUATION))
     test_size = freqai.get("data_split_parameters", {}).get("test_size", 0.1)
     return Recipe(
@@ -92,8 +95,13 @@ def _recipe(config: Mapping[str, Any], strategy: HybridStrategy) -> Recipe:
         max_leverage=float(strategy.max_leverage),
         exit_threshold=float(strategy.exit_confidence.value),
         fee_rate=FEE_RATE if config.get("fee") is None else float(config["fee"]),
-        timeframes=tuple(features["include_timeframes"]),
+        timeframes=included,
         periods=tuple(features["indicator_periods_candles"]),
+        timeframe=base,
+        # freqtrade loads no fewer candles than the longest period has.
+        startup_candles=max(
+            int(strategy.startup_candle_count), *features["indicator_periods_candles"]
+        ),
     )
 
 

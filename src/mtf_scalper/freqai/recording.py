@@ -36,6 +36,7 @@ from mtf_scalper.records.files import RecordError
 from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import PROBABILITIES, Run
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
+from mtf_scalper.runs.judgment import Judged
 from mtf_scalper.runs.recording import judge_into, verdict_checks
 from mtf_scalper.runs.verdict import verdict_sentence
 from mtf_scalper.settings import Settings
@@ -265,7 +266,8 @@ class ProgramRecord:
                 checks = verdict_checks(judged, differences)
                 record.write_json("checks", [check.as_dict() for check in checks])
                 verdict = verdict_sentence(judged)
-                logger.info("%s", verdict)
+                level = logging.INFO if isinstance(judged, Judged) else logging.WARNING
+                logger.log(level, "%s", verdict)
                 logger.info("more of it: mtf-scalper report %s", record.run_id)
                 return verdict
             except Exception as error:  # whatever it was, the backtest itself has succeeded

@@ -7,6 +7,7 @@ leverage are what the backtester charges, finds and uses.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,14 @@ from mtf_scalper.freqai.windows import build_market
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 
-__all__ = ["check_pairs", "market_of_program", "traded_market", "traded_markets", "traded_rows"]
+__all__ = [
+    "check_pairs",
+    "market_of_program",
+    "traded_market",
+    "traded_markets",
+    "traded_rows",
+    "with_early_ends",
+]
 
 
 def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Settings]:
@@ -52,6 +60,7 @@ def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Setting
     check_pairs(config, data)
     settings = read_settings(config, trade_rules(config, strategy))
     provider = DataProvider(config, backtesting.exchange)
+    strategy.dp = provider  # as the backtest gives it one before it asks for indicators
     markets = {}
     for pair, candles in data.items():
         frame = strategy.feature_engineering_standard(candles.copy(), {"pair": pair})
@@ -64,7 +73,19 @@ def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Setting
             config=config,
             provider=provider,
         )
-    return markets, settings
+    return with_early_ends(markets), settings
+
+
+def with_early_ends(markets: Mapping[str, Market]) -> dict[str, Market]:
+    """Return the markets of one backtest, those marked that end before the last of them does."""
+    ends = {pair: market.dates[-1] for pair, market in markets.items() if market.dates is not None}
+    last = max(ends.values(), default=None)
+    return {
+        pair: replace(market, ends_early=True, report_gaps=False)
+        if last is not None and pair in ends and ends[pair] < last
+        else market
+        for pair, market in markets.items()
+    }
 
 
 def market_of_program(
@@ -93,17 +114,32 @@ def market_of_program(
         If signals are missing, or the timerange is open.
     """
     frame = strategy.feature_engineering_standard(candles.reset_index(drop=True), {"pair": pair})
-    first = int(frame["date"].searchsorted(bounded_timerange(config).startdt))
-    return traded_market(
+    period = bounded_timerange(config)
+    first = int(frame["date"].searchsorted(period.startdt))
+    # That of the strategy serves candles up to the one that is traded.
+    provider = DataProvider(dict(config), strategy.dp._exchange)
+    market = traded_market(
         frame,
         slice(first, len(frame)),
         is_predicted(config, frame["date"]).to_numpy(dtype=np.bool_),
         pair,
         settings,
         config=config,
-        # That of the strategy serves candles up to the one that is traded.
-        provider=DataProvider(dict(config), strategy.dp._exchange),
+        provider=provider,
     )
+    last = frame["date"].iloc[-1]
+    if last >= period.stopdt or not _any_goes_on(provider, config, last):
+        return market
+    return replace(market, ends_early=True, report_gaps=False)
+
+
+def _any_goes_on(provider: DataProvider, config: Mapping[str, Any], last: pd.Timestamp) -> bool:
+    """Say whether any pair of the backtest has a candle after ``last``."""
+    for pair in config["exchange"]["pair_whitelist"]:
+        dates = provider.historic_ohlcv(pair, str(config["timeframe"]))["date"]
+        if len(dates) and dates.iloc[-1] > last:
+            return True
+    return False
 
 
 def check_pairs(config: Mapping[str, Any], data: Mapping[str, pd.DataFrame]) -> None:

@@ -24,7 +24,7 @@ from mtf_scalper.market.candles import (
     resample_candles,
     timeframe_delta,
 )
-from mtf_scalper.market.features import WARMUP_CANDLES_5M, feature_frame
+from mtf_scalper.market.features import LONGEST_LOOKBACK_CANDLES, feature_frame
 from mtf_scalper.market.market import PRICES, Market
 from mtf_scalper.market.signals import (
     EntryThresholds,
@@ -32,6 +32,7 @@ from mtf_scalper.market.signals import (
     entry_indicators,
     leverage_for,
 )
+from mtf_scalper.market.timeframes import candles_per, entry_timeframes, warmup_candles
 
 __all__ = ["FEE_RATE", "RecordedPair", "price_steps", "read_candles", "recorded_pair"]
 
@@ -77,6 +78,8 @@ def recorded_pair(
     max_leverage: float = 3.0,
     timeframes: Sequence[str] = ("5m", "15m", "1h"),
     periods: Sequence[int] = (10, 20),
+    timeframe: str | None = None,
+    startup_candles: int | None = None,
 ) -> RecordedPair:
     """Read a pair of a freqtrade data directory.
 
@@ -87,7 +90,8 @@ def recorded_pair(
     pair : str
     since : Timestamp, optional
         UTC; the first candle to return. As many candles before it as indicators need to warm up
-        are read of every timeframe. By default the file's first candle after the warm-up.
+        are read of every timeframe. By default the file's first candle after the warm-up, where
+        all features are defined.
     until : Timestamp, optional
         UTC; candles that open from then on are left out.
     fee_rate : float
@@ -97,34 +101,49 @@ def recorded_pair(
     max_leverage : float
     timeframes, periods : sequence
         FreqAI's ``include_timeframes`` and ``indicator_periods_candles``.
+    timeframe : str, optional
+        The base, whose candles are read; the longer ones are made from them. By default the
+        shortest of ``timeframes``.
+    startup_candles : int, optional
+        freqtrade's ``startup_candle_count``; see ``warmup_candles``.
 
     Raises
     ------
     MarketError
         If the pair has no candles there, or none after the warm-up.
+    SettingsError
+        If a timeframe is no multiple of the base.
     """
-    whole = read_candles(datadir, pair)
+    base = timeframe or min(timeframes, key=timeframe_delta)
+    entry = entry_timeframes(base, timeframes)
+    warmup = warmup_candles(entry) if startup_candles is None else startup_candles
+    whole = read_candles(datadir, pair, base)
     if until is not None:
         whole = whole[whole["date"] < until]
-    begin = None if since is None else since - WARMUP_CANDLES_5M * timeframe_delta(BASE_TIMEFRAME)
+    begin = None if since is None else since - warmup * timeframe_delta(base)
     candles = whole if begin is None else whole[whole["date"] >= begin].reset_index(drop=True)
-    if len(candles) <= WARMUP_CANDLES_5M + 2:
+    if begin is None:
+        longest = max(candles_per(each, base) for each in (*timeframes, *entry))
+        warmup = max(warmup, (LONGEST_LOOKBACK_CANDLES + 1) * longest)
+    if len(candles) <= warmup + 2:
         raise MarketError(
-            f"{pair}: {len(candles)} candles in {datadir} are too few for the warm-up of "
-            f"{WARMUP_CANDLES_5M}; download more"
+            f"{pair}: {len(candles)} candles of {base} in {datadir} are too few for the warm-up of "
+            f"{warmup}; download more"
         )
     higher = {
-        timeframe: _higher(whole, timeframe, since)
-        for timeframe in timeframes
-        if timeframe != BASE_TIMEFRAME
+        each: _higher(whole, each, base, None if since is None else (since, warmup))
+        for each in timeframes
+        if each != base
     }
-    features = feature_frame(candles, timeframes, periods, higher=higher, dtype=np.float64)
-    indicators = entry_indicators(candles)
-    long, short = classic_entries(indicators, thresholds or EntryThresholds())
+    features = feature_frame(
+        candles, timeframes, periods, base=base, higher=higher, dtype=np.float64
+    )
+    indicators = entry_indicators(candles, entry, higher=higher)
+    long, short = classic_entries(indicators, thresholds or EntryThresholds(), entry)
     dates = candles["date"].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
     ohlc = candles[list(PRICES)].to_numpy(dtype=np.float64)
     steps = price_steps(dates, ohlc)  # of the warm-up too, as the backtester finds them
-    rows = slice(WARMUP_CANDLES_5M, None)
+    rows = slice(warmup, None)
     market = Market(
         features=features.to_numpy(dtype=np.float32)[rows],
         ohlc=ohlc[rows],
@@ -135,6 +154,7 @@ def recorded_pair(
         funding=_funding(datadir, pair, candles["date"])[rows],
         tick_size=steps[rows],
         dates=dates[rows],
+        timeframe_minutes=timeframe_delta(base) // pd.Timedelta(minutes=1),
         pair=pair,
         feature_names=tuple(features.columns),
     )
@@ -142,20 +162,21 @@ def recorded_pair(
     return RecordedPair(market, features.to_numpy(dtype=np.float64)[rows], kept)
 
 
-def read_candles(datadir: Path, pair: str) -> pd.DataFrame:
-    """Return a pair's 5m candles as freqtrade loads them: in order, gaps filled.
+def read_candles(datadir: Path, pair: str, timeframe: str = BASE_TIMEFRAME) -> pd.DataFrame:
+    """Return a pair's candles of a timeframe as freqtrade loads them: in order, gaps filled.
 
     Raises
     ------
     MarketError
         If the file is missing or holds no candles that can be traded.
     """
-    path = _path(datadir, pair, "5m-futures")
+    path = _path(datadir, pair, f"{timeframe}-futures")
     if not path.is_file():
         raise MarketError(f"{pair}: no candles in {datadir} ({path.name} is missing)")
     stored = pd.read_feather(path)[list(CANDLE_COLUMNS)]
     try:
-        return fill_missing_candles(stored.sort_values("date").reset_index(drop=True))
+        in_order = stored.sort_values("date").reset_index(drop=True)
+        return fill_missing_candles(in_order, timeframe)
     except MarketError as error:
         raise MarketError(f"{pair}: {path.name}: {error}") from None
 
@@ -214,11 +235,15 @@ def _decimals(price: float) -> int:
     return len(text.partition(".")[2])
 
 
-def _higher(whole: pd.DataFrame, timeframe: str, since: pd.Timestamp | None) -> pd.DataFrame:
-    candles = resample_candles(whole, timeframe)
-    if since is None:
+def _higher(
+    whole: pd.DataFrame, timeframe: str, base: str, first: tuple[pd.Timestamp, int] | None
+) -> pd.DataFrame:
+    """Return longer candles from ``first``, a moment and candles of their own before it, on."""
+    candles = resample_candles(whole, timeframe, base)
+    if first is None:
         return candles
-    begin = since - WARMUP_CANDLES_5M * timeframe_delta(timeframe)
+    since, warmup = first
+    begin = since - warmup * timeframe_delta(timeframe)
     return candles[candles["date"] >= begin].reset_index(drop=True)
 
 

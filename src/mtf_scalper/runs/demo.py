@@ -13,6 +13,7 @@ from rich.table import Table
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.progress import EventBars
 from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.runs.judgment import Judged
 from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, BacktestRun, run_backtest
 from mtf_scalper.runs.project import demo_market, find_project, shown
@@ -87,7 +88,8 @@ def run_demo(
             verdict,
             {"freqtrade": outcome.results, "log": request.log, "models": request.models},
         )
-    console.print(verdict_table(judged))
+    if isinstance(judged, Judged):
+        console.print(verdict_table(judged))
     for line in (*verdict_lines(judged, differences), f"verdict         {verdict}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"whole run       {time.monotonic() - started:.0f} s")
