@@ -78,6 +78,34 @@ CASES = {
         reasons=frozenset({"liquidation"}),
         leverage=20.0,
     ),
+    "trailing stop": Case(
+        attributes={**NO_SAFETY_EXITS, "stoploss": -0.04, "trailing_stop": True},
+        reasons=frozenset({"trailing_stop_loss", "stop_loss"}),
+    ),
+    "trailing stop that comes nearer, with a ladder": Case(
+        attributes={
+            **NO_SAFETY_EXITS,
+            "minimal_roi": LADDER,
+            "stoploss": -0.10,
+            "trailing_stop": True,
+            "trailing_stop_positive": 0.01,
+            "trailing_stop_positive_offset": 0.015,
+        },
+        reasons=frozenset({"trailing_stop_loss", "roi"}),
+    ),
+    "trailing stop from an offset at leverage 20": Case(
+        attributes={
+            **NO_SAFETY_EXITS,
+            "stoploss": -0.99,
+            "minimal_roi": {0: 0.5},
+            "trailing_stop": True,
+            "trailing_stop_positive": 0.02,
+            "trailing_stop_positive_offset": 0.03,
+            "trailing_only_offset_is_reached": True,
+        },
+        reasons=frozenset({"trailing_stop_loss"}),
+        leverage=20.0,
+    ),
 }
 
 

@@ -128,18 +128,11 @@ def market_of_program(
         provider=provider,
     )
     last = frame["date"].iloc[-1]
-    if last >= period.stopdt or not _any_goes_on(provider, config, last):
+    timeframe, pairs = str(config["timeframe"]), strategy.dp.current_whitelist()
+    others = (provider.historic_ohlcv(other, timeframe)["date"] for other in pairs)
+    if last >= period.stopdt or not any(len(dates) and dates.iloc[-1] > last for dates in others):
         return market
     return replace(market, ends_early=True, report_gaps=False)
-
-
-def _any_goes_on(provider: DataProvider, config: Mapping[str, Any], last: pd.Timestamp) -> bool:
-    """Say whether any pair of the backtest has a candle after ``last``."""
-    for pair in config["exchange"]["pair_whitelist"]:
-        dates = provider.historic_ohlcv(pair, str(config["timeframe"]))["date"]
-        if len(dates) and dates.iloc[-1] > last:
-            return True
-    return False
 
 
 def check_pairs(config: Mapping[str, Any], data: Mapping[str, pd.DataFrame]) -> None:
