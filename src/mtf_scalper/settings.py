@@ -234,7 +234,9 @@ class TradeRules(_Frozen):
     @model_validator(mode="after")
     def _check_trailing_stop(self) -> Self:
         if self.trailing_stop and self.stoploss is None:
-            raise ValueError("trailing_stop: true needs a stoploss, the distance at which it trails")
+            raise ValueError(
+                "trailing_stop: true needs a stoploss, the distance at which it trails"
+            )
         if not self.trailing_stop and (
             self.trailing_stop_positive is not None or self.trailing_only_offset_is_reached
         ):

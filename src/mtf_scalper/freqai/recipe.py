@@ -19,6 +19,7 @@ from mtf_scalper.freqai.config import read_settings, trade_rules
 from mtf_scalper.freqai.leverage import has_own_leverage
 from mtf_scalper.freqai.offline import OfflineExchange
 from mtf_scalper.freqai.strategy import HybridStrategy
+from mtf_scalper.freqai.trading_options import Use
 from mtf_scalper.market.datafiles import FORMATS
 from mtf_scalper.market.timeframes import check_multiples
 
@@ -92,7 +93,7 @@ def _recipe(config: dict[str, Any], strategy: HybridStrategy) -> Recipe:
     _refuse_other_features(features)
     base, included = str(config["timeframe"]), tuple(features["include_timeframes"])
     check_multiples(base, included)
-    settings = read_settings(config, trade_rules(config, strategy))
+    settings = read_settings(config, trade_rules(config, strategy, Use.EVALUATION))
     exchange = OfflineExchange(config)
     test_size = freqai.get("data_split_parameters", {}).get("test_size", 0.1)
     return Recipe(

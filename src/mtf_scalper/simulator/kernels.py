@@ -50,6 +50,7 @@ STATE_LIMIT = 10.0
 N_STATE = 5
 N_ACTIONS = 5
 MARGIN = 1e-6
+NEAR_HALF = 0.499_999
 SERIES_LIMIT = 0.05
 
 NEUTRAL, LONG_ENTER, LONG_EXIT, SHORT_ENTER, SHORT_EXIT = range(5)
@@ -635,7 +636,7 @@ def _trailing_distance(rules: Any, profit: float) -> float:
 @njit(cache=True, error_model="numpy")
 def _trailing_fill(candle: Any, rules: Any, state: Any) -> float:
     side, leverage = state.side, state.leverage
-    price = _stop_fill(candle, side, state.stop)
+    price: float = _stop_fill(candle, side, state.stop)
     beyond = state.stop > candle.high if side > 0 else state.stop < candle.low
     if beyond or state.row != state.open_row:
         return price
@@ -646,7 +647,8 @@ def _trailing_fill(candle: Any, rules: Any, state: Any) -> float:
         distance = _trailing_distance(rules, _profit(rules, state, side, best, True))
         share = 1.0 - side * distance / leverage
     price = candle.open * share
-    return max(candle.low, price) if side > 0 else min(candle.high, price)
+    inside: float = max(candle.low, price) if side > 0 else min(candle.high, price)
+    return inside
 
 
 @njit(cache=True, error_model="numpy")
@@ -726,12 +728,26 @@ def _round_to_tick(price: float, tick_size: float, direction: int) -> float:
     per_unit = float(math.floor(1.0 / tick_size + 0.5))
     if per_unit < 1.0 or abs(per_unit * tick_size - 1.0) > 1e-9:
         per_unit = 0.0
-    steps = math.floor(price / tick_size + 0.5)
+    shifted = price / tick_size + 0.5
+    steps = math.floor(shifted)
+    if abs(shifted - steps - 0.5) > NEAR_HALF:
+        steps = _half_up(price, tick_size, per_unit, steps)
     nearest = steps / per_unit if per_unit > 0.0 else steps * tick_size
     if direction * (price - nearest) <= 0.0:
         return nearest
     steps += direction
     return steps / per_unit if per_unit > 0.0 else steps * tick_size
+
+
+@njit(cache=True, error_model="numpy")
+def _half_up(price: float, tick_size: float, per_unit: float, steps: int) -> int:
+    for middle in (steps + 1, steps):
+        half = (2 * middle - 1) / (2.0 * per_unit)
+        if per_unit == 0.0:
+            half = (middle - 0.5) * tick_size
+        if price >= half:
+            return middle
+    return steps - 1
 
 
 @njit(cache=True, error_model="numpy")

@@ -256,7 +256,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         return self._close(position, *exit_)
 
     def _trail(self, position: _Position) -> None:
-        """Let a trailing stop follow the price before it is asked whether this candle reached it."""
+        """Let a trailing stop follow the price; only then may this candle have reached it."""
         if not self.rules.trailing_stop or position.stop is None:
             return
         stop = exits.trailed_stop(
