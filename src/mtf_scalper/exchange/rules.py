@@ -28,6 +28,8 @@ _MOST_PRICE_DECIMALS = 10
 _MOST_QUANTITY_DECIMALS = 3
 _MIN_NOTIONAL = "5"
 _MOST_LOTS_PER_ORDER = 10_000_000
+_LEAST_MAXIMUM = 10_000_000
+"""Value in the quote asset that an order may have at least, however low the price."""
 _PERPETUAL_DELIVERY_MS = 4_133_404_800_000
 
 
@@ -91,7 +93,8 @@ def symbol_info(symbol: Symbol, candles: Candles) -> SymbolInfo:
     """
     grid = grid_of(candles)
     tick, lot = decimal_text(grid.tick_size), decimal_text(grid.lot_size)
-    max_quantity = decimal_text(grid.lot_size * _MOST_LOTS_PER_ORDER)
+    lots = max(_MOST_LOTS_PER_ORDER, _LEAST_MAXIMUM / candles.low.min() / grid.lot_size)
+    max_quantity = decimal_text(grid.lot_size * math.ceil(lots))
     return SymbolInfo(
         symbol=symbol.name,
         pair=symbol.name,
