@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from mtf_scalper.market.candles import resample_candles, timeframe_delta
+from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.synthetic import SyntheticSpec, generate_candles
 from mtf_scalper.settings import Settings
@@ -26,6 +27,7 @@ hypothesis.settings.register_profile("project", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("project")
 
 InventedMarket = Callable[..., Path]
+WarmDatadir = Callable[..., None]
 MakeMarket = Callable[..., Market]
 MakeSettings = Callable[..., Settings]
 
@@ -79,6 +81,32 @@ def invented_market() -> InventedMarket:
             rates = marks[due].assign(open=0.0001, high=0.0, low=0.0, close=0.0)
             rates.reset_index(drop=True).to_feather(futures / f"{name}-1h-funding_rate.feather")
         return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def warm_datadir() -> WarmDatadir:
+    """Return a writer of synthetic data directories with days for indicators to settle before."""
+
+    def write(spec: SyntheticSpec, folder: Path, start: str, end: str, *, days: int) -> None:
+        write_datadir(spec, folder, start, end)
+        first = pd.Timestamp(start, tz="UTC")
+        before = folder.with_name(f"{folder.name}-before")
+        write_datadir(spec, before, first - pd.Timedelta(days=days), first)
+        for each in spec.pairs:
+            name = each.pair.replace("/", "_").replace(":", "_")
+            five = f"futures/{name}-5m-futures.feather"
+            joins = pd.read_feather(folder / five)["open"].iloc[0]
+            ratio = joins / pd.read_feather(before / five)["close"].iloc[-1]
+            decimals = len(f"{each.tick_size:g}".partition(".")[2])
+            for path in sorted(folder.glob(f"futures/{name}-*.feather")):
+                earlier = pd.read_feather(before / "futures" / path.name)
+                if "funding_rate" not in path.name:
+                    prices = ["open", "high", "low", "close"]
+                    earlier[prices] = (earlier[prices] * ratio).round(decimals)
+                whole = pd.concat([earlier, pd.read_feather(path)], ignore_index=True)
+                whole.to_feather(path)
 
     return write
 

@@ -37,7 +37,12 @@ from mtf_scalper.market.signals import (
     leverage_for,
 )
 from mtf_scalper.market.terms import PairTerms
-from mtf_scalper.market.timeframes import candles_per, entry_timeframes, warmup_candles
+from mtf_scalper.market.timeframes import (
+    candles_per,
+    check_multiples,
+    entry_timeframes,
+    warmup_candles,
+)
 
 __all__ = [
     "FEE_RATE",
@@ -142,6 +147,7 @@ def recorded_pair(
     terms = terms or PairTerms()
     base = timeframe or min(timeframes, key=timeframe_delta)
     entry = entry_timeframes(base, timeframes)
+    check_multiples(base, timeframes)
     warmup = warmup_candles(entry) if startup_candles is None else startup_candles
     whole = read_candles(datadir, pair, base, data_format=data_format)
     price_step = _exchange_step(whole, pair, terms)
@@ -149,14 +155,15 @@ def recorded_pair(
         whole = whole[whole["date"] < until]
     begin = None if since is None else since - warmup * timeframe_delta(base)
     candles = whole if begin is None else whole[whole["date"] >= begin].reset_index(drop=True)
-    if begin is None:
-        longest = max(candles_per(each, base) for each in (*timeframes, *entry))
-        warmup = max(warmup, (LONGEST_LOOKBACK_CANDLES + 1) * longest)
+    longest = max((*timeframes, *entry), key=timeframe_delta)
+    lookback = (LONGEST_LOOKBACK_CANDLES + 1) * candles_per(longest, base)
+    warmup = warmup if since is not None else max(warmup, lookback)
     if len(candles) <= warmup + 2:
         raise MarketError(
             f"{pair}: {len(candles)} candles of {base} in {datadir} are too few for the warm-up of "
             f"{warmup}; download more"
         )
+    _check_lookback(whole, candles["date"].iloc[warmup], lookback, base, pair)
     higher = {
         each: _higher(whole, each, base, None if since is None else (since, warmup))
         for each in timeframes
@@ -299,6 +306,18 @@ def _decimals(price: float) -> int:
         price, precision=_SIGNIFICANT_DIGITS, unique=False, fractional=False, trim="-"
     )
     return len(text.partition(".")[2])
+
+
+def _check_lookback(
+    whole: pd.DataFrame, first: pd.Timestamp, lookback: int, base: str, pair: str
+) -> None:
+    """Refuse candles that begin too late for the longest features of the first row."""
+    begins, needed = whole["date"].iloc[0], first - lookback * timeframe_delta(base)
+    if begins > needed:
+        raise MarketError(
+            f"{pair}: candles of {base} begin on {begins:%Y-%m-%d %H:%M}, the features of "
+            f"{first:%Y-%m-%d %H:%M} need them from {needed:%Y-%m-%d %H:%M} on; download more"
+        )
 
 
 def _higher(
