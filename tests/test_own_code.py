@@ -1,4 +1,4 @@
-"""Files of the user's own that something is made of, found by what they say and by what is there."""
+"""Files that something of the user's own is made of, by what they say and what is there."""
 
 from __future__ import annotations
 
