@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MarketError
+from mtf_scalper.errors import MarketError, UntrainableError
 
 __all__ = [
     "CLOSE",
@@ -173,7 +173,10 @@ class Market:
         self._check_rows(self.leverage < 1.0, "leverage", "is below 1")
         self._check_rows(self.tick_size < 0.0, "tick_size", "is negative")
         if float(self.ohlc.max()) == float(self.ohlc.min()):
-            self._fail(f"the price is constant ({self.ohlc[0, OPEN]}) over all {len(self)} candles")
+            raise UntrainableError(
+                f"{self.pair}: the price is constant ({self.ohlc[0, OPEN]}) over all "
+                f"{len(self)} candles"
+            )
         if not 0.0 <= self.fee_rate < 0.1:
             self._fail(f"fee_rate must lie in [0, 0.1), got {self.fee_rate}")
         if self.timeframe_minutes < 1:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MarketError
+from mtf_scalper.errors import MarketError, UntrainableError
 from mtf_scalper.market.candles import (
     BASE_TIMEFRAME,
     CANDLE_COLUMNS,
@@ -109,7 +109,7 @@ def recorded_pair(
     begin = None if since is None else since - WARMUP_CANDLES_5M * timeframe_delta(BASE_TIMEFRAME)
     candles = whole if begin is None else whole[whole["date"] >= begin].reset_index(drop=True)
     if len(candles) <= WARMUP_CANDLES_5M + 2:
-        raise MarketError(
+        raise UntrainableError(
             f"{pair}: {len(candles)} candles in {datadir} are too few for the warm-up of "
             f"{WARMUP_CANDLES_5M}; download more"
         )
@@ -152,7 +152,7 @@ def read_candles(datadir: Path, pair: str) -> pd.DataFrame:
     """
     path = _path(datadir, pair, "5m-futures")
     if not path.is_file():
-        raise MarketError(f"{pair}: no candles in {datadir} ({path.name} is missing)")
+        raise UntrainableError(f"{pair}: no candles in {datadir} ({path.name} is missing)")
     stored = pd.read_feather(path)[list(CANDLE_COLUMNS)]
     try:
         return fill_missing_candles(stored.sort_values("date").reset_index(drop=True))
