@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,13 @@ from mtf_scalper.errors import MarketError, UntrainableError
 from mtf_scalper.freqai import columns
 from mtf_scalper.settings import Settings, UntrainablePairs
 
-__all__ = ["LeftOut", "check_trainable", "pair_without_candles", "without_predictions"]
+__all__ = [
+    "LeftOut",
+    "check_trainable",
+    "check_warm",
+    "pair_without_candles",
+    "without_predictions",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -132,12 +138,41 @@ def check_trainable(
         logger.warning("%s; it is trained on fewer", _late(pair, first, trained[0]))
 
 
-def _late(pair: str, first: pd.Timestamp, train: TimeRange) -> str:
+def check_warm(
+    error: MarketError, pair: str, first: datetime, train: TimeRange, warm_up: timedelta
+) -> MarketError:
+    """Return why a window cannot be learned from: where indicators are not warm yet, that.
+
+    Parameters
+    ----------
+    error : MarketError
+        What a check of the window's features found.
+    pair : str
+    first : datetime
+        The pair's first candle.
+    train : TimeRange
+        The window.
+    warm_up : timedelta
+        What the strategy's ``startup_candle_count`` lasts.
+    """
+    if isinstance(error, UntrainableError) or first + warm_up <= train.startdt:
+        return error
+    return UntrainableError(
+        f"{_late(pair, first, train)} and before them {_hours(warm_up)} for the indicators; begin "
+        "the backtest later or download earlier candles"
+    )
+
+
+def _late(pair: str, first: datetime, train: TimeRange) -> str:
     days = (train.stopdt - train.startdt).days
     return (
         f"{pair}: its candles begin on {_day(first)}, {days} days before {_day(train.stopdt)} "
         "are needed"
     )
+
+
+def _hours(span: timedelta) -> str:
+    return f"{span / timedelta(hours=1):.0f} hours"
 
 
 def _day(moment: datetime) -> str:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from mtf_scalper.compute import configure_torch
-from mtf_scalper.errors import MtfScalperError, UntrainableError
+from mtf_scalper.errors import MarketError, MtfScalperError, UntrainableError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.config import check_identifier, made_by, read_settings, trade_rules
 from mtf_scalper.freqai.decisions import Decisions
@@ -32,6 +33,7 @@ from mtf_scalper.freqai.drawer import Drawer
 from mtf_scalper.freqai.left_out import (
     LeftOut,
     check_trainable,
+    check_warm,
     pair_without_candles,
     without_predictions,
 )
@@ -89,6 +91,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self.record = ProgramRecord()
         self._has_rules = False
         self._left_out = LeftOut()
+        self._begins: datetime | None = None
+        self._warm_up = timedelta()
         self._failure: Exception | None = None
         self._window = DataFrame()
         self._rows: dict[str, Index] = {}
@@ -165,7 +169,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self._failure = None
         self._window = unfiltered_df
         try:
-            check_window(unfiltered_df, dk.training_features_list, pair, self.settings)
+            self._check_window(unfiltered_df, pair, dk)
             log_gaps(unfiltered_df, pair, str(self.config["timeframe"]))
             if not self.live:
                 self.record.phase(None)
@@ -204,6 +208,17 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             super().extract_data_and_train_model(
                 new_trained_timerange, pair, strategy, dk, data_load_timerange
             )
+
+    def _check_window(self, window: DataFrame, pair: str, dk: FreqaiDataKitchen) -> None:
+        """Check candles and features; of those that are not warm yet say that."""
+        try:
+            check_window(window, dk.training_features_list, pair, self.settings)
+        except MarketError as error:
+            is_warm = window[dk.training_features_list].notna().all(axis=1).any()
+            if is_warm or self.live or self._begins is None:
+                raise
+            train, first = self.training_timerange, self._begins
+            raise check_warm(error, pair, first, train, self._warm_up) from None
 
     def build_ohlc_price_dataframes(
         self, data_dictionary: dict[str, DataFrame], pair: str, dk: FreqaiDataKitchen
@@ -331,6 +346,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         """Predict anew where exits need the network; saved predictions know of no position."""
         trained, tested = dk.training_timeranges, dk.backtesting_timeranges
         check_trainable(dataframe, trained, tested, dk.pair, self.settings)
+        self._begins = dataframe["date"].iloc[0]
+        self._warm_up = strategy.startup_candle_count * timedelta(seconds=self.base_tf_seconds)
         names = [_window_name(dk.pair, train.stopts) for train in trained]
         self.record.windows(dk.pair, names, trained, tested)
         self.record.candles(dk.pair, dataframe, tested[0].startdt)
