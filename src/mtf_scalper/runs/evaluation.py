@@ -163,7 +163,6 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         _note_windows(record, recordeds, windows)
         for pair, reason in left_out.items():
             record.events().write(LEFT_OUT, pair=pair, reason=reason)
-            console.print(f"left out: {reason}", markup=False, highlight=False, soft_wrap=True)
         walks, learned = _learned(plan, windows, recordeds, record, console)
         with record.phase("evaluation"):
             run = Run.open(record.folder)
@@ -179,7 +178,8 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         console.print(verdict, markup=False, highlight=False, soft_wrap=True, style="bold")
         for table in evaluation_tables(evaluated.figures, evaluated.edge, windows):
             console.print(table)
-        lines = evaluation_lines(plan.source.name, plan.seeds, plan.embargo, learned)
+        lines = [f"left out: {reason}" for reason in left_out.values()]
+        lines += evaluation_lines(plan.source.name, plan.seeds, plan.embargo, learned)
         for line in (*lines, *(agreement.line for agreement in agreements)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         record.finish(verdict)
