@@ -208,7 +208,7 @@ def check_identifier(
     now = {
         "version": __version__,
         "engine": engine_digest(),
-        **settings.model_dump(mode="json", exclude={"progress_bar"}),
+        **settings.model_dump(mode="json", exclude={"progress_bar", "untrainable_pairs"}),
         "made_by": plain(makers or {}),
     }
     digest = reward_digest(settings)

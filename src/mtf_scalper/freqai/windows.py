@@ -17,7 +17,7 @@ from freqtrade.exchange import timeframe_to_minutes
 from freqtrade.strategy import IStrategy
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MarketError
+from mtf_scalper.errors import MarketError, UntrainableError
 from mtf_scalper.freqai import columns, terms
 from mtf_scalper.freqai.leverage import has_own_stakes, leverage_of
 from mtf_scalper.market.candles import check_candles
@@ -52,7 +52,7 @@ def check_window(frame: pd.DataFrame, features: list[str], pair: str, settings: 
         Names the pair, the window, the column and the first date.
     """
     if frame.empty:
-        raise MarketError(f"{pair}: the training window has no candles; download more data")
+        raise UntrainableError(f"{pair}: the training window has no candles; download more data")
     check_candles(frame, pair)
     where = f"{pair}, window {frame['date'].iloc[0]:%Y-%m-%d} to {frame['date'].iloc[-1]:%Y-%m-%d}"
     check_raw_prices(frame, where)
@@ -69,13 +69,13 @@ def check_window(frame: pd.DataFrame, features: list[str], pair: str, settings: 
         raise MarketError(f"{where}: {bad_rows(features[column], problem, bad[:, column], dates)}")
     needed = 2 * (settings.window_size + 2)
     if len(frame) - warm_up < needed:
-        raise MarketError(
+        raise UntrainableError(
             f"{where}: {len(frame) - warm_up} usable candles are too few, at least {needed} are "
             "needed; raise train_period_days or download earlier data"
         )
     closes = frame["close"].to_numpy(dtype=np.float64)
     if closes.min() == closes.max():
-        raise MarketError(f"{where}: column 'close' is constant ({closes[0]})")
+        raise UntrainableError(f"{where}: column 'close' is constant ({closes[0]})")
 
 
 def check_raw_prices(frame: pd.DataFrame, where: str) -> None:

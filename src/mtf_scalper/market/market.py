@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MarketError
+from mtf_scalper.errors import MarketError, UntrainableError
 from mtf_scalper.market.arrays import (
     one_number,
     read_mask,
@@ -246,7 +246,10 @@ class Market:
             beyond = level > _MOST_LIQUIDATION
             self._check_rows(beyond, name, "is no multiple of the open rate")
         if float(self.ohlc.max()) == float(self.ohlc.min()):
-            self._fail(f"the price is constant ({self.ohlc[0, OPEN]}) over all {len(self)} candles")
+            raise UntrainableError(
+                f"{self.pair}: the price is constant ({self.ohlc[0, OPEN]}) over all "
+                f"{len(self)} candles"
+            )
         if not 0.0 <= self.fee_rate < 0.1:
             self._fail(f"fee_rate must lie in [0, 0.1), got {self.fee_rate}")
         if self.timeframe_minutes < 1:

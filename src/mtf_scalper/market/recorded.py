@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MarketError
+from mtf_scalper.errors import MarketError, UntrainableError
 from mtf_scalper.market.candles import (
     BASE_TIMEFRAME,
     check_candles,
@@ -159,7 +159,7 @@ def recorded_pair(
     lookback = (LONGEST_LOOKBACK_CANDLES + 1) * candles_per(longest, base)
     warmup = warmup if since is not None else max(warmup, lookback)
     if len(candles) <= warmup + 2:
-        raise MarketError(
+        raise UntrainableError(
             f"{pair}: {len(candles)} candles of {base} in {datadir} are too few for the warm-up of "
             f"{warmup}; download more"
         )
@@ -219,7 +219,8 @@ def read_candles(
     if not file.exists:
         others = file.relatives()
         there = f"; there is {', '.join(others)}" if others else ""
-        raise MarketError(f"{pair}: no candles in {datadir} ({file.path.name} is missing{there})")
+        missing = f"{file.path.name} is missing{there}"
+        raise UntrainableError(f"{pair}: no candles in {datadir} ({missing})")
     stored = file.read().sort_values("date", kind="stable").reset_index(drop=True)
     # On the rows as they are: freqtrade would fill a missing price up.
     prices = stored[list(PRICES)].to_numpy(dtype=np.float64)
@@ -227,7 +228,9 @@ def read_candles(
     if problem is not None:
         raise MarketError(f"{pair}: {file.path.name}: {problem}")
     if stored.empty:
-        raise MarketError(f"{pair}: {file.path.name} in {datadir} has no rows; download it again")
+        raise UntrainableError(
+            f"{pair}: {file.path.name} in {datadir} has no rows; download it again"
+        )
     candles = clean_frame(stored, timeframe, file.kind)
     try:
         check_candles(candles)
