@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,6 +164,58 @@ def tiny_settings() -> MakeSettings:
         return Settings(**{**defaults, **values})
 
     return make
+
+
+Ready = Callable[[list[psutil.Process]], bool]
+KillWhen = Callable[..., tuple[list[psutil.Process], list[psutil.Process]]]
+
+
+@pytest.fixture
+def kill_when() -> Iterator[KillWhen]:
+    """Return what starts a program, kills it when its descendants are as wanted, and looks on.
+
+    It returns all descendants that were ever seen, and those of them that live on.
+    """
+    seen: list[psutil.Process] = []
+
+    def kill(
+        command: Sequence[str],
+        is_ready: Ready,
+        how: int = signal.SIGTERM if os.name == "nt" else signal.SIGKILL,
+        **options: Any,
+    ) -> tuple[list[psutil.Process], list[psutil.Process]]:
+        with subprocess.Popen(list(command), **options) as started:
+            root, deadline = psutil.Process(started.pid), time.monotonic() + 300.0
+            try:
+                while True:
+                    assert started.poll() is None, f"it ended with {started.returncode} by itself"
+                    assert time.monotonic() < deadline, f"not ready: {seen}"
+                    now = root.children(recursive=True)
+                    seen.extend(child for child in now if child not in seen)
+                    if is_ready(now):
+                        break
+                    time.sleep(0.02)
+                started.send_signal(how)
+                started.wait(30.0)
+            finally:
+                started.kill()
+        # One that is still loading on a busy machine needs time to get to its end.
+        deadline = time.monotonic() + 60.0
+        while any(map(lives, seen)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return seen, [child for child in seen if lives(child)]
+
+    yield kill
+    for child in filter(lives, seen):  # where the test fails, and is right to
+        child.kill()
+
+
+def lives(process: psutil.Process) -> bool:
+    """Return whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture
