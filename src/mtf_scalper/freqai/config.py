@@ -13,10 +13,11 @@ from typing import Any
 from mtf_scalper._version import __version__
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.freqai.trading_options import Use, check_trading_options
+from mtf_scalper.own_code import file_digest, own_code
 from mtf_scalper.records.files import plain
 from mtf_scalper.records.manifest import engine_digest
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
-from mtf_scalper.simulator.user_rewards import reward_digest
+from mtf_scalper.simulator.user_rewards import reward_code, reward_digest
 from mtf_scalper.telemetry import SETTINGS_FILE
 
 __all__ = ["check_identifier", "made_by", "read_settings", "rl_section", "trade_rules"]
@@ -151,9 +152,10 @@ def made_by(config: Mapping[str, Any], strategy: Any, model: type) -> dict[str, 
     config : mapping
         freqtrade's.
     strategy : IStrategy
-        Its file and its entry parameters count.
+        Its file, all files of the user's own that it imports or inherits from, and its entry
+        parameters count; see ``own_code``.
     model : type
-        The FreqAI model's class; its file counts.
+        The FreqAI model's class; the same files count.
     """
     freqai = config.get("original_config", config)["freqai"]
     facts: dict[str, Any] = {}
@@ -165,8 +167,17 @@ def made_by(config: Mapping[str, Any], strategy: Any, model: type) -> dict[str, 
             facts[name] = value
     facts["timeframe"] = str(config.get("timeframe"))
     for name, cls in (("strategy", type(strategy)), ("freqaimodel", model)):
-        path = getattr(strategy, "__file__", None) if name == "strategy" else None
-        facts[name] = f"{cls.__name__} {_file_digest(path or _source(cls))}"
+        path = _source(cls, strategy if name == "strategy" else None)
+        source = getattr(strategy, "__source__", None) if name == "strategy" else None
+        facts[name] = f"{cls.__name__} {_file_digest(path, source)}"
+        found = own_code(path, objects=(cls,))
+        facts |= {f"{name} imports {file}": digest for file, digest in found.digests.items()}
+        if found.unseen:
+            logger.warning(
+                "changes of what the %s loads here are not noticed under an identifier: %s",
+                name,
+                "; ".join(found.unseen),
+            )
     if hasattr(strategy, "enumerate_parameters"):
         entry = strategy.enumerate_parameters("buy")
         facts |= {f"strategy.{name}": parameter.value for name, parameter in entry}
@@ -197,12 +208,14 @@ def check_identifier(
     now = {
         "version": __version__,
         "engine": engine_digest(),
-        **settings.model_dump(mode="json", exclude={"progress_bar"}),
+        **settings.model_dump(mode="json", exclude={"progress_bar", "untrainable_pairs"}),
         "made_by": plain(makers or {}),
     }
     digest = reward_digest(settings)
     if digest is not None:
         now["reward_digest"] = digest
+        imported = reward_code(settings)
+        now |= {f"reward imports {file}": each for file, each in imported.items()}
     path = models_folder / SETTINGS_FILE
     if path.is_file():
         then = json.loads(path.read_text(encoding="utf-8"))
@@ -232,15 +245,19 @@ def _spread(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in values.items() if key != "made_by"}, **made}
 
 
-def _source(cls: type) -> str | None:
+def _source(cls: type, strategy: Any = None) -> Path | None:
+    """Return the file that a class stands in; freqtrade notes it at those that it has loaded."""
+    noted = getattr(strategy, "__file__", None) or cls.__dict__.get("__file__")
     try:
-        return inspect.getsourcefile(cls)
+        found = noted or inspect.getsourcefile(cls)
     except (OSError, TypeError):  # of a class that stands in no file
         return None
+    return None if found is None else Path(found)
 
 
-def _file_digest(path: str | None) -> str:
-    if path is None or not Path(path).is_file():
-        return "without a file"
-    text = Path(path).read_bytes().replace(b"\r\n", b"\n")
-    return hashlib.sha256(text).hexdigest()[:16]
+def _file_digest(path: Path | None, source: str | None) -> str:
+    if path is not None and path.is_file():
+        return file_digest(path)
+    if source is not None:  # a strategy that was given as text
+        return hashlib.sha256(source.replace("\r\n", "\n").encode()).hexdigest()[:16]
+    return "without a file"

@@ -237,7 +237,7 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
         rules=trade_rules(config, strategy),
     )
     # The backtester's own provider knows nothing after the last candle any more, funding included.
-    provider = DataProvider(config, backtesting.exchange)
+    provider = DataProvider(config, backtesting.exchange, backtesting.pairlists)
     pairs = {}
     for pair, candles in data.items():
         frame = strategy.feature_engineering_standard(candles.copy(), {"pair": pair})
@@ -254,6 +254,7 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
             settings,
             config=config,
             provider=provider,
+            strategy=strategy,
         )
     markets = with_early_ends({pair: each.market for pair, each in pairs.items()})
     pairs = {pair: replace(each, market=markets[pair]) for pair, each in pairs.items()}
@@ -308,12 +309,20 @@ def _pair_backtest(
     *,
     config: Mapping[str, Any],
     provider: DataProvider,
+    strategy: IStrategy,
 ) -> PairBacktest:
     probabilities = predicted[list(columns.PROBABILITIES)].to_numpy(dtype=np.float64, na_value=0.0)
     is_predicted = (predicted["do_predict"].to_numpy() == 1) & (probabilities.sum(axis=1) > 0.0)
     return PairBacktest(
         market=traded_market(
-            frame, traded, is_predicted, pair, settings, config=config, provider=provider
+            frame,
+            traded,
+            is_predicted,
+            pair,
+            settings,
+            config=config,
+            provider=provider,
+            strategy=strategy,
         ),
         probabilities=np.where(is_predicted[:, None], probabilities, _NEUTRAL)[traded],
         is_predicted=is_predicted[traded],

@@ -59,7 +59,7 @@ def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Setting
     data, timerange = backtesting.load_bt_data()
     check_pairs(config, data)
     settings = read_settings(config, trade_rules(config, strategy))
-    provider = DataProvider(config, backtesting.exchange)
+    provider = DataProvider(config, backtesting.exchange, backtesting.pairlists)
     strategy.dp = provider  # as the backtest gives it one before it asks for indicators
     markets = {}
     for pair, candles in data.items():
@@ -72,6 +72,7 @@ def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Setting
             settings,
             config=config,
             provider=provider,
+            strategy=strategy,
         )
     return with_early_ends(markets), settings
 
@@ -117,7 +118,7 @@ def market_of_program(
     period = bounded_timerange(config)
     first = int(frame["date"].searchsorted(period.startdt))
     # That of the strategy serves candles up to the one that is traded.
-    provider = DataProvider(dict(config), strategy.dp._exchange)
+    provider = DataProvider(dict(config), strategy.dp._exchange, strategy.dp._pairlists)
     market = traded_market(
         frame,
         slice(first, len(frame)),
@@ -126,6 +127,7 @@ def market_of_program(
         settings,
         config=config,
         provider=provider,
+        strategy=strategy,
     )
     last = frame["date"].iloc[-1]
     timeframe, pairs = str(config["timeframe"]), strategy.dp.current_whitelist()
@@ -171,6 +173,7 @@ def traded_market(
     *,
     config: Mapping[str, Any],
     provider: DataProvider,
+    strategy: IStrategy | None = None,
 ) -> Market:
     """Return the candles that the backtest trades.
 
@@ -185,11 +188,24 @@ def traded_market(
     settings : Settings
     config : mapping
     provider : DataProvider
+    strategy : IStrategy, optional
     """
     for name in {columns.ENTRY_LONG, columns.ENTRY_SHORT} & set(frame.columns):
         frame[name] = frame[name].to_numpy(dtype=np.bool_) & predicted
     # Of the whole frame: the backtester finds price steps from the warm-up's candles too. Features
     # there have to be, but nothing looks at them.
     features = frame[["close"]]
-    market = build_market(features, frame, pair, settings, config=config, provider=provider)
+    first, last = (
+        int(frame["date"].iloc[row].timestamp()) for row in (traded.start, traded.stop - 1)
+    )
+    market = build_market(
+        features,
+        frame,
+        pair,
+        settings,
+        config=config,
+        provider=provider,
+        strategy=strategy,
+        backtested=TimeRange("date", "date", first, last),
+    )
     return market.slice(traded.start, traded.stop)

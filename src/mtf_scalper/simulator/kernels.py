@@ -23,9 +23,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from mtf_scalper.jit import njit
 from mtf_scalper.market.market import LIQUIDATIONS, Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings
 from mtf_scalper.simulator.masks import entry_mode
@@ -87,6 +87,7 @@ CANDLE = np.dtype(
         *((name, np.float64) for name in ("open", "high", "low", "close")),
         *((name, np.float64) for name in ("leverage", "funding", "tick_size", "exit_rate")),
         *((name, np.float64) for name in ("liquidation_long", "liquidation_short")),
+        ("funding_between", np.float64),
         *((name, np.bool_) for name in ("entry_long", "entry_short")),
     ]
 )
@@ -146,7 +147,8 @@ def candles_of(market: Market) -> NDArray[np.void]:
     candles = np.zeros(len(market), CANDLE)
     for column, name in enumerate(("open", "high", "low", "close")):
         candles[name] = market.ohlc[:, column]
-    for name in ("leverage", "funding", "tick_size", "entry_long", "entry_short", *LIQUIDATIONS):
+    names = ("leverage", "funding", "funding_between", "tick_size", "entry_long", "entry_short")
+    for name in (*names, *LIQUIDATIONS):
         candles[name] = getattr(market, name)
     _round_opens(candles)
     return candles
@@ -321,6 +323,8 @@ def step(
         else:
             code, rate = STAY, following.open
             state.funding_paid += side * candle.funding
+            if side_before != 0:
+                state.funding_paid += side * candle.funding_between
             if rule.trailing:
                 _trail(candle, rule, state)
             if (executed == LONG_EXIT) | (executed == SHORT_EXIT):
