@@ -12,16 +12,22 @@ from typing import Any
 
 import hypothesis
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
+from mtf_scalper.market.candles import resample_candles, timeframe_delta
+from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.market import Market
+from mtf_scalper.market.synthetic import SyntheticSpec, generate_candles
 from mtf_scalper.settings import Settings
 
 # The same examples in every run, and no time limit that a busy machine could miss.
 hypothesis.settings.register_profile("project", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("project")
 
+InventedMarket = Callable[..., Path]
+WarmDatadir = Callable[..., None]
 MakeMarket = Callable[..., Market]
 MakeSettings = Callable[..., Settings]
 
@@ -35,6 +41,74 @@ def real_candles_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real candles: MTF_SCALPER_CANDLES is unset and {beside} does not exist")
     return folder
+
+
+@pytest.fixture(scope="session")
+def invented_market() -> InventedMarket:
+    """Return a writer of freqtrade data directories whose shortest candles are of any timeframe.
+
+    The prices are those of the synthetic market, one candle per candle of 5m.
+    """
+
+    def write(
+        folder: Path,
+        timeframes: Sequence[str],
+        n_candles: int,
+        *,
+        pairs: Sequence[str] = ("BTC/USDT:USDT",),
+        start: str = "2024-01-01",
+        seed: int = 1,
+        **spec: float,
+    ) -> Path:
+        base = min(timeframes, key=timeframe_delta)
+        futures = folder / "futures"
+        futures.mkdir(parents=True)
+        first = pd.Timestamp(start, tz="UTC")
+        end = first + n_candles * pd.Timedelta(minutes=5)
+        for pair in pairs:
+            candles = generate_candles(SyntheticSpec(seed=seed, **spec), pair, first, end)
+            dates = pd.date_range(first, periods=n_candles, freq=timeframe_delta(base), unit="ms")
+            candles["date"] = dates
+            name = pair.replace("/", "_").replace(":", "_")
+            for timeframe in timeframes:
+                made = candles if timeframe == base else resample_candles(candles, timeframe, base)
+                made.to_feather(futures / f"{name}-{timeframe}-futures.feather")
+            shortest = max(("1h", base), key=timeframe_delta)
+            marks = candles if base == shortest else resample_candles(candles, shortest, base)
+            marks = marks.assign(volume=0.0)
+            marks.to_feather(futures / f"{name}-1h-mark.feather")
+            due = marks["date"].dt.hour % 8 == 0
+            rates = marks[due].assign(open=0.0001, high=0.0, low=0.0, close=0.0)
+            rates.reset_index(drop=True).to_feather(futures / f"{name}-1h-funding_rate.feather")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def warm_datadir() -> WarmDatadir:
+    """Return a writer of synthetic data directories with days for indicators to settle before."""
+
+    def write(spec: SyntheticSpec, folder: Path, start: str, end: str, *, days: int) -> None:
+        write_datadir(spec, folder, start, end)
+        first = pd.Timestamp(start, tz="UTC")
+        before = folder.with_name(f"{folder.name}-before")
+        write_datadir(spec, before, first - pd.Timedelta(days=days), first)
+        for each in spec.pairs:
+            name = each.pair.replace("/", "_").replace(":", "_")
+            five = f"futures/{name}-5m-futures.feather"
+            joins = pd.read_feather(folder / five)["open"].iloc[0]
+            ratio = joins / pd.read_feather(before / five)["close"].iloc[-1]
+            decimals = len(f"{each.tick_size:g}".partition(".")[2])
+            for path in sorted(folder.glob(f"futures/{name}-*.feather")):
+                earlier = pd.read_feather(before / "futures" / path.name)
+                if "funding_rate" not in path.name:
+                    prices = ["open", "high", "low", "close"]
+                    earlier[prices] = (earlier[prices] * ratio).round(decimals)
+                whole = pd.concat([earlier, pd.read_feather(path)], ignore_index=True)
+                whole.to_feather(path)
+
+    return write
 
 
 @pytest.fixture(scope="session")

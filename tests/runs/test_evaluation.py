@@ -75,7 +75,7 @@ def test_a_policy_that_learned_nothing_is_called_degenerate():
 def datadir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
     spec = SyntheticSpec(seed=3, pairs=tuple(map(pair_spec, PAIRS)))
-    write_datadir(spec, folder, "2023-12-30", "2024-01-25")
+    write_datadir(spec, folder, "2023-12-25", "2024-01-25")
     return folder
 
 

@@ -372,7 +372,7 @@ def test_a_forced_exit_that_does_not_happen_again_is_told() -> None:
     [
         ({"open_date": "2024-10-01 00:52:00+00:00"}, "open_date .* is no candle"),
         ({"close_date": "2025-10-01 00:50:00+00:00"}, "close_date .* is no candle"),
-        ({"exit_reason": "trailing_stop_loss"}, "'trailing_stop_loss' .* cannot be played again"),
+        ({"exit_reason": "partial_exit"}, "'partial_exit' .* cannot be played again"),
     ],
 )
 def test_what_cannot_be_played_again_is_an_error(change: dict[str, str], words: str) -> None:
