@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["MarketError", "MtfScalperError", "SettingsError", "WorkerDiedError"]
+__all__ = [
+    "LearningError",
+    "MarketError",
+    "MtfScalperError",
+    "SettingsError",
+    "WeightsError",
+    "WorkerDiedError",
+]
 
 
 class MtfScalperError(Exception):
@@ -19,3 +26,11 @@ class MarketError(MtfScalperError):
 
 class WorkerDiedError(MtfScalperError):
     """An environment process ended before its training did."""
+
+
+class LearningError(MtfScalperError):
+    """A training meets numbers that it cannot learn from; names where they come from."""
+
+
+class WeightsError(LearningError):
+    """A training has come to weights that are no numbers; names what is likely to blame."""

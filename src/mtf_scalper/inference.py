@@ -16,6 +16,7 @@ from stable_baselines3 import PPO
 
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.market import Market
+from mtf_scalper.ppo.finite import first_not_finite
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
@@ -64,7 +65,7 @@ class Policy:
     Raises
     ------
     SettingsError
-        If the model is not made for such observations.
+        If the model is not made for such observations, or has weights that are not finite.
     """
 
     def __init__(self, model: PPO, settings: Settings) -> None:
@@ -82,6 +83,9 @@ class Policy:
                 f"{settings.n_actions} of the mask; window_size, add_state_info or n_actions "
                 "differ from those of its training"
             )
+        bad = first_not_finite(model.policy.state_dict())
+        if bad is not None:
+            raise SettingsError(f"the checkpoint has infinite or NaN weights in {bad!r}")
         self.window_shape: tuple[int, int] = (window, n_market // window)
 
     @property
@@ -203,8 +207,17 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path, settings: Settings) -> Policy:
-        """Read a checkpoint."""
-        return cls(PPO.load(path, device="cpu"), settings)
+        """Read a checkpoint.
+
+        Raises
+        ------
+        SettingsError
+            If its weights are not finite, or made for other settings; names the file.
+        """
+        try:
+            return cls(PPO.load(path, device="cpu"), settings)
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error}") from None
 
 
 def confidence(members: NDArray[np.float64], actions: NDArray[np.int64]) -> NDArray[np.float64]:
