@@ -1,4 +1,4 @@
-"""A policy meets the features it was trained on, by name and order, or one line says which differ."""
+"""A policy meets the features it was trained on, by name and order, or one line says why not."""
 
 from __future__ import annotations
 
