@@ -18,10 +18,16 @@ from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.names import check_names, column_names
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
+from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.freqtrade_env import five_actions
 from mtf_scalper.simulator.masks import masked_action, masked_probabilities
-from mtf_scalper.simulator.observation import n_state_inputs
+from mtf_scalper.simulator.observation import (
+    age_limit,
+    flat_state,
+    n_state_inputs,
+    position_state,
+)
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
 
@@ -148,10 +154,15 @@ class Policy:
         """
         return np.asarray(self.member_probabilities(features).mean(axis=0))
 
-    def member_probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    @team()
+    def member_probabilities(
+        self, features: NDArray[np.float32], side: Side = Side.FLAT
+    ) -> NDArray[np.float64]:
         """Return what each member of the ensemble says by itself, shape (n_members, T, 5).
 
-        See ``probabilities``; a policy of one seed has one member.
+        See ``probabilities``; a policy of one seed has one member. With ``side`` the agent is in a
+        trade of that side, one candle old and without profit; only one with ``add_state_info``
+        sees it.
         """
         window, n_features = self.window_shape
         names = column_names(features)
@@ -167,7 +178,7 @@ class Policy:
             return result
         windows = sliding_window_view(features, window, axis=0).transpose(0, 2, 1)
         size = self.settings.inference_batch_size
-        state = np.zeros(n_state_inputs(self.settings), dtype=np.float32)
+        state = _young_trade(side, self.settings)[: n_state_inputs(self.settings)]
         for start in range(0, len(windows), size):
             batch = windows[start : start + size]
             rows = slice(window - 1 + start, window - 1 + start + len(batch))
@@ -195,6 +206,7 @@ class Policy:
         chances: NDArray[np.float64] = self.probabilities_of(window[None], state[None])[0]
         return chances
 
+    @team()
     def probabilities_of(
         self, windows: NDArray[np.float32], states: NDArray[np.float32]
     ) -> NDArray[np.float64]:
@@ -240,6 +252,16 @@ class Policy:
     def load(cls, path: Path, settings: Settings) -> Policy:
         """Read a checkpoint."""
         return cls(PPO.load(path, device="cpu"), settings)
+
+
+def _young_trade(side: Side, settings: Settings) -> NDArray[np.float32]:
+    """Return the state of a trade after one candle at the price of its entry, shape (5,)."""
+    if side is Side.FLAT:
+        return flat_state()
+    return position_state(
+        side, 1.0, 1.0, 1.0, 1.0, age_candles=1, age_limit=age_limit(settings), fee_rate=0.0,
+        leverage=1.0,
+    )
 
 
 def confidence(members: NDArray[np.float64], actions: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MarketError
+from mtf_scalper.errors import MarketError, UntrainableError
 from mtf_scalper.market.arrays import (
     one_number,
     read_mask,
@@ -33,6 +33,7 @@ from mtf_scalper.market.problems import (
 __all__ = [
     "CLOSE",
     "HIGH",
+    "LIQUIDATIONS",
     "LOW",
     "OPEN",
     "PRICES",
@@ -46,9 +47,12 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 OPEN, HIGH, LOW, CLOSE = range(4)
+LIQUIDATIONS = ("liquidation_long", "liquidation_short")
+_MOST_LIQUIDATION = 10.0
+"""No margin carries a short trade farther; a price in quote currency mostly lies beyond it."""
 
 _MASKS = ("entry_long", "entry_short")
-_CONDITIONS = ("leverage", "funding", "tick_size")
+_CONDITIONS = ("leverage", "funding", "funding_between", "tick_size")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -71,8 +75,16 @@ class Market:
     funding : ndarray of float64, shape (T,)
         Funding due at the open of row ``t``, in quote currency per unit of the base currency held
         (rate times mark price); longs pay it when it is positive and shorts receive it.
+    funding_between : ndarray of float64, shape (T,)
+        Funding due after the open of row ``t - 1`` and before that of row ``t``, where candles are
+        longer than the time between settlements or some are missing; a trade that opens at row
+        ``t`` has no part in it. Default: none.
     tick_size : ndarray of float64, shape (T,)
         Price step of the exchange at each row; 0 leaves prices unrounded.
+    liquidation_long, liquidation_short : ndarray of float64, shape (T,)
+        Liquidation price of a long or short trade decided at row ``t``, freqtrade's buffer applied,
+        as a multiple of the rate at which it opens; 0 where it is never liquidated, NaN (the
+        default) where ``TradeRules.maintenance_margin_rate`` and the leverage say it.
     dates : ndarray of datetime64[ns], shape (T,), optional
         Candle open times in UTC, strictly increasing; see ``dates.read_dates`` for what is taken.
         Where none are given, an index of dates that Series or DataFrames have is taken. Missing
@@ -80,6 +92,10 @@ class Market:
         names the pair, their number and the longest gap.
     timeframe_minutes : int
         Length of a candle; dates that lie another length apart are refused.
+    ends_early : bool
+        Whether a backtest that goes on with other pairs ends after the last row. freqtrade enters
+        at the last candle of such a pair, and leaves at the same open where nothing inside that
+        candle ends the trade.
     pair : str
         Name used in messages and trades.
     feature_names : tuple of str
@@ -106,9 +122,13 @@ class Market:
     fee_rate: float = 0.0005
     leverage: NDArray[np.float64] = field(default_factory=lambda: np.array(1.0))
     funding: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
+    funding_between: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
     tick_size: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
+    liquidation_long: NDArray[np.float64] = field(default_factory=lambda: np.array(np.nan))
+    liquidation_short: NDArray[np.float64] = field(default_factory=lambda: np.array(np.nan))
     dates: NDArray[np.datetime64] | None = None
     timeframe_minutes: int = 5
+    ends_early: bool = False
     pair: str = "market"
     feature_names: tuple[str, ...] = ()
     report_gaps: InitVar[bool] = True
@@ -153,7 +173,7 @@ class Market:
         for name in _MASKS:
             mask = read_mask(name, getattr(self, name))
             values[name] = mask if mask.size else np.zeros(n_candles, dtype=np.bool_)
-        for name in _CONDITIONS:
+        for name in (*_CONDITIONS, *LIQUIDATIONS):
             condition = np.asarray(read_numbers(name, getattr(self, name)), dtype=np.float64)
             values[name] = _spread(condition, n_candles)
         values["fee_rate"] = one_number("fee_rate", self.fee_rate)
@@ -163,7 +183,7 @@ class Market:
 
     def _read_dates(self, n_candles: int) -> Dates | None:
         """Return the dates that are given, or that the rows are indexed by."""
-        names = ("features", "ohlc", *_MASKS, *_CONDITIONS)
+        names = ("features", "ohlc", *_MASKS, *_CONDITIONS, *LIQUIDATIONS)
         index = shared_dates({name: getattr(self, name) for name in names})
         dates = None if self.dates is None else read_dates(self.dates, n_candles)
         if index is None:
@@ -194,9 +214,13 @@ class Market:
             fee_rate=self.fee_rate,
             leverage=self.leverage[rows],
             funding=self.funding[rows],
+            funding_between=self.funding_between[rows],
             tick_size=self.tick_size[rows],
+            liquidation_long=self.liquidation_long[rows],
+            liquidation_short=self.liquidation_short[rows],
             dates=None if self.dates is None else self.dates[rows],
             timeframe_minutes=self.timeframe_minutes,
+            ends_early=self.ends_early and stop >= len(self),
             pair=self.pair,
             feature_names=self.feature_names,
             report_gaps=False,
@@ -204,7 +228,7 @@ class Market:
 
     def _check(self) -> None:
         n_candles = len(self)
-        for name in (*_MASKS, *_CONDITIONS):
+        for name in (*_MASKS, *_CONDITIONS, *LIQUIDATIONS):
             value = getattr(self, name)
             if value.shape != (n_candles,):
                 self._fail(f"{name} must have shape ({n_candles},), got {value.shape}")
@@ -216,8 +240,16 @@ class Market:
         self._refuse(price_problem(self.ohlc, self.dates))
         self._check_rows(self.leverage < 1.0, "leverage", "is below 1")
         self._check_rows(self.tick_size < 0.0, "tick_size", "is negative")
+        for name in LIQUIDATIONS:
+            level = getattr(self, name)
+            self._check_rows(level < 0.0, name, "is negative")
+            beyond = level > _MOST_LIQUIDATION
+            self._check_rows(beyond, name, "is no multiple of the open rate")
         if float(self.ohlc.max()) == float(self.ohlc.min()):
-            self._fail(f"the price is constant ({self.ohlc[0, OPEN]}) over all {len(self)} candles")
+            raise UntrainableError(
+                f"{self.pair}: the price is constant ({self.ohlc[0, OPEN]}) over all "
+                f"{len(self)} candles"
+            )
         if not 0.0 <= self.fee_rate < 0.1:
             self._fail(f"fee_rate must lie in [0, 0.1), got {self.fee_rate}")
         if self.timeframe_minutes < 1:

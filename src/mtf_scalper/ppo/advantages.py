@@ -159,7 +159,8 @@ def evaluate_policy(
         leave_advantages=leave,
         flat_occupancy=flat_occupancy,
         state_occupancy=state_occupancy,
-        objective=float(weights @ flat_values),
+        # NumPy's dot product would add in another order with another number of threads.
+        objective=float((weights * flat_values).sum()),
     )
 
 

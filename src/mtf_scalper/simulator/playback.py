@@ -29,7 +29,9 @@ __all__ = [
     "without_training",
 ]
 
-INSIDE_EXITS = frozenset({ExitReason.STOP_LOSS, ExitReason.LIQUIDATION, ExitReason.ROI})
+INSIDE_EXITS = frozenset(
+    {ExitReason.STOP_LOSS, ExitReason.TRAILING_STOP, ExitReason.LIQUIDATION, ExitReason.ROI}
+)
 """Exits inside a candle; all others fill at its open, before the candle is lived through."""
 
 Choose = Callable[[int, NDArray[np.void], NDArray[np.float32]], NDArray[np.int64]]
@@ -141,12 +143,14 @@ def valid_actions(market: Market, rules: TradeRules) -> NDArray[np.bool_]:
     valid[:, :, Action.NEUTRAL] = True
     valid[:, Side.LONG + 1, Action.LONG_EXIT] = True
     valid[:, Side.SHORT + 1, Action.SHORT_EXIT] = True
-    flat = valid[:-2, Side.FLAT + 1]  # no trade opens in the last candle
+    # No trade opens in the last candle, but for that of a pair that ends before others.
+    n_deciding = len(market) - (1 if market.ends_early else 2)
+    flat = valid[:n_deciding, Side.FLAT + 1]
     entry = entry_mode(rules, market)
     anywhere = entry is EntryMode.ANY
-    flat[:, Action.LONG_ENTER] = anywhere | market.entry_long[:-2]
+    flat[:, Action.LONG_ENTER] = anywhere | market.entry_long[:n_deciding]
     if rules.can_short:
-        flat[:, Action.SHORT_ENTER] = anywhere | market.entry_short[:-2]
+        flat[:, Action.SHORT_ENTER] = anywhere | market.entry_short[:n_deciding]
     if entry is EntryMode.ALWAYS:
         flat[:, Action.NEUTRAL] = ~flat[:, 1:].any(axis=1)
     return valid
