@@ -197,7 +197,7 @@ def test_gaps_are_accepted_and_logged_once_for_a_window(
 def test_prices_that_jump_are_logged_once_for_a_window(
     window: pd.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
-    row = window.index[700]
+    row = window.index[70]
     window.loc[row, ["high", "close"]] = window.loc[row, "low"] * 1e9
     with caplog.at_level(logging.INFO):
         check_window(window, FEATURES, PAIR, SETTINGS)
