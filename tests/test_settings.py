@@ -401,14 +401,38 @@ RULE_EFFECTS = {
     "maintenance_margin_rate": 0.3,
     "liquidation_buffer": 0.5,
     "max_training_drawdown": 0.02,
+    "trailing_stop": True,
+    "trailing_stop_positive": 0.01,
+    "trailing_stop_positive_offset": 0.3,
+    "trailing_only_offset_is_reached": True,
+    "is_liquidated": False,
+    "exit_timeout_minutes": 5.0,
 }
+_TRAILING = {"stoploss": -0.3, "trailing_stop": True}
+_NEARER = {**_TRAILING, "trailing_stop_positive": 0.02, "trailing_stop_positive_offset": 0.05}
+RULES_BESIDE = {
+    "trailing_stop": {"stoploss": -0.3},
+    "trailing_stop_positive": _TRAILING,
+    "trailing_stop_positive_offset": _NEARER,
+    "trailing_only_offset_is_reached": _NEARER,
+    "is_liquidated": {"maintenance_margin_rate": 0.09},
+    # Orders wait after a trailing stop in the candle of the entry.
+    "exit_timeout_minutes": {
+        **_NEARER,
+        "trailing_only_offset_is_reached": True,
+        "trailing_stop_positive": 0.3,
+        "trailing_stop_positive_offset": 0.06,
+        "break_even_trigger": None,
+    },
+}
+"""Rules without which another has no effect."""
 
 
 @pytest.mark.parametrize("name", TradeRules.model_fields)
 def test_a_trade_rule_changes_the_episode(name, make_market, tiny_settings) -> None:
     """Random actions at leverage 10 on a wild market end otherwise once any rule differs."""
     market = make_market(n_candles=300, volatility=0.02, leverage=10.0, seed=5)
-    base = {"entry": "any", "break_even_trigger": 0.05}
+    base = {"entry": "any", "break_even_trigger": 0.05, **RULES_BESIDE.get(name, {})}
 
     def outcome(rules: dict[str, Any]) -> list[tuple[Any, ...]]:
         env = ReferenceEnv(market, tiny_settings(rules=rules))
@@ -461,3 +485,21 @@ def test_every_setting_has_its_effect_tested() -> None:
     }
     assert set(Settings.model_fields) == {*PPO_EFFECTS, *ENV_EFFECTS, *elsewhere}
     assert set(TradeRules.model_fields) == set(RULE_EFFECTS)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"trailing_stop": True}, "trailing_stop: true needs a stoploss"),
+        ({"trailing_stop_positive": 0.01}, "trailing_stop_positive has no effect without"),
+        (
+            {"trailing_only_offset_is_reached": True},
+            "trailing_only_offset_is_reached has no",
+        ),
+    ],
+)
+def test_a_trailing_stop_that_cannot_be_meant_is_refused(
+    rules: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        TradeRules(**rules)

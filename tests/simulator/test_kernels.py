@@ -63,7 +63,7 @@ def random_rules(rng: np.random.Generator) -> TradeRules:
         break_even_floor=0.001,
         maintenance_margin_rate=rng.choice([0.004, 0.1]),
         liquidation_buffer=rng.choice([0.0, 0.05, 0.9]),
-        is_liquidated=rng.choice([True, False], p=[0.8, 0.2]),
+        is_liquidated=bool(rng.random() < 0.8),
     )
 
 
