@@ -97,7 +97,8 @@ def test_a_checkpoint_with_nan_is_refused_by_its_name(make_market: Any, tmp_path
 
 def test_rewards_that_are_no_numbers_are_refused(make_market: Any, tmp_path: Path) -> None:
     file = tmp_path / "own.py"
-    file.write_text("def nothing(state):\n    return float('nan')\n")
+    code = "def nothing(state, parameters):\n    return float('nan')\n"
+    file.write_text(f"from mtf_scalper import reward\n\n@reward\n{code}")
     settings = Settings(**TINY, reward=f"{file}:nothing")
     with pytest.raises(LearningError, match=r"market: reward '.*own.py:nothing' adds up to nan"):
         train(make_market(n_candles=200), settings)

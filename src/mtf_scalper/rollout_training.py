@@ -78,7 +78,7 @@ def learn_from_rollouts(
     )
     try:
         with team():
-            _learn(model, total_steps, callback)
+            _learn(model, total_steps, callback, market.pair, settings)
     except WeightsError as error:
         give_up(model, error)
     callback.load_best()
@@ -99,9 +99,15 @@ def _algorithm(env: VecMonitor, settings: Settings, compute: ComputeSetup) -> ty
     return PPO
 
 
-def _learn(model: PPO, total_steps: int, callback: BaseCallback) -> None:
+def _learn(
+    model: PPO, total_steps: int, callback: BaseCallback, pair: str, settings: Settings
+) -> None:
     try:
         model.learn(total_steps, callback=callback, reset_num_timesteps=True)
+    except ValueError:
+        # stable-baselines3's own PPO stops at the first probability that is no number.
+        check_learned(pair, model.policy.state_dict(), settings)
+        raise
     finally:
         # stable-baselines3 leaves the TensorBoard file open.
         if hasattr(model, "_logger"):

@@ -107,7 +107,9 @@ def test_rounding_learns_about_the_same_and_only_where_it_is_asked_for(
 ) -> None:
     market = make_market(n_candles=300)
     found = {
-        precision: train(market, Settings(**TINY, float32_matmul_precision=precision)).policy
+        precision: train(
+            market, Settings(**TINY, validation_share=0.0, float32_matmul_precision=precision)
+        ).policy
         for precision in ("medium", "highest")
     }
     medium, highest = (policy.probabilities(market.features)[3:] for policy in found.values())

@@ -83,7 +83,7 @@ def test_another_unit_changes_no_bit_of_what_is_learned(way: str, unit: float) -
 
 def test_returns_of_a_thousandth_and_a_raw_price_beside_good_features_are_learned_from() -> None:
     market = hinted(2, 3000)
-    ways = {**EXACT, "train_cycles": 8, "evidence": 2.0}
+    ways = {**EXACT, "train_cycles": 8, "batch_size": 32, "evidence": 2.0}
 
     def earned(features: np.ndarray) -> float:
         own = with_features(market, features)
