@@ -177,7 +177,7 @@ def measured(results: Sequence[Result]) -> Measured:
                 f"{n_found} ({n_found / len(runs):.0%})",
                 f"{low:.0%} to {high:.0%}",
                 f"{sum(each['degenerate'] for each in runs)}",
-                f"{sum(each['against_flat'] < 0.05 for each in runs)}",
+                f"{sum((each['against_flat'] or 1.0) < 0.05 for each in runs)}",
                 f"{np.median([each['n_trades'] for each in runs]):.0f}",
                 f"{np.median(shares):.1f}" if shares else "-",
             ]

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
+from mtf_scalper.market.candles import resample_candles, timeframe_delta
+from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.market import Market
+from mtf_scalper.market.synthetic import SyntheticSpec, generate_candles
 from mtf_scalper.settings import Settings
 
 # The same examples in every run, and no time limit that a busy machine could miss.
 hypothesis.settings.register_profile("project", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("project")
 
+InventedMarket = Callable[..., Path]
+WarmDatadir = Callable[..., None]
 MakeMarket = Callable[..., Market]
 MakeSettings = Callable[..., Settings]
 
@@ -32,6 +41,74 @@ def real_candles_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real candles: MTF_SCALPER_CANDLES is unset and {beside} does not exist")
     return folder
+
+
+@pytest.fixture(scope="session")
+def invented_market() -> InventedMarket:
+    """Return a writer of freqtrade data directories whose shortest candles are of any timeframe.
+
+    The prices are those of the synthetic market, one candle per candle of 5m.
+    """
+
+    def write(
+        folder: Path,
+        timeframes: Sequence[str],
+        n_candles: int,
+        *,
+        pairs: Sequence[str] = ("BTC/USDT:USDT",),
+        start: str = "2024-01-01",
+        seed: int = 1,
+        **spec: float,
+    ) -> Path:
+        base = min(timeframes, key=timeframe_delta)
+        futures = folder / "futures"
+        futures.mkdir(parents=True)
+        first = pd.Timestamp(start, tz="UTC")
+        end = first + n_candles * pd.Timedelta(minutes=5)
+        for pair in pairs:
+            candles = generate_candles(SyntheticSpec(seed=seed, **spec), pair, first, end)
+            dates = pd.date_range(first, periods=n_candles, freq=timeframe_delta(base), unit="ms")
+            candles["date"] = dates
+            name = pair.replace("/", "_").replace(":", "_")
+            for timeframe in timeframes:
+                made = candles if timeframe == base else resample_candles(candles, timeframe, base)
+                made.to_feather(futures / f"{name}-{timeframe}-futures.feather")
+            shortest = max(("1h", base), key=timeframe_delta)
+            marks = candles if base == shortest else resample_candles(candles, shortest, base)
+            marks = marks.assign(volume=0.0)
+            marks.to_feather(futures / f"{name}-1h-mark.feather")
+            due = marks["date"].dt.hour % 8 == 0
+            rates = marks[due].assign(open=0.0001, high=0.0, low=0.0, close=0.0)
+            rates.reset_index(drop=True).to_feather(futures / f"{name}-1h-funding_rate.feather")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def warm_datadir() -> WarmDatadir:
+    """Return a writer of synthetic data directories with days for indicators to settle before."""
+
+    def write(spec: SyntheticSpec, folder: Path, start: str, end: str, *, days: int) -> None:
+        write_datadir(spec, folder, start, end)
+        first = pd.Timestamp(start, tz="UTC")
+        before = folder.with_name(f"{folder.name}-before")
+        write_datadir(spec, before, first - pd.Timedelta(days=days), first)
+        for each in spec.pairs:
+            name = each.pair.replace("/", "_").replace(":", "_")
+            five = f"futures/{name}-5m-futures.feather"
+            joins = pd.read_feather(folder / five)["open"].iloc[0]
+            ratio = joins / pd.read_feather(before / five)["close"].iloc[-1]
+            decimals = len(f"{each.tick_size:g}".partition(".")[2])
+            for path in sorted(folder.glob(f"futures/{name}-*.feather")):
+                earlier = pd.read_feather(before / "futures" / path.name)
+                if "funding_rate" not in path.name:
+                    prices = ["open", "high", "low", "close"]
+                    earlier[prices] = (earlier[prices] * ratio).round(decimals)
+                whole = pd.concat([earlier, pd.read_feather(path)], ignore_index=True)
+                whole.to_feather(path)
+
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +164,58 @@ def tiny_settings() -> MakeSettings:
         return Settings(**{**defaults, **values})
 
     return make
+
+
+Ready = Callable[[list[psutil.Process]], bool]
+KillWhen = Callable[..., tuple[list[psutil.Process], list[psutil.Process]]]
+
+
+@pytest.fixture
+def kill_when() -> Iterator[KillWhen]:
+    """Return what starts a program, kills it when its descendants are as wanted, and looks on.
+
+    It returns all descendants that were ever seen, and those of them that live on.
+    """
+    seen: list[psutil.Process] = []
+
+    def kill(
+        command: Sequence[str],
+        is_ready: Ready,
+        how: int = signal.SIGTERM if os.name == "nt" else signal.SIGKILL,
+        **options: Any,
+    ) -> tuple[list[psutil.Process], list[psutil.Process]]:
+        with subprocess.Popen(list(command), **options) as started:
+            root, deadline = psutil.Process(started.pid), time.monotonic() + 300.0
+            try:
+                while True:
+                    assert started.poll() is None, f"it ended with {started.returncode} by itself"
+                    assert time.monotonic() < deadline, f"not ready: {seen}"
+                    now = root.children(recursive=True)
+                    seen.extend(child for child in now if child not in seen)
+                    if is_ready(now):
+                        break
+                    time.sleep(0.02)
+                started.send_signal(how)
+                started.wait(30.0)
+            finally:
+                started.kill()
+        # One that is still loading on a busy machine needs time to get to its end.
+        deadline = time.monotonic() + 60.0
+        while any(map(lives, seen)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return seen, [child for child in seen if lives(child)]
+
+    yield kill
+    for child in filter(lives, seen):  # where the test fails, and is right to
+        child.kill()
+
+
+def lives(process: psutil.Process) -> bool:
+    """Return whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture

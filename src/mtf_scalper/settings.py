@@ -8,20 +8,26 @@ boundary, and trusted inside.
 from __future__ import annotations
 
 import difflib
+import logging
+import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from functools import cache
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.related_keys import harmless, nearest, unknown_key
 
 __all__ = [
     "Advantage",
@@ -38,9 +44,21 @@ __all__ = [
     "VecEnvKind",
 ]
 
+logger = logging.getLogger(__name__)
+
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+# Upper limits are far beyond what is of use, and below what a machine or a float32 can hold.
+Processors = Annotated[int, Field(ge=1, le=1024)]
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+Rows = Annotated[int, Field(ge=1, le=1_000_000)]
+Passes = Annotated[int, Field(ge=1, le=1_000_000)]
+Width = Annotated[int, Field(ge=1, le=8192)]
+Coefficient = Annotated[float, Field(ge=-1000.0, le=1000.0)]
+Bound = Annotated[float, Field(gt=0.0, le=1e6)]
+
+_ONLY_OFFSET = "trailing_only_offset_is_reached"
 
 N_ACTIONS = 5
 """Actions of the simulator; freqtrade's."""
@@ -156,6 +174,22 @@ class _Frozen(BaseModel):
         except ValidationError as error:
             raise SettingsError(_one_line(type(self), error)) from None
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would make a number or a switch of: true for 1, "8" for 8."""
+        kinds = _kinds(cls, str(info.field_name))
+        if bool in kinds:
+            if not isinstance(value, bool):
+                raise PydanticCustomError("switch", "Input should be true or false")
+            return value
+        if str in kinds or not {int, float} & kinds:
+            return value
+        for each in _leaves(value):
+            if isinstance(each, bool | str | bytes):
+                raise PydanticCustomError("number", "Input should be a number")
+        return value
+
     def changed(self, **values: Any) -> Self:
         """Return a validated copy with ``values`` replaced."""
         return type(self)(**{**dict(self), **values})
@@ -174,9 +208,9 @@ class RewardParameters(_Frozen):
         Factor on exits above ``profit_aim * rr`` in the ``freqtrade_example`` reward.
     """
 
-    rr: Positive = 1.0
-    profit_aim: Positive = 0.025
-    win_reward_factor: float = 2.0
+    rr: Bound = 1.0
+    profit_aim: Bound = 0.025
+    win_reward_factor: Annotated[float, Field(ge=-1e6, le=1e6)] = 2.0
 
 
 class TradeRules(_Frozen):
@@ -191,6 +225,15 @@ class TradeRules(_Frozen):
         Whether short trades exist.
     stoploss : float or None
         Loss of the stake at which the trade is stopped inside the candle, negative (-0.10).
+    trailing_stop : bool
+        Whether the stop follows the best price inside each candle, ``stoploss`` away from it; this
+        and the next three are freqtrade's and mean what they mean in its backtester.
+    trailing_stop_positive : float or None
+        Distance of the stop in its place, a share of the stake above zero, once the profit at the
+        best price is above ``trailing_stop_positive_offset``.
+    trailing_stop_positive_offset : float
+    trailing_only_offset_is_reached : bool
+        Whether the stop stays where it is while the profit is below the offset.
     minimal_roi : dict of int to float
         Minutes since entry -> profit ratio from which the trade is closed inside the candle.
     max_trade_duration_candles : int or None
@@ -204,8 +247,14 @@ class TradeRules(_Frozen):
         See ``break_even_trigger``.
     maintenance_margin_rate : float
         Maintenance margin of the exchange's lowest tier; sets the liquidation price.
+    is_liquidated : bool
+        Whether trades are liquidated at all; a backtest with cross margin is taken for one in which
+        none is.
     liquidation_buffer : float
         Share of the distance between entry and liquidation that freqtrade keeps clear.
+    exit_timeout_minutes : float or None
+        After so many minutes an exit order that no candle has reached is withdrawn (freqtrade's
+        ``unfilledtimeout.exit``); see ``simulator.reference``.
     max_training_drawdown : float or None
         An episode ends once equity has fallen below ``1 - max_training_drawdown`` of its start.
     """
@@ -213,14 +262,33 @@ class TradeRules(_Frozen):
     entry: EntryMode | None = None
     can_short: bool = True
     stoploss: Annotated[float, Field(lt=0.0)] | None = None
+    trailing_stop: bool = False
+    trailing_stop_positive: Positive | None = None
+    trailing_stop_positive_offset: Annotated[float, Field(ge=0.0)] = 0.0
+    trailing_only_offset_is_reached: bool = False
     minimal_roi: dict[Annotated[int, Field(ge=0)], float] = Field(default_factory=dict)
     max_trade_duration_candles: Count | None = None
     emergency_loss: Annotated[float, Field(lt=0.0)] | None = None
     break_even_trigger: Positive | None = None
     break_even_floor: float = 0.0
     maintenance_margin_rate: Ratio = 0.004
+    is_liquidated: bool = True
     liquidation_buffer: Annotated[float, Field(ge=0.0, le=0.99)] = 0.05
+    exit_timeout_minutes: Positive | None = None
     max_training_drawdown: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+
+    @model_validator(mode="after")
+    def _check_trailing_stop(self) -> Self:
+        if self.trailing_stop and self.stoploss is None:
+            raise ValueError(
+                "trailing_stop: true needs a stoploss, the distance at which it trails"
+            )
+        if not self.trailing_stop and (
+            self.trailing_stop_positive is not None or self.trailing_only_offset_is_reached
+        ):
+            key = "trailing_stop_positive" if self.trailing_stop_positive else _ONLY_OFFSET
+            raise ValueError(f"{key} has no effect without trailing_stop: true")
+        return self
 
 
 class Settings(_Frozen):
@@ -293,23 +361,23 @@ class Settings(_Frozen):
         While learning; weights are float32, and so is all arithmetic of predictions.
     """
 
-    train_cycles: Count = 30
+    train_cycles: Passes = 30
     advantage: Advantage = Advantage.EXACT
     algorithm: Algorithm = Algorithm.FAST_PPO
-    cpu_count: Count = 8
-    interop_threads: Count = 2
-    n_envs: Count = 8
+    cpu_count: Processors = 8
+    interop_threads: Processors = 2
+    n_envs: Processors = 8
     vec_env: VecEnvKind = VecEnvKind.BATCHED
     start_method: Annotated[str, Field(pattern="^(forkserver|spawn|fork)$")] | None = None
-    n_steps: Annotated[int, Field(ge=2)] = 4096
-    batch_size: Annotated[int, Field(ge=2)] = 256
-    net_arch: Annotated[tuple[Count, ...], Field(min_length=1)] = (512, 512, 256)
+    n_steps: Annotated[int, Field(ge=2, le=1_000_000)] = 4096
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 256
+    net_arch: Annotated[tuple[Width, ...], Field(min_length=1, max_length=16)] = (512, 512, 256)
     device: Device = Device.AUTO
-    window_size: Count = 10
-    inference_batch_size: Count = 256
+    window_size: Annotated[int, Field(ge=1, le=10_000)] = 10
+    inference_batch_size: Rows = 256
     random_state: Annotated[int, Field(ge=0, lt=2**31)] = 42
     randomize_starting_position: bool = False
-    max_episode_steps: Count | None = None
+    max_episode_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     add_state_info: bool = False
     fills: Fills = Fills.BACKTEST
     n_actions: Annotated[int, Field(ge=3, le=5)] = 5
@@ -320,26 +388,26 @@ class Settings(_Frozen):
     reward_parameters: RewardParameters = RewardParameters()
     rules: TradeRules = TradeRules()
 
-    learning_rate: Positive | None = None
-    n_epochs: Count | None = None
+    learning_rate: Rate | None = None
+    n_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
     gamma: Ratio = 0.99
     gae_lambda: Ratio = 0.95
-    clip_range: Positive = 0.2
-    clip_range_vf: Positive | None = None
+    clip_range: Annotated[float, Field(gt=0.0, le=10.0)] = 0.2
+    clip_range_vf: Bound | None = None
     normalize_advantage: bool = True
-    ent_coef: float = 0.0
-    vf_coef: float = 0.5
-    max_grad_norm: Positive = 0.5
-    target_kl: Positive | None = None
+    ent_coef: Coefficient = 0.0
+    vf_coef: Coefficient = 0.5
+    max_grad_norm: Bound = 0.5
+    target_kl: Bound | None = None
 
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.1
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     weight_average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
-    keep_bias: float = 2.0
+    keep_bias: Annotated[float, Field(ge=-50.0, le=50.0)] = 2.0
     fee_warmup: Ratio = 0.4
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.15
-    evidence: Annotated[float, Field(ge=0.0)] = 2.0
-    patience: Count = 10
+    evidence: Annotated[float, Field(ge=0.0, le=1e6)] = 2.0
+    patience: Passes = 10
     n_seeds: Annotated[int, Field(ge=1, le=32)] = 1
     float32_matmul_precision: MatmulPrecision = MatmulPrecision.MEDIUM
 
@@ -437,23 +505,23 @@ class Settings(_Frozen):
         SettingsError
             Names the section, the key and the nearest known key.
         """
-        values: dict[str, Any] = {}
-        for section, keys in (
-            ("model_training_parameters", model_training_parameters),
-            ("rl_config", rl_config),
-        ):
-            for key, value in keys.items():
-                if key in _IGNORED[section]:
-                    continue
-                name = _ALIASES.get(key, key)
-                if name not in _ACCEPTED[section]:
-                    raise SettingsError(_unknown_key(f"freqai.{section}.{key}", key, section))
-                values[name] = value
+        written, unknown = _sorted_keys(
+            {"model_training_parameters": model_training_parameters, "rl_config": rl_config}
+        )
+        if unknown:
+            raise SettingsError(_told(unknown))
         _refuse_unsupported(rl_config)
-        drawdown = values.pop("max_training_drawdown", None)
-        if drawdown is not None:
-            rules = rules.changed(max_training_drawdown=drawdown)
-        return cls(**values, window_size=window_size, rules=rules)
+        values = {name: value for name, (_, value) in written.items()}
+        places = {name: place for name, (place, _) in written.items()}
+        try:
+            parameters = values.pop("reward_parameters", None)
+            if parameters is not None:
+                values["reward_parameters"] = _reward_parameters(parameters, places)
+            if "max_training_drawdown" in values:
+                rules = rules.changed(max_training_drawdown=values.pop("max_training_drawdown"))
+            return cls(**values, window_size=window_size, rules=rules)
+        except SettingsError as error:
+            raise SettingsError(_with_places(str(error), places)) from None
 
 
 def _needs_rollouts(values: Mapping[str, Any]) -> str | None:
@@ -494,6 +562,8 @@ _IGNORED = {
     ),
     "model_training_parameters": frozenset({"verbose"}),
 }
+_SECTIONS = ("model_training_parameters", "rl_config")
+"""Of FreqAI's; what stands in a later one wins."""
 _PPO_KEYS = frozenset(
     {
         "learning_rate",
@@ -520,27 +590,108 @@ _ACCEPTED = {
 }
 
 
+Unknown = tuple[str, str, Any]
+"""Section, key and value."""
+
+
+def _sorted_keys(
+    sections: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, tuple[str, Any]], list[Unknown]]:
+    """Return what is written, as place and value by a setting's name, and what is not known."""
+    written: dict[str, tuple[str, Any]] = {}
+    unknown: list[Unknown] = []
+    left: dict[str, str] = {}
+    for section in _SECTIONS:
+        for key, value in sections[section].items():
+            place = f"freqai.{section}.{key}"
+            name = _ALIASES.get(key, key)
+            if name in _ACCEPTED[section]:
+                written[name] = (place, value)
+            elif key not in _IGNORED[section]:
+                reason = harmless(str(key), value)
+                if reason is None:
+                    unknown.append((section, str(key), value))
+                else:
+                    left[place] = reason
+    if left and not unknown:
+        logger.warning(
+            "not read: %s", "; ".join(f"{place} ({reason})" for place, reason in left.items())
+        )
+    return written, unknown
+
+
+def _told(unknown: list[Unknown]) -> str:
+    """Return all unknown keys in one line, each with what may have been meant."""
+    known = {section: _known(section) for section in _SECTIONS}
+    if len(unknown) == 1:
+        ((section, key, _),) = unknown
+        return f"freqai.{section}.{key}: {unknown_key(key, section, known[section])}"
+    lines, far = [], set()
+    for section, key, _ in unknown:
+        words = unknown_key(key, section, known[section])
+        if words.startswith("unknown key; known keys"):
+            words, far = "unknown key", {*far, section}
+        lines.append(f"freqai.{section}.{key}: {words}")
+    ends = [f"known keys of {each} are {', '.join(sorted(known[each]))}" for each in sorted(far)]
+    return " | ".join([f"{len(unknown)} keys are not settings here", *lines, *ends])
+
+
+def _known(section: str) -> set[str]:
+    aliases = {alias for alias, name in _ALIASES.items() if name in _ACCEPTED[section]}
+    return {*_ACCEPTED[section], *_IGNORED[section], *aliases}
+
+
+def _reward_parameters(parameters: Any, places: Mapping[str, str]) -> RewardParameters:
+    where = places["reward_parameters"]
+    if isinstance(parameters, RewardParameters):
+        return parameters
+    if not isinstance(parameters, Mapping):
+        raise SettingsError(f"{where}: {parameters!r} is not a section; write {{...}}")
+    known = set(RewardParameters.model_fields)
+    wrong = [str(key) for key in parameters if key not in known]
+    if wrong:
+        section = "model_reward_parameters"
+        lines = [f"{where}.{key}: {unknown_key(key, section, known)}" for key in wrong]
+        raise SettingsError(" | ".join(lines))
+    try:
+        return RewardParameters(**parameters)
+    except SettingsError as error:
+        raise SettingsError(f"{where}.{error}") from None
+
+
+def _with_places(message: str, places: Mapping[str, str]) -> str:
+    """Return a message with the keys that it names as the user wrote them, and their section."""
+    if message.startswith("freqai."):
+        return message
+    places = {**places, "window_size": "freqai.conv_width"}
+    named = [word for word in re.findall(r"[a-z_0-9]+", message) if word in places]
+    if not named:
+        return message
+    for name in dict.fromkeys(named):
+        as_written = places[name].rpartition(".")[2]
+        message = re.sub(rf"(?<![\w.]){name}(?![\w])", as_written, message)
+    where = places[named[0]]
+    first = where.rpartition(".")[2]
+    if re.match(rf"{re.escape(first)}[.:]", message):
+        return f"{where.removesuffix(first)}{message}"
+    return f"{where}: {message}"
+
+
+_MODEL_TYPES = ("PPO", "MaskablePPO")
+"""Invalid actions are masked under either name; the second is sb3-contrib's."""
+
+
 def _refuse_unsupported(rl_config: Mapping[str, Any]) -> None:
     required = {
-        "model_type": ("PPO", "PPO"),
-        "policy_type": ("MlpPolicy", "MlpPolicy"),
-        "drop_ohlc_from_features": (True, "true"),
+        "model_type": (_MODEL_TYPES, "PPO"),
+        "policy_type": (("MlpPolicy",), "MlpPolicy"),
+        "drop_ohlc_from_features": ((True,), "true"),
     }
-    for key, (value, shown) in required.items():
-        if rl_config.get(key, value) != value:
+    for key, (values, shown) in required.items():
+        if key in rl_config and rl_config[key] not in values:
             raise SettingsError(
                 f"freqai.rl_config.{key}: {rl_config[key]!r} is not supported; set it to {shown}"
             )
-
-
-def _unknown_key(where: str, key: str, section: str) -> str:
-    aliases = {alias for alias, name in _ALIASES.items() if name in _ACCEPTED[section]}
-    return f"{where}: unknown key{_nearest(key, _ACCEPTED[section] | _IGNORED[section] | aliases)}"
-
-
-def _nearest(key: str, known: frozenset[str] | set[str] | list[str]) -> str:
-    close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(known))}"
 
 
 def _reward_name(value: Any) -> RewardName | str:
@@ -579,7 +730,28 @@ def _one_line(model: type[BaseModel], error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or model.__name__
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(str(first['loc'][-1]), list(model.model_fields))}"
+        return f"{where}: unknown key{nearest(str(first['loc'][-1]), list(model.model_fields))}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     return f"{where}: {first['msg']} (got {first['input']!r})"
+
+
+@cache
+def _kinds(model: type[BaseModel], name: str) -> frozenset[type]:
+    """Return the types that a field's annotation is made of."""
+    found: set[type] = set()
+    pending: list[Any] = [model.model_fields[name].annotation]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and not get_args(annotation):
+            # An enumeration of words is no number, whatever else it may be.
+            found.add(str if issubclass(annotation, str) else annotation)
+        pending.extend(part for part in get_args(annotation))
+    return frozenset(found)
+
+
+def _leaves(value: Any) -> list[Any]:
+    """Return the values inside of sequences and mappings, or the value itself."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else [value]

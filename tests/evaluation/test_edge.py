@@ -79,3 +79,21 @@ def test_everything_goes_into_the_record(mean):
     assert content["verdict"] == edge.sentence
     assert content["superiority"]["flat"]["n_variants"] == content["n_variants"] == 2
     assert content["probability_of_overfitting"]["n_splits"] == 252
+
+
+@pytest.mark.parametrize("n_days", [1, 3, 13])
+def test_no_p_value_stands_anywhere_under_a_fortnight(n_days):
+    content = judge_edge(variant(1, 0.05, n_days), [variant(2, 0.0, n_days)]).as_dict()
+    assert content["p_value"] is None
+    for test in content["superiority"].values():
+        found = {name: test[name] for name in ("p_value", "p_best", "p_lower", "p_upper")}
+        assert set(found.values()) == {None}
+    assert "p =" not in content["verdict"]
+    assert content["verdict"] == (
+        f"no evidence of an edge: {n_days} days are too few to tell (2 variants tried)"
+    )
+
+
+def test_a_fortnight_has_p_values():
+    edge = judge_edge(variant(1, 0.05, n_days=14))
+    assert all(0.0 < test.p_value < 0.05 for test in edge.tests)

@@ -1,9 +1,11 @@
 """Checked against the examples that the methods' authors worked out."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
 from mtf_scalper.evaluation.libraries import library
 from mtf_scalper.evaluation.overfitting import (
@@ -108,3 +110,62 @@ def test_overfitting_by_hand_with_four_folds():
 def test_one_variant_or_too_few_days_have_no_probability():
     assert backtest_overfitting(np.ones((100, 1))) is None
     assert backtest_overfitting(np.ones((19, 3))) is None
+
+
+@pytest.mark.parametrize("n_variants", [2, 3, 4, 7])
+def test_variants_that_are_all_alike_are_overfitted_half_of_the_time(n_variants):
+    days = np.random.default_rng(3).normal(0.001, 0.02, 60)
+    found = backtest_overfitting(np.column_stack([days] * n_variants))
+    assert found.probability == 0.5
+
+
+def by_hand(days, n_folds):
+    """Return the probability as the paper has it, with scipy's middle ranks and exact halves."""
+    folds = np.array_split(np.arange(len(days)), n_folds)
+    found = []
+    for chosen in combinations(range(n_folds), n_folds // 2):
+        inside, outside = (
+            rankdata(each.mean(axis=0) / np.maximum(each.std(axis=0, ddof=1), 1e-9))
+            for each in (
+                days[
+                    np.concatenate([folds[n] for n in range(n_folds) if (n in chosen) == is_inside])
+                ]
+                for is_inside in (True, False)
+            )
+        )
+        places = outside[inside == inside.max()] / (days.shape[1] + 1)
+        found.append(np.mean([1.0 if place < 0.5 else 0.5 * (place == 0.5) for place in places]))
+    return np.mean(found)
+
+
+def test_the_very_middle_of_an_odd_number_counts_half():
+    days = np.random.default_rng(2).normal(0.0, 0.01, (48, 5))
+    found = backtest_overfitting(days, n_folds=4).probability
+    assert found == pytest.approx(by_hand(days, 4))
+    assert found * 12 % 2 == 1.0  # of the six splits one at least is in the middle
+
+
+def test_the_order_of_equally_good_variants_does_not_matter():
+    """Two variants that never trade early on are equally good there, and differ later on."""
+    rng = np.random.default_rng(7)
+    days = rng.normal(0.0, 0.01, (40, 4))
+    days[:20, 2:] -= 0.01
+    days[:20, :2] = 0.0
+    days[20:, 0] += 0.02
+    days[20:, 1] -= 0.02
+    found = {
+        backtest_overfitting(days[:, order], n_folds=4).probability
+        for order in ([0, 1, 2, 3], [1, 0, 2, 3], [3, 2, 1, 0])
+    }
+    assert len(found) == 1
+    assert found.pop() == pytest.approx(by_hand(days, 4))
+
+
+def test_noise_of_three_variants_is_overfitted_half_of_the_time():
+    """Their middle rank would otherwise count whole: two thirds."""
+    found = [
+        backtest_overfitting(np.random.default_rng(seed).normal(size=(100, 3))).probability
+        for seed in range(60)
+    ]
+    # The standard error of the mean over 60 is 0.04.
+    assert np.mean(found) == pytest.approx(0.5, abs=0.1)

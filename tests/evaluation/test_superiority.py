@@ -81,8 +81,8 @@ def test_bounds_stand_around_the_p_value():
     assert found.p_lower <= found.p_best <= found.p_upper
 
 
-@pytest.mark.parametrize("n_days", [1, 2])
-def test_of_one_or_two_days_nothing_is_said(n_days: int) -> None:
+@pytest.mark.parametrize("n_days", [1, 2, 3, 13])
+def test_of_a_few_days_nothing_is_said(n_days: int) -> None:
     found = superiority("flat", np.zeros(n_days), np.linspace(0.1, 0.3, n_days), n_draws=50)
     assert found.p_value == 1.0
     assert found.excess_per_day > 0.0

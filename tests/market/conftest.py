@@ -6,22 +6,29 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mtf_scalper.market.candles import timeframe_delta
+
 
 @pytest.fixture
 def random_candles():
-    """Return a maker of seeded 5m candles: a random walk with clustered volatility."""
+    """Return a maker of seeded candles, 5m by default: a random walk of clustered volatility."""
 
     def make(
-        count: int, seed: int = 0, price: float = 100.0, start: str = "2024-03-01"
+        count: int,
+        seed: int = 0,
+        price: float = 100.0,
+        start: str = "2024-03-01",
+        timeframe: str = "5m",
     ) -> pd.DataFrame:
         rng = np.random.default_rng(seed)
         volatility = 0.002 * np.exp(0.5 * np.sin(np.arange(count) / 150.0))
         close = price * np.exp(np.cumsum(volatility * rng.standard_normal(count)))
         open_ = np.concatenate([[price], close])[:count]
         spread = volatility * rng.random((2, count))
+        step = timeframe_delta(timeframe)
         return pd.DataFrame(
             {
-                "date": pd.date_range(start, periods=count, freq="5min", tz="UTC").as_unit("ms"),
+                "date": pd.date_range(start, periods=count, freq=step, tz="UTC").as_unit("ms"),
                 "open": open_,
                 "high": np.maximum(open_, close) * (1.0 + spread[0]),
                 "low": np.minimum(open_, close) * (1.0 - spread[1]),

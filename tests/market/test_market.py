@@ -87,7 +87,10 @@ def test_names_are_made_up_where_there_are_none() -> None:
     assert market.feature_names == ("feature_0", "feature_1")
 
 
-@pytest.mark.parametrize("name", ["leverage", "funding", "tick_size"])
+CONDITIONS = ("leverage", "funding", "tick_size", "liquidation_long", "liquidation_short")
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
 def test_a_scalar_is_spread_over_all_rows(name) -> None:
     market = Market(**arrays(), **{name: 2})
     np.testing.assert_array_equal(getattr(market, name), np.full(N, 2.0))
@@ -100,6 +103,7 @@ def test_defaults_of_the_trading_conditions() -> None:
     assert market.fee_rate == 0.0005
     assert set(market.leverage) == {1.0}
     assert set(market.funding) == set(market.tick_size) == {0.0}
+    assert np.isnan([market.liquidation_long, market.liquidation_short]).all()
     assert market.timeframe_minutes == 5
 
 
@@ -111,6 +115,8 @@ ARRAY_FIELDS = (
     "leverage",
     "funding",
     "tick_size",
+    "liquidation_long",
+    "liquidation_short",
     "dates",
 )
 
@@ -126,7 +132,7 @@ def test_arrays_are_read_only(name) -> None:
 def test_the_callers_arrays_stay_writable_and_apart(name) -> None:
     fields = arrays()
     fields |= {key: np.zeros(N, dtype=bool) for key in ("entry_long", "entry_short")}
-    fields |= {key: np.full(N, 1.0) for key in ("leverage", "funding", "tick_size")}
+    fields |= {key: np.full(N, 1.0) for key in CONDITIONS}
     market = Market(**fields)
     before = getattr(market, name).copy()
     fields[name][0] = fields[name][-1] + 1 if name == "dates" else 7
@@ -229,6 +235,17 @@ def test_flat_candles_at_changing_prices_are_fine() -> None:
     [
         ({"leverage": 0.5}, "column 'leverage' is below 1 at 2024-03-01 00:00 (6 such rows)"),
         ({"tick_size": -0.1}, "column 'tick_size' is negative at 2024-03-01 00:00 (6 such rows)"),
+        (
+            {"liquidation_long": [0.9, 0.0, np.nan, -0.1, 0.9, 0.9]},
+            "column 'liquidation_long' is negative at 2024-03-01 00:15 (1 such row)",
+        ),
+        # A price where a multiple of the open rate belongs.
+        (
+            {"liquidation_short": [1.1, 1.1, 1.1, 1.1, 109.0, np.inf]},
+            "column 'liquidation_short' is no multiple of the open rate at 2024-03-01 00:20 "
+            "(2 such rows)",
+        ),
+        ({"liquidation_long": [0.9] * 5}, "liquidation_long must have shape (6,), got (5,)"),
         ({"fee_rate": -0.001}, "fee_rate must lie in [0, 0.1), got -0.001"),
         ({"fee_rate": 0.1}, "fee_rate must lie in [0, 0.1), got 0.1"),
         ({"fee_rate": float("nan")}, "fee_rate must lie in [0, 0.1), got nan"),
@@ -325,15 +342,19 @@ def test_without_dates_the_row_alone_is_named() -> None:
 
 
 def test_a_slice_is_a_market_of_those_rows() -> None:
+    fields = arrays()
+    fields["dates"] = fields["dates"][0] + np.arange(N) * np.timedelta64(15, "m")
     market = Market(
-        **arrays(),
+        **fields,
+        timeframe_minutes=15,
         entry_long=[1, 0, 1, 0, 1, 0],
         entry_short=[0, 1, 0, 1, 0, 1],
         fee_rate=0.001,
         leverage=[1, 2, 3, 4, 5, 6],
         funding=[0, 1, 2, 3, 4, 5],
         tick_size=[0.1] * 6,
-        timeframe_minutes=15,
+        liquidation_long=[0.9, 0.8, np.nan, 0.7, 0.6, 0.5],
+        liquidation_short=[1.1, 1.2, 1.3, 1.4, 0.0, 1.5],
     )
     part = market.slice(2, 5)
     assert len(part) == 3

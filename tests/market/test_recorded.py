@@ -16,7 +16,7 @@ PAIR = "BTC/USDT:USDT"
 @pytest.fixture(scope="module")
 def datadir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded")
-    write_datadir(SyntheticSpec(pairs=(pair_spec(PAIR),)), folder, "2024-01-01", "2024-01-10")
+    write_datadir(SyntheticSpec(pairs=(pair_spec(PAIR),)), folder, "2023-12-26", "2024-01-10")
     return folder
 
 

@@ -36,7 +36,7 @@ def agreed(project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("agreement")
     datadir = folder / "data"
     spec = SyntheticSpec(seed=5, signal_strength=0.9, pairs=(pair_spec(PAIR),))
-    write_datadir(spec, datadir, "2024-01-01", "2024-01-19")
+    write_datadir(spec, datadir, "2023-12-27", "2024-01-19")
     config = folder / "small.json"
     config.write_text(CONFIG)
     shipped = project / "configs" / "config_rl_hybrid.json"

@@ -35,9 +35,9 @@ Parity = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def datadir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return ten days of two pairs; the indicators are warm from the sixth on."""
+    """Return fourteen days of two pairs; the indicators are warm from the ninth on."""
     folder = tmp_path_factory.mktemp("parity")
-    write_datadir(SyntheticSpec(seed=5), folder, "2024-01-01", "2024-01-11")
+    write_datadir(SyntheticSpec(seed=5), folder, "2023-12-28", "2024-01-11")
     return folder
 
 

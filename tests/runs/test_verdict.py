@@ -5,13 +5,21 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mtf_scalper.errors import MarketError
+from mtf_scalper.evaluation.baselines import classic_exits
 from mtf_scalper.market.market import Market
+from mtf_scalper.page.summary import verdict_of
+from mtf_scalper.records.reader import Run
+from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.runs.judgment import Judged
+from mtf_scalper.runs.recording import judge_into, verdict_checks
+from mtf_scalper.runs.replay import with_entries_made
 from mtf_scalper.runs.verdict import (
     degenerate_pairs,
     judge_trades,
@@ -209,6 +217,145 @@ def test_a_replay_that_differs_is_told(
     assert message.startswith(f"{BTC}: the replay differs from the backtest: {words}")
     assert "\n" not in message
     assert message in verdict_lines(judged, differences)
+    # No figure of the replay is told: it is that of other trades.
+    assert (
+        verdict_sentence(judged) == f"not judged: the replay differs at {BTC}: {differences[BTC]}"
+    )
+    assert not isinstance(judged, Judged)
+    assert degenerate_pairs(judged) == {}
+    (check,) = verdict_checks(judged, differences)
+    assert (check.has_passed, check.reason) == (False, differences[BTC])
+
+
+def test_one_pair_that_differs_leaves_all_without_a_verdict() -> None:
+    markets = {BTC: market(BTC, 1), ETH: market(ETH, 2)}
+    written = [t for each in markets.values() for t in as_freqtrade_writes(each, traded(each))]
+    left = next(trade for trade in written if trade["pair"] == ETH)
+    left["open_rate"] *= 1.001
+    judged, differences = judge_trades(written, markets, SETTINGS, n_draws=1)
+    assert list(differences) == [ETH]
+    said = verdict_sentence(judged)
+    assert said.startswith(f"not judged: the replay differs at {ETH}: open_rate of the trade of 20")
+    assert [check.has_passed for check in verdict_checks(judged, differences)] == [True, False]
+
+
+def test_a_record_of_trades_that_are_not_judged_has_no_figures(tmp_path: Path) -> None:
+    traded_on = market(BTC, 1)
+    written = as_freqtrade_writes(traded_on, traded(traded_on))
+    with RunRecord.begin(tmp_path, "backtest") as record:
+        judge_into(record, written, {BTC: traded_on}, SETTINGS)
+    judged = Run.open(record.folder)
+    assert judged.figures()
+    written[0]["close_rate"] *= 1.01
+    with RunRecord.begin(tmp_path, "backtest") as record:
+        found, _ = judge_into(record, written, {BTC: traded_on}, SETTINGS)
+        record.finish(verdict_sentence(found))
+    run = Run.open(record.folder)
+    assert run.figures() == []
+    assert run.statistics() is None
+    assert not {path.stem for path in run.folder.glob("*.feather")} & {"equity", "daily"}
+    # The page says so where the verdict stands, and in the colour of what is wrong.
+    text, tone = verdict_of(run)
+    assert text.startswith(f"Not judged: the replay differs at {BTC}: close_rate of the trade of ")
+    assert tone == "bad"
+
+
+def with_entries(base: Market, kept: np.ndarray) -> Market:
+    return replace(base, entry_long=base.entry_long & kept, entry_short=base.entry_short & kept)
+
+
+KEPT = {
+    "all": lambda base: np.ones(600, dtype=bool),
+    "the second half": lambda base: np.arange(600) >= 300,
+    "longs": lambda base: base.entry_long,
+    "every other hour": lambda base: np.arange(600) // 12 % 2 == 0,
+    "above the average": lambda base: base.ohlc[:, 3] > base.ohlc[:, 3].mean(),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_baselines_use_the_entries_that_the_strategy_made(name: str) -> None:
+    """What is right is traded on a market that has no other entries than the strategy's own."""
+    whole = market(BTC, 1)
+    own = with_entries(whole, KEPT[name](whole))
+    run = classic_exits(own, SETTINGS)
+    assert run is not None
+    judged, differences = judge_trades(
+        as_freqtrade_writes(own, run), {BTC: whole}, SETTINGS, n_draws=20
+    )
+    assert differences == {}
+    assert isinstance(judged, Judged)
+    (row,) = judged.figures
+    assert row["log_return"]["value"] == pytest.approx(run.log_return, abs=1e-12)
+    assert row["classic_exits"] == pytest.approx(run.log_return, abs=1e-12)
+    everything = classic_exits(whole, SETTINGS)
+    assert everything is not None
+    is_filtered = abs(everything.log_return - run.log_return) > 1e-3
+    assert is_filtered == (name != "all")
+    # Who never leaves by itself leaves nothing to the draws: they trade what the rules trade.
+    np.testing.assert_allclose(judged.whole.draws.sum(axis=1), run.log_return, atol=1e-12)
+    entries = {t.open_row for t in run.trades}
+    assert {t.open_row for t in judged.pairs[0].oracle.trades if t.open_row} <= {
+        row + 1 for row in np.flatnonzero(own.entry_long | own.entry_short)
+    } | entries
+    assert row["oracle"] >= run.log_return
+
+
+def test_a_side_that_was_always_taken_counts_where_a_position_was_held_too() -> None:
+    """The filter drops shorts. Its longs are the classic ones, those it held through as well."""
+    whole = market(BTC, 1)
+    own = replace(whole, entry_short=np.zeros(600, dtype=bool))
+    run = traded(own)
+    made = with_entries_made(whole, SETTINGS, run.trades)
+    held = run.sides_decided_in() != Side.FLAT
+    assert (own.entry_long & held).any()
+    decided = slice(SETTINGS.window_size - 1, -2)
+    np.testing.assert_array_equal(made.entry_long[decided], own.entry_long[decided])
+    assert not made.entry_short.any()
+    judged, _ = judge_trades(as_freqtrade_writes(own, run), {BTC: whole}, SETTINGS, n_draws=3)
+    right = classic_exits(own, SETTINGS)
+    assert right is not None
+    assert judged.figures[0]["classic_exits"] == pytest.approx(right.log_return, abs=1e-12)
+
+
+def test_of_a_side_that_was_dropped_once_only_the_entries_made_count() -> None:
+    whole = market(BTC, 1)
+    trades = tuple(trade for trade in traded(whole).trades if trade.open_row > 200)
+    made = with_entries_made(whole, SETTINGS, trades)
+    by_side = {
+        side: {trade.open_row - 1 for trade in trades if trade.side is side} for side in Side
+    }
+    assert set(np.flatnonzero(made.entry_long)) == by_side[Side.LONG]
+    assert set(np.flatnonzero(made.entry_short)) == by_side[Side.SHORT]
+
+
+def test_entries_of_the_strategys_own_count_as_well() -> None:
+    whole = market(BTC, 1)
+    own = replace(whole, entry_long=whole.entry_long | (np.arange(600) % 97 == 0))
+    run = classic_exits(own, SETTINGS)
+    assert run is not None
+    judged, differences = judge_trades(
+        as_freqtrade_writes(own, run), {BTC: whole}, SETTINGS, n_draws=3
+    )
+    assert differences == {}
+    assert judged.figures[0]["classic_exits"] == pytest.approx(run.log_return, abs=1e-12)
+
+
+def test_a_strategy_that_made_no_entry_has_declined_them_all() -> None:
+    judged, _ = judge_trades([], {BTC: market(BTC, 1)}, SETTINGS, n_draws=3)
+    assert degenerate_pairs(judged)[BTC] == f"never trades (0 of {offered(market(BTC, 1))} chances)"
+    assert judged.figures[0].get("classic_exits") is None
+
+
+def offered(market: Market) -> int:
+    decided = slice(SETTINGS.window_size - 1, -2)
+    return int((market.entry_long | market.entry_short)[decided].sum())
+
+
+def test_entries_that_the_agent_declined_are_part_of_what_is_judged() -> None:
+    whole = market(BTC, 1)
+    settings = SETTINGS.changed(rules=RULES.changed(entry=EntryMode.CLASSIC))
+    assert with_entries_made(whole, settings, traded(whole).trades[::3]) is whole
 
 
 def test_a_forced_exit_that_does_not_happen_again_is_told() -> None:
@@ -225,7 +372,7 @@ def test_a_forced_exit_that_does_not_happen_again_is_told() -> None:
     [
         ({"open_date": "2024-10-01 00:52:00+00:00"}, "open_date .* is no candle"),
         ({"close_date": "2025-10-01 00:50:00+00:00"}, "close_date .* is no candle"),
-        ({"exit_reason": "trailing_stop_loss"}, "'trailing_stop_loss' .* cannot be played again"),
+        ({"exit_reason": "partial_exit"}, "'partial_exit' .* cannot be played again"),
     ],
 )
 def test_what_cannot_be_played_again_is_an_error(change: dict[str, str], words: str) -> None:

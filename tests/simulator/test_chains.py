@@ -30,6 +30,18 @@ ALL_EXITS = {
 }
 
 
+TRAILING = {
+    "stoploss": -0.03,
+    "trailing_stop": True,
+    "trailing_stop_positive": 0.004,
+    "trailing_stop_positive_offset": 0.006,
+    "trailing_only_offset_is_reached": True,
+    "exit_timeout_minutes": 10.0,
+    "minimal_roi": {0: 0.05},
+}
+"""With a stop that is raised in the candle of the entry, whose order then waits."""
+
+
 def lively_market(make_market: Any, seed: int, n_candles: int, **fields: Any) -> Market:
     """Return a market with everything that a trade can meet."""
     rng = np.random.default_rng(seed)
@@ -59,13 +71,16 @@ def fork(env: ReferenceEnv) -> ReferenceEnv:
 
 @pytest.mark.parametrize("entry", EntryMode)
 @pytest.mark.parametrize(
-    "rules", [{}, ALL_EXITS, {"can_short": False}], ids=["free", "all", "long"]
+    "rules",
+    [{}, ALL_EXITS, {"can_short": False}, TRAILING],
+    ids=["free", "all", "long", "trailing"],
 )
+@pytest.mark.parametrize("ends_early", [False, True])
 @pytest.mark.parametrize("reward", ["log_return", "exit_quality"])
 def test_every_state_is_what_the_reference_environment_says(
-    make_market: Any, entry: EntryMode, rules: dict[str, Any], reward: str
+    make_market: Any, entry: EntryMode, rules: dict[str, Any], ends_early: bool, reward: str
 ) -> None:
-    market = lively_market(make_market, 3, 40)
+    market = lively_market(make_market, 3, 40, ends_early=ends_early)
     settings = settings_with(entry, rules, reward=reward, add_state_info=True)
     chains = chains_of(market, settings)
     visited = 0
@@ -146,7 +161,7 @@ def outcomes(env: ReferenceEnv) -> Iterator[float]:
     [
         (seed, entry, rules)
         for seed, (entry, rules) in enumerate(
-            itertools.product(EntryMode, [{}, ALL_EXITS, {"can_short": False}])
+            itertools.product(EntryMode, [{}, ALL_EXITS, {"can_short": False}, TRAILING])
         )
     ],
 )
@@ -163,12 +178,16 @@ def test_the_oracle_is_the_best_of_all_ways_to_trade(
     assert best_actions(chains_of(market, settings)).value == pytest.approx(best, abs=1e-10)
 
 
-@given(seed=st.integers(0, 10_000), entry=st.sampled_from(EntryMode), exits=st.booleans())
+@given(
+    seed=st.integers(0, 10_000),
+    entry=st.sampled_from(EntryMode),
+    rules=st.sampled_from([{}, ALL_EXITS, TRAILING]),
+)
 def test_no_policy_beats_the_oracle(
-    make_market: Any, seed: int, entry: EntryMode, exits: bool
+    make_market: Any, seed: int, entry: EntryMode, rules: dict[str, Any]
 ) -> None:
     market = lively_market(make_market, seed, 50)
-    settings = settings_with(entry, ALL_EXITS if exits else {})
+    settings = settings_with(entry, rules)
     best = oracle(market, settings).log_return
     rng = np.random.default_rng(seed)
     for keep in (0.0, 0.7, 0.95):

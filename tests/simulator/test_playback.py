@@ -50,13 +50,16 @@ def random_settings(rng: np.random.Generator) -> Settings:
         return value if rng.random() < 0.6 else None
 
     duration = maybe(float(rng.integers(1, 30)))
+    stops: dict[str, object] = {"stoploss": maybe(-float(rng.choice([0.02, 0.1, 0.3])))}
+    if stops["stoploss"] is not None and rng.random() < 0.5:
+        stops |= {"trailing_stop": True, "trailing_stop_positive": maybe(0.01)}
     return Settings(
         window_size=WINDOW,
         add_state_info=bool(rng.random() < 0.5),
         rules=TradeRules(
             entry=rng.choice(list(EntryMode)),
             can_short=bool(rng.random() < 0.6),
-            stoploss=maybe(-float(rng.choice([0.02, 0.1, 0.3]))),
+            **stops,
             minimal_roi={} if rng.random() < 0.3 else {0: 0.04, 10: 0.02, 30: 0.01, 60: -1.0},
             max_trade_duration_candles=None if duration is None else int(duration),
             emergency_loss=maybe(-0.03),

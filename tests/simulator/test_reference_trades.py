@@ -223,6 +223,46 @@ CASES = [
         profit=(1 - 115 * 1.001 / 99.9) * 10,
         leverage=10.0,
     ),
+    # 5% at leverage 2 are 2.5% of the best price, which is 104 (96 for the short) before row 3.
+    Case(
+        "a trailing stop inside the candle",
+        LONG,
+        [(103, 104, 102.5, 103), (103, 103.5, 101, 101.5), (101, 102, 100, 101)],
+        ExitReason.TRAILING_STOP,
+        close_row=3,
+        close_rate=104 * 0.975,
+        profit=(104 * 0.975 * 0.999 / 100.1 - 1) * 2,
+        rules={"stoploss": -0.05, "trailing_stop": True},
+    ),
+    Case(
+        "a trailing stop inside the candle",
+        SHORT,
+        [(97, 97.5, 96, 97), (97, 99, 96.5, 98.5), (99, 100, 98, 99)],
+        ExitReason.TRAILING_STOP,
+        close_row=3,
+        close_rate=96 * 1.025,
+        profit=(1 - 96 * 1.025 * 1.001 / 99.9) * 2,
+        rules={"stoploss": -0.05, "trailing_stop": True},
+    ),
+    # Row 1 reaches 101: (101 * 0.999 / 100.1 - 1) * 2 is 1.6% of profit, which arms a stop at
+    # 101 * 0.995, and row 1 has been lower. freqtrade then asks for 100 * (1 + 0.0155 - 0.01 / 2),
+    # in which the offset is not divided by the leverage: no candle before row 3 has been there.
+    Case(
+        "an order of the entry's candle waits for a candle that reaches it",
+        LONG,
+        [(100.8, 100.9, 100.6, 100.8), (101, 101.2, 100.9, 101), (101, 102, 100, 101)],
+        ExitReason.TRAILING_STOP,
+        close_row=3,
+        close_rate=101.05,
+        profit=(101.05 * 0.999 / 100.1 - 1) * 2,
+        rules={
+            "stoploss": -0.10,
+            "trailing_stop": True,
+            "trailing_stop_positive": 0.01,
+            "trailing_stop_positive_offset": 0.0155,
+            "trailing_only_offset_is_reached": True,
+        },
+    ),
     # 4% at leverage 2 are 2% of what was paid, and the fee of the exit.
     Case(
         "take-profit inside the candle",

@@ -20,6 +20,8 @@ from mtf_scalper.simulator.vec_env import BatchedVecEnv
 
 N_CANDLES, WINDOW = 300, 4
 EXACT = 1e-12
+FAR = 1e9
+"""A stop or a liquidation that does not exist."""
 
 
 def wild_market(rng: np.random.Generator) -> Market:
@@ -47,8 +49,24 @@ def wild_market(rng: np.random.Generator) -> Market:
         entry_short=rng.random(N_CANDLES) < 0.2,
         leverage=rng.choice([1.0, 2.5, 3.0, 20.0], N_CANDLES),
         funding=np.where(rng.random(N_CANDLES) < 0.1, rng.normal(0, 0.05, N_CANDLES), 0.0),
-        tick_size=rng.choice([0.0, 0.01, 0.1]),
+        tick_size=tick_sizes(rng),
+        liquidation_long=liquidations(rng, -1),
+        liquidation_short=liquidations(rng, 1),
+        ends_early=bool(rng.random() < 0.5),
     )
+
+
+def tick_sizes(rng: np.random.Generator) -> np.ndarray:
+    """Return one price step for all rows, or one that changes: a trade keeps its entry's."""
+    months = rng.choice([0.0, 0.01, 0.1], 6 if rng.random() < 0.5 else 1)
+    return np.repeat(months, N_CANDLES // len(months))
+
+
+def liquidations(rng: np.random.Generator, direction: int) -> np.ndarray:
+    """Return liquidation prices as multiples, near and far, with rows of never and of the rules."""
+    given = 1.0 + direction * rng.choice([0.005, 0.04, 0.3], N_CANDLES)
+    kind = rng.random(N_CANDLES)
+    return np.where(kind < 0.2, 0.0, np.where(kind < 0.5, np.nan, given))
 
 
 def random_settings(rng: np.random.Generator, reward: str) -> Settings:
@@ -57,6 +75,15 @@ def random_settings(rng: np.random.Generator, reward: str) -> Settings:
     def maybe(value: float) -> float | None:
         return value if rng.random() < 0.6 else None
 
+    stoploss = maybe(-float(rng.choice([0.02, 0.1, 0.3])))
+    trailing: dict[str, object] = {}
+    if stoploss is not None and rng.random() < 0.5:
+        trailing = {
+            "trailing_stop": True,
+            "trailing_stop_positive": maybe(0.01),
+            "trailing_stop_positive_offset": rng.choice([0.0, 0.02]),
+            "trailing_only_offset_is_reached": bool(rng.random() < 0.5),
+        }
     ladder = {0: 0.04, 10: 0.02, 12: 0.015, 30: 0.01, 60: -1.0}
     duration = maybe(float(rng.integers(1, 30)))
     return Settings(
@@ -67,7 +94,10 @@ def random_settings(rng: np.random.Generator, reward: str) -> Settings:
         rules=TradeRules(
             entry=rng.choice(list(EntryMode)),
             can_short=bool(rng.random() < 0.7),
-            stoploss=maybe(-float(rng.choice([0.02, 0.1, 0.3]))),
+            stoploss=stoploss,
+            **trailing,
+            exit_timeout_minutes=maybe(10.0),
+            is_liquidated=bool(rng.random() < 0.8),
             minimal_roi={} if rng.random() < 0.3 else ladder,
             max_trade_duration_candles=None if duration is None else int(duration),
             emergency_loss=maybe(-0.03),
@@ -84,7 +114,20 @@ EXACTLY = ("executed", "row", "side", "terminated", "truncated", "has_trade")
 EXACTLY_AFTER = ("row", "first_row", "side")
 WITHIN = ("reward", "log_return", "equity")
 WITHIN_AFTER = ("equity", "closed_equity")
-OF_A_TRADE = ("open_row", "open_rate", "leverage", "best_rate", "worst_rate", "funding_paid")
+OF_A_TRADE = (
+    "open_row",
+    "open_rate",
+    "leverage",
+    "best_rate",
+    "worst_rate",
+    "funding_paid",
+    "tick_size",
+    "stop",
+    "liquidation",
+    "has_trailed",
+    "order_rate",
+    "order_row",
+)
 
 Record = dict[str, np.ndarray]
 
@@ -121,7 +164,7 @@ def reference_record(
             observation, _ = env.reset()
         held = env._position
         of_a_trade = (
-            (0.0,) * 6
+            (0.0,) * len(OF_A_TRADE)
             if held is None
             else (
                 held.open_row,
@@ -130,6 +173,12 @@ def reference_record(
                 held.best_rate,
                 held.worst_rate,
                 held.funding_paid,
+                held.tick_size,
+                -held.side * FAR if held.stop is None else held.stop,
+                held.liquidation or -held.side * FAR,
+                held.has_trailed,
+                held.order.rate if held.order else 0.0,
+                held.order.row if held.order else 0,
             )
         )
         after.append(
@@ -182,7 +231,11 @@ def batched_record(
             record[f"{name} after"] = states[name][:, e]
         for name in OF_A_TRADE:
             # Fields of a trade mean nothing without one.
-            record[f"{name} after"] = np.where(states["side"][:, e] != 0, states[name][:, e], 0.0)
+            values = np.clip(states[name][:, e], -FAR, FAR)
+            is_known = states["side"][:, e] != 0
+            if name == "order_row":
+                is_known &= states["order_rate"][:, e] > 0.0
+            record[f"{name} after"] = np.where(is_known, values, 0.0)
         record["observation"] = observations[:, e]
         records.append(record)
     return records, trades, ends

@@ -76,9 +76,9 @@ class Edge:
         The decision in words, with what it rests on.
     n_days, n_variants : int
     hardest : str
-        The baseline with the largest p-value.
-    p_value : float
-        That p-value.
+        The baseline with the largest p-value; without one, that over which least was earned.
+    p_value : float or None
+        That p-value; None where there are too few days.
     tests : tuple of Superiority
         By baseline.
     best_baseline : str
@@ -98,7 +98,7 @@ class Edge:
     n_days: int
     n_variants: int
     hardest: str
-    p_value: float
+    p_value: float | None
     tests: tuple[Superiority, ...]
     best_baseline: str
     deflated_sharpe: float
@@ -154,14 +154,18 @@ def judge_edge(
         superiority(name, returns, judged.log_return, tried, n_draws=n_draws, seed=seed)
         for name, returns in judged.baselines.items()
     )
+    if n_days < LEAST_DAYS:
+        tests = tuple(test.untold() for test in tests)
     # Of several that nothing was better than, the one that earned most.
-    hardest = max(tests, key=lambda test: (test.p_value, -test.excess_per_day))
+    hardest = max(tests, key=lambda test: (test.p_value or 0.0, -test.excess_per_day))
     excess = judged.excess
     trials = np.array([daily_sharpe(each.excess) for each in (judged, *others)])
     deflated = deflated_sharpe(excess, trials)
-    enough = n_days >= LEAST_DAYS
     found = bool(
-        degenerate is None and enough and hardest.p_value < SIGNIFICANCE and deflated > CONFIDENCE
+        degenerate is None
+        and hardest.p_value is not None
+        and hardest.p_value < SIGNIFICANCE
+        and deflated > CONFIDENCE
     )
     return Edge(
         found=found,
@@ -193,7 +197,7 @@ def _sentence(
     tried = f"{n_variants} variant{'' if n_variants == 1 else 's'} tried"
     if degenerate is not None:
         return f"no evidence of an edge: the policy is degenerate, it {degenerate} ({tried})"
-    if n_days < LEAST_DAYS:
+    if hardest.p_value is None:
         return f"no evidence of an edge: {n_days} days are too few to tell ({tried})"
     p_value = f"SPA p = {_rounded(hardest.p_value)}"
     if found:

@@ -23,14 +23,19 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
+_TIE = 1e-12
+"""Sharpe ratios that differ by less are equal."""
+
 
 def daily_sharpe(log_returns: Floats) -> float:
-    """Return mean over standard deviation, not annualised; 0 where nothing varies.
+    """Return mean over standard deviation, not annualised; 0 where nothing varies, or on one day.
 
     Parameters
     ----------
     log_returns : ndarray of float64, shape (D,)
     """
+    if len(log_returns) < 2:
+        return 0.0
     deviation = float(log_returns.std(ddof=1))
     return float(log_returns.mean() / deviation) if deviation > 1e-12 else 0.0
 
@@ -100,7 +105,7 @@ class Overfitting:
     ----------
     probability : float
         Share of the splits in which the best variant of one half is in the lower half of all
-        variants on the other: the probability of backtest overfitting.
+        variants on the other: the probability of backtest overfitting. The very middle counts half.
     probability_of_loss : float
         Share of the splits in which it loses there.
     n_variants, n_splits : int
@@ -124,6 +129,10 @@ def backtest_overfitting(log_returns: Floats, n_folds: int = 10) -> Overfitting 
     de Prado and Zhu 2017, *The probability of backtest overfitting*). Without any skill the rank is
     uniform and the probability about a half; a variant that is truly the best brings it to 0.
 
+    Ties count half: variants that are equal on the days that judge share their middle rank, a rank
+    in the very middle of all is half below it, and of several that are equally good on the days
+    that choose each is taken for the best in turn. Variants that are all alike have a half.
+
     Parameters
     ----------
     log_returns : ndarray of float64, shape (D, K)
@@ -145,18 +154,24 @@ def backtest_overfitting(log_returns: Floats, n_folds: int = 10) -> Overfitting 
     below, losses = [], []
     for chosen_on, judged_on in halves.split(log_returns):
         inside = _sharpes(log_returns[chosen_on])
-        outside = _sharpes(log_returns[np.concatenate(judged_on)])
-        best = int(np.argmax(inside))
-        # The rank from 1 (worst) to K, ties in the middle; its logit is negative below one half.
-        rank = 0.5 + np.sum(outside < outside[best]) + np.sum(outside == outside[best]) / 2.0
-        below.append(rank / (n_variants + 1) <= 0.5)
-        losses.append(log_returns[np.concatenate(judged_on), best].sum() < 0.0)
+        judged = log_returns[np.concatenate(judged_on)]
+        best = np.flatnonzero(inside >= inside.max() - _TIE)
+        below.append(_share_below_the_middle(_sharpes(judged), best))
+        losses.append(np.mean(judged[:, best].sum(axis=0) < 0.0))
     return Overfitting(
         probability=float(np.mean(below)),
         probability_of_loss=float(np.mean(losses)),
         n_variants=n_variants,
         n_splits=len(below),
     )
+
+
+def _share_below_the_middle(outside: Floats, best: NDArray[np.int64]) -> float:
+    """Return the share of the best that rank in the lower half; the middle itself counts half."""
+    differences = outside[:, None] - outside[best]
+    # From -(K - 1) for the worst of all to K - 1 for the best; tied variants cancel out.
+    places = np.sum(differences < -_TIE, axis=0) - np.sum(differences > _TIE, axis=0)
+    return float(np.mean(np.where(places == 0, 0.5, places < 0)))
 
 
 def _sharpes(log_returns: Floats) -> Floats:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pandas as pd
+
+from mtf_scalper.market.candles import BASE_TIMEFRAME, timeframe_delta
 from mtf_scalper.market.recorded import FEE_RATE
 from mtf_scalper.market.signals import EntryThresholds
+from mtf_scalper.market.terms import PairTerms
+from mtf_scalper.market.timeframes import SETTLED_CANDLES, entry_timeframes, warmup_candles
 from mtf_scalper.settings import Settings
 
 __all__ = ["Recipe"]
@@ -31,6 +37,14 @@ class Recipe:
     timeframes : tuple of str
     periods : tuple of int
         FreqAI's ``include_timeframes`` and ``indicator_periods_candles``.
+    timeframe : str
+        The base, which is traded.
+    startup_candles : int or None
+        freqtrade's ``startup_candle_count``; by default as many as indicators need.
+    terms : callable, optional
+        From a pair to what the exchange asks of whoever trades it.
+    data_format : str or None
+        freqtrade's ``dataformat_ohlcv``; None for that of the files which there are.
     """
 
     settings: Settings
@@ -41,6 +55,10 @@ class Recipe:
     fee_rate: float = FEE_RATE
     timeframes: tuple[str, ...] = ("5m", "15m", "1h")
     periods: tuple[int, ...] = (10, 20)
+    timeframe: str = BASE_TIMEFRAME
+    startup_candles: int | None = None
+    terms: Callable[[str], PairTerms] | None = None
+    data_format: str | None = None
 
     @property
     def longest_trade(self) -> int:
@@ -49,4 +67,18 @@ class Recipe:
         A day where the rules set no limit.
         """
         longest = self.settings.rules.max_trade_duration_candles
-        return 288 if longest is None else longest + 1
+        a_day = pd.Timedelta(days=1) // self.candle
+        return max(a_day, 1) if longest is None else longest + 1
+
+    @property
+    def candle(self) -> pd.Timedelta:
+        """Duration of one candle of the base."""
+        return timeframe_delta(self.timeframe)
+
+    @property
+    def warmup(self) -> pd.Timedelta:
+        """Time before a training's first candle in which indicators of any timeframe settle."""
+        entry = entry_timeframes(self.timeframe, self.timeframes)
+        candles = warmup_candles(entry) if self.startup_candles is None else self.startup_candles
+        longest = max(map(timeframe_delta, (*entry, *self.timeframes)))
+        return max(candles * self.candle, (SETTLED_CANDLES + 1) * longest)

@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from mtf_scalper.compute import configure_torch
 from mtf_scalper.errors import MarketError, MtfScalperError, UntrainableError
 from mtf_scalper.freqai import columns
+from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
 from mtf_scalper.freqai.config import (
     check_identifier,
     made_by,
@@ -54,7 +55,7 @@ from mtf_scalper.freqai.reuse import (
 from mtf_scalper.freqai.traded import market_of_program
 from mtf_scalper.freqai.waiting import WaitingPairs
 from mtf_scalper.freqai.windows import build_market, check_raw_prices, check_window, log_gaps
-from mtf_scalper.inference import Policy, confidence, observed_batch_sizes
+from mtf_scalper.inference import Policy, observed_batch_sizes
 from mtf_scalper.market.candles import check_candles
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.pairs import check_linear
@@ -76,7 +77,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
 
     Reads its settings once from ``freqai.rl_config`` and ``freqai.model_training_parameters``
     (see ``Settings.from_freqai``), trains one policy per pair and window, and predicts
-    ``&-action``, ``&-action_confidence`` and the probability of every action.
+    what ``columns.PREDICTIONS`` names: an action for every position, one for strategies that know
+    of none, its confidence, and the probability of every action.
     """
 
     dd: FreqaiDataDrawer
@@ -98,11 +100,13 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self.decisions = Decisions()
         self.record = ProgramRecord()
         self._has_rules = False
+        self._strategy: IStrategy | None = None
         self._left_out = LeftOut()
         self._begins: datetime | None = None
         self._warm_up = timedelta()
         self._failure: Exception | None = None
         self._window = DataFrame()
+        self._signals = signals_of(self._window)
         self._rows: dict[str, Index] = {}
         self._waiting = WaitingPairs(self.train_queue)
 
@@ -136,6 +140,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     def _begin(self, strategy: IStrategy) -> None:
         """Do what can be done only once the strategy is known."""
         self.settings = read_settings(self.config, trade_rules(self.config, strategy))
+        self._strategy = strategy
         self.record = ProgramRecord.begin(self.config, self.settings, strategy.dp)
         check_identifier(
             Path(self.full_path), self.settings, makers=made_by(self.config, strategy, type(self))
@@ -330,6 +335,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         dk.find_features(unfiltered_df)
         self.check_if_feature_list_matches_strategy(dk)
         self._dates = unfiltered_df["date"].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
+        self._signals = signals_of(unfiltered_df)
         if not self.live:
             self.record.phase(None)
             note_predicted(self._events(dk), self._sources(dk.pair, unfiltered_df))
@@ -387,27 +393,32 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
 
         Returns
         -------
-        DataFrame, shape (T, 7)
-            ``columns.PREDICTIONS``; 0 in the rows before the first full window.
+        DataFrame, shape (T, 10)
+            ``columns.PREDICTIONS``, and ``&-action`` again under every other label of the
+            strategy; 0 in the rows before the first full window.
         """
         started = time.perf_counter()
         try:
             policy = Policy(model, self.settings)
             with observed_batch_sizes(model) as batch_sizes:
-                members = policy.member_probabilities(dataframe.to_numpy(dtype=np.float32))
+                features = dataframe.to_numpy(dtype=np.float32)
+                members = [policy.member_probabilities(features)] * len(SIDES)
+                if self.settings.add_state_info:
+                    members[1:] = [policy.member_probabilities(features, s) for s in SIDES[1:]]
         except MtfScalperError as error:
             checkpoint = f"checkpoint {Path(dk.data_path).name}/{dk.model_filename}_model.zip"
             raise OperationalException(f"{dk.pair}, {checkpoint}: {error}") from None
         seconds = time.perf_counter() - started
         if self.settings.add_state_info:
-            features = dataframe.to_numpy(dtype=np.float32)
             self.decisions.note(dk.pair, self._dates, features, policy, only_latest=self.live)
-        members = np.nan_to_num(members, nan=0.0)
-        probabilities = members.mean(axis=0)
-        action = probabilities.argmax(axis=1)
-        output = DataFrame(probabilities, columns=list(columns.PROBABILITIES))
-        output.insert(0, columns.ACTION, action.astype(np.float64))
-        output.insert(1, columns.CONFIDENCE, confidence(members, action))
+        signals = self._signals
+        if len(signals[0]) != len(dataframe):
+            signals = signals_of(dataframe)  # asked for features alone
+        output = prediction_frame(members, signals, self.settings)
+        for label in dk.label_list:
+            if label not in output.columns:
+                # What freqtrade's own learner writes to every column that the strategy names.
+                output[label] = output[columns.ACTION]
         self._events(dk).write(
             "prediction", rows=len(dataframe), batch_sizes=batch_sizes, seconds=seconds
         )
@@ -440,6 +451,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             self.settings,
             config=self.config,
             provider=self.data_provider,
+            strategy=self._strategy,
         )
 
     def _events(self, dk: FreqaiDataKitchen) -> EventLog:

@@ -36,6 +36,7 @@ from mtf_scalper.records.files import RecordError
 from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import PROBABILITIES, Run
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
+from mtf_scalper.runs.judgment import Judged
 from mtf_scalper.runs.left_out import LEFT_OUT, left_out_note
 from mtf_scalper.runs.recording import judge_into, verdict_checks
 from mtf_scalper.runs.verdict import verdict_sentence
@@ -275,7 +276,9 @@ class ProgramRecord:
                 checks = verdict_checks(judged, differences)
                 record.write_json("checks", [check.as_dict() for check in checks])
                 verdict = verdict_sentence(judged)
-                logger.info("%s%s", verdict, left_out_note(self._left_out, self._pairs))
+                level = logging.INFO if isinstance(judged, Judged) else logging.WARNING
+                note = left_out_note(self._left_out, self._pairs)
+                logger.log(level, "%s%s", verdict, note)
                 logger.info("more of it: mtf-scalper report %s", record.run_id)
                 return verdict
             except Exception as error:  # whatever it was, the backtest itself has succeeded

@@ -25,14 +25,18 @@ from pandas import DataFrame
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.config import read_settings, trade_rules
+from mtf_scalper.freqai.rule_frames import included_timeframes, log_added, longer_candles, plots
+from mtf_scalper.freqai.terms import exchange_option
 from mtf_scalper.market import features
 from mtf_scalper.market.signals import (
+    ENTRY_TIMEFRAMES,
     EntryThresholds,
     atr_stake_fraction,
     classic_entries,
     entry_indicators,
     leverage_for,
 )
+from mtf_scalper.market.timeframes import entry_timeframes, warmup_candles
 from mtf_scalper.simulator.exits import profit_ratio, safety_exit
 from mtf_scalper.simulator.masks import action_mask, masked_probabilities
 from mtf_scalper.simulator.observation import age_limit, position_state
@@ -87,7 +91,12 @@ class DecisionTable:
 
 
 class HybridStrategy(IStrategy):
-    """Classic 5m/15m/1h entries, learned exits, and safety exits that bound the loss."""
+    """Classic entries on three timeframes, learned exits, and safety exits that bound the loss.
+
+    The base is the configuration's ``timeframe``, 5m where it has none, the two longer timeframes
+    are those of ``entry_timeframes``. ``startup_candle_count`` and ``plot_config`` follow them; a
+    subclass or, for the count, the configuration may say otherwise.
+    """
 
     INTERFACE_VERSION = 3
 
@@ -111,21 +120,21 @@ class HybridStrategy(IStrategy):
     atr_pct_max = DecimalParameter(0.01, 0.10, default=0.05, decimals=3, space="buy")
     exit_confidence = DecimalParameter(0.30, 0.90, default=0.50, decimals=2, space="sell")
 
-    plot_config = {  # noqa: RUF012 - freqtrade's own interface
-        "main_plot": {"ema_9_5m": {}, "ema_21_5m": {}, "ema_200_5m": {}},
-        "subplots": {
-            "agent": {
-                columns.CONFIDENCE: {"color": "gray"},
-                "agent_exit_long": {"color": "orange"},
-                "agent_exit_short": {"color": "purple"},
-            },
-            "ADX": {"adx_14_5m": {}, "adx_14_15m": {}, "adx_14_1h": {}},
-        },
-    }
+    plot_config = plots(ENTRY_TIMEFRAMES)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._tables: dict[str, DecisionTable] = {}
+        self._included = included_timeframes(config)
+        base = str(config.get("timeframe") or self.timeframe)
+        try:
+            self._timeframes = entry_timeframes(base, self._included)
+        except MtfScalperError as error:
+            raise OperationalException(str(error)) from None
+        if type(self).startup_candle_count == HybridStrategy.startup_candle_count:
+            self.startup_candle_count = warmup_candles(self._timeframes)
+        if type(self).plot_config is HybridStrategy.plot_config:
+            self.plot_config = plots(self._timeframes)
 
     @property
     def protections(self) -> list[dict[str, Any]]:
@@ -155,6 +164,7 @@ class HybridStrategy(IStrategy):
             self._settings = read_settings(self.config, self._rules)
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
+        log_added(self._timeframes, self._included)
 
     def bot_loop_start(self, current_time: datetime, **kwargs: Any) -> None:
         """Tell the run's record; a strategy that overrides this calls it."""
@@ -174,11 +184,13 @@ class HybridStrategy(IStrategy):
         """Ask for funding rates and mark prices, which training charges."""
         if self.dp is None or self.config.get("trading_mode") != "futures":
             return []
-        return [
-            (pair, "1h", kind)
-            for pair in self.dp.current_whitelist()
-            for kind in ("mark", "funding_rate")
-        ]
+        exchange = self.dp._exchange  # freqtrade offers no public way to it
+        marks = exchange_option(exchange, "mark_ohlcv_price", "mark")
+        sources = (
+            (exchange_option(exchange, "mark_ohlcv_timeframe", "1h"), marks),
+            (exchange_option(exchange, "funding_fee_timeframe", "1h"), "funding_rate"),
+        )
+        return [(pair, *source) for pair in self.dp.current_whitelist() for source in sources]
 
     def feature_engineering_expand_all(
         self, dataframe: DataFrame, period: int, metadata: dict[str, Any], **kwargs: Any
@@ -195,15 +207,16 @@ class HybridStrategy(IStrategy):
     def feature_engineering_standard(
         self, dataframe: DataFrame, metadata: dict[str, Any], **kwargs: Any
     ) -> DataFrame:
-        """Add the 5m features, the raw prices, and the entries and leverage for training."""
-        indicators = entry_indicators(dataframe)
-        long, short = classic_entries(indicators, self._thresholds())
+        """Add features of the base, raw prices, and the entries and leverage for training."""
+        indicators = self._indicators(dataframe, metadata["pair"])
+        long, short = classic_entries(indicators, self._thresholds(), self._timeframes)
         extra = {name: dataframe[name.removeprefix("%-raw_")] for name in columns.RAW_PRICES}
         extra[columns.ENTRY_LONG] = pd.Series(long, index=dataframe.index)
         extra[columns.ENTRY_SHORT] = pd.Series(short, index=dataframe.index)
         extra[columns.LEVERAGE] = pd.Series(
             leverage_for(indicators, self.max_leverage), index=dataframe.index
         )
+        extra[columns.ATR_PCT] = indicators[f"atr_pct_{self._timeframes[0]}"]
         frame = features.standard(dataframe)
         return pd.concat([frame, DataFrame(extra)], axis=1)
 
@@ -217,15 +230,18 @@ class HybridStrategy(IStrategy):
     def populate_indicators(self, dataframe: DataFrame, metadata: dict[str, Any]) -> DataFrame:
         """Let FreqAI train and predict, then add the indicators of the entry rule."""
         dataframe = self.freqai.start(dataframe, metadata, self)
-        training_only = [columns.ENTRY_LONG, columns.ENTRY_SHORT, columns.LEVERAGE]
+        training_only = [
+            *(columns.ENTRY_LONG, columns.ENTRY_SHORT),
+            *(columns.LEVERAGE, columns.ATR_PCT),
+        ]
         dataframe = dataframe.drop(columns=training_only, errors="ignore")
-        indicators = entry_indicators(dataframe)
+        indicators = self._indicators(dataframe, metadata["pair"])
         leverage = pd.Series(leverage_for(indicators, self.max_leverage), index=dataframe.index)
         return pd.concat([dataframe, indicators, leverage.rename(columns.LEVERAGE)], axis=1)
 
     def populate_entry_trend(self, dataframe: DataFrame, metadata: dict[str, Any]) -> DataFrame:
         """Enter where the classic rule fires and the agent, where it is asked, agrees."""
-        long, short = classic_entries(dataframe, self._thresholds())
+        long, short = classic_entries(dataframe, self._thresholds(), self._timeframes)
         probabilities = _probabilities(dataframe)
         predicted = probabilities.sum(axis=1) > 0.0
         entry = self._rules.entry
@@ -269,7 +285,7 @@ class HybridStrategy(IStrategy):
             close=dataframe["close"].to_numpy(dtype=np.float64),
             high=dataframe["high"].to_numpy(dtype=np.float64),
             low=dataframe["low"].to_numpy(dtype=np.float64),
-            atr_pct=dataframe["atr_pct_5m"].to_numpy(dtype=np.float64),
+            atr_pct=dataframe[f"atr_pct_{self._timeframes[0]}"].to_numpy(dtype=np.float64),
             leverage=dataframe[columns.LEVERAGE].to_numpy(dtype=np.float64),
             predicted=predicted,
             exit_long=dataframe["agent_exit_long"].to_numpy(dtype=np.float64),
@@ -398,6 +414,11 @@ class HybridStrategy(IStrategy):
         fraction = atr_stake_fraction(float(self._tables[pair].atr_pct[row]), leverage)
         stake = fraction * float(self.wallets.get_total_stake_amount())
         return min(stake, max_stake) if stake >= (min_stake or 0.0) else 0.0
+
+    def _indicators(self, dataframe: DataFrame, pair: str) -> DataFrame:
+        """Return the indicators of the entry rule."""
+        higher = longer_candles(self.dp, dataframe, pair, self._timeframes, self._included)
+        return entry_indicators(dataframe, self._timeframes, higher=higher)
 
     def _last_row(self, pair: str, current_time: datetime) -> int:
         candle = timeframe_to_prev_date(self.timeframe, current_time)

@@ -23,11 +23,13 @@ __all__ = [
     "BASE_TIMEFRAME",
     "CANDLE_COLUMNS",
     "align_higher_timeframe",
+    "base_timeframe",
     "check_candles",
     "fill_missing_candles",
     "merge_higher_timeframe",
     "resample_candles",
     "timeframe_delta",
+    "with_earlier_candles",
 ]
 
 BASE_TIMEFRAME = "5m"
@@ -54,6 +56,44 @@ def timeframe_delta(timeframe: str) -> pd.Timedelta:
     if unit not in _UNITS or not (count.isascii() and count.isdigit()) or int(count) == 0:
         raise ValueError(f"timeframe {timeframe!r} is not of the form '5m', '1h' or '1d'")
     return pd.Timedelta(f"{int(count)} {_UNITS[unit]}")
+
+
+def base_timeframe(frame: pd.DataFrame) -> str:
+    """Find the timeframe of candles from their dates.
+
+    It is the greatest step that all steps between candles are multiples of, so that missing candles
+    do no harm. Where there are fewer than two candles it is `BASE_TIMEFRAME`.
+
+    Parameters
+    ----------
+    frame
+        Candles.
+
+    Returns
+    -------
+    str
+        In freqtrade's spelling: ``"3m"``, ``"1h"``.
+
+    Raises
+    ------
+    MarketError
+        If that step is no whole number of minutes, or no two candles follow each other by it, as
+        where one of them is off the grid of the others.
+    """
+    steps_ns = np.diff(_open_times_ns(frame))
+    if len(steps_ns) == 0:
+        return BASE_TIMEFRAME
+    step_ns = int(np.gcd.reduce(steps_ns))
+    minutes, rest = divmod(step_ns, 60 * 10**9)
+    if rest or not (steps_ns == step_ns).any():
+        raise MarketError(
+            f"candle frame: column 'date': the candles open on no common grid of whole minutes "
+            f"(their steps are multiples of {step_ns / 60e9:g} minutes only)"
+        )
+    for unit, length in (("d", 24 * 60), ("h", 60)):
+        if minutes % length == 0:
+            return f"{minutes // length}{unit}"
+    return f"{minutes}m"
 
 
 def check_candles(frame: pd.DataFrame, pair: str = "candle frame") -> None:
@@ -163,7 +203,7 @@ def resample_candles(
     Raises
     ------
     MarketError
-        If `frame` is not a candle frame.
+        If `frame` is not a candle frame, or its candles are shorter than `base`.
     ValueError
         If `timeframe` is not a multiple of `base`.
     """
@@ -172,6 +212,7 @@ def resample_candles(
     if bin_ns % base_ns:
         raise ValueError(f"timeframe {timeframe!r} is not a multiple of {base!r}")
     opens_ns = _open_times_ns(frame)
+    _check_base(opens_ns, base)
     bins = opens_ns // bin_ns
     keep = slice(0, 0)
     if len(frame):
@@ -221,42 +262,101 @@ def align_higher_timeframe(
     DataFrame
         ``T`` rows with the index of `frame` and the columns of `higher`; missing values where no
         candle has closed yet.
+
+    Raises
+    ------
+    MarketError
+        If candles of `frame` are shorter than `base`: they would see what has not closed yet.
+    ValueError
+        If `timeframe` is shorter than `base`.
     """
     delay_ns = timeframe_delta(timeframe).value - timeframe_delta(base).value
     if delay_ns < 0:
         raise ValueError(f"cannot merge timeframe {timeframe!r} into the longer {base!r}")
-    known_from_ns = _open_times_ns(higher) + delay_ns
-    newest = np.searchsorted(known_from_ns, _open_times_ns(frame), side="right") - 1
+    known_from_ns, opens_ns = _open_times_ns(higher) + delay_ns, _open_times_ns(frame)
+    _check_base(opens_ns, base)
+    newest = np.searchsorted(known_from_ns, opens_ns, side="right") - 1
     # Position -1 (nothing has closed yet) is no label of the fresh index and becomes missing.
     return higher.reset_index(drop=True).reindex(newest).set_axis(frame.index, axis=0)
 
 
 def merge_higher_timeframe(
-    frame_5m: pd.DataFrame, higher: pd.DataFrame, timeframe: str, suffix: str
+    frame: pd.DataFrame,
+    higher: pd.DataFrame,
+    timeframe: str,
+    suffix: str,
+    base: str = BASE_TIMEFRAME,
 ) -> pd.DataFrame:
-    """Add the columns of a longer timeframe to 5m candles, each only after its candle has closed.
+    """Add the columns of a longer timeframe to base candles, each only after its candle has closed.
 
     Parameters
     ----------
-    frame_5m
-        5m candles, ``T`` rows.
+    frame
+        Candles of timeframe `base`, ``T`` rows.
     higher
         Candles, indicators or both of `timeframe`, with their open times in ``date``.
     timeframe
         Timeframe of `higher`.
     suffix
         Every column of `higher`, ``date`` among them, is named ``{column}_{suffix}``.
+    base
+        Timeframe of `frame`.
 
     Returns
     -------
     DataFrame
-        `frame_5m` with the new columns at the end, as in :func:`align_higher_timeframe`.
+        `frame` with the new columns at the end, as in :func:`align_higher_timeframe`.
     """
-    aligned = align_higher_timeframe(frame_5m, higher, timeframe).add_suffix(f"_{suffix}")
-    clash = frame_5m.columns.intersection(aligned.columns)
+    aligned = align_higher_timeframe(frame, higher, timeframe, base).add_suffix(f"_{suffix}")
+    clash = frame.columns.intersection(aligned.columns)
     if len(clash):
         raise ValueError(f"column {clash[0]!r} is already in the frame; use another suffix")
-    return pd.concat([frame_5m, aligned], axis=1)
+    return pd.concat([frame, aligned], axis=1)
+
+
+def with_earlier_candles(
+    higher: pd.DataFrame, earlier: pd.DataFrame, timeframe: str
+) -> pd.DataFrame:
+    """Put candles of the same timeframe before others, so that indicators begin earlier.
+
+    Parameters
+    ----------
+    higher
+        Candles of `timeframe`, made from base candles.
+    earlier
+        Candles of `timeframe` of the same pair from another place, such as a file of their own.
+        Those that open when the first of `higher` does, or later, are left out. Nothing is put
+        before where they do not reach up to it.
+
+    Returns
+    -------
+    DataFrame
+        The candle columns, with a fresh index and the dates' type of `higher`.
+    """
+    before = earlier.iloc[:0]
+    if len(higher) and len(earlier):
+        first_ns, step_ns = _open_times_ns(higher)[0], timeframe_delta(timeframe).value
+        opens_ns = _open_times_ns(earlier)
+        count = int(np.searchsorted(opens_ns, first_ns))
+        if count and opens_ns[count - 1] + step_ns == first_ns:
+            before = earlier.iloc[:count]
+    opens_ns = np.concatenate([_open_times_ns(before), _open_times_ns(higher)])
+    unit = higher["date"].dt.unit
+    joined = {"date": pd.DatetimeIndex(opens_ns, tz="UTC").as_unit(unit)} | {
+        column: np.concatenate([_values(before, column), _values(higher, column)])
+        for column in CANDLE_COLUMNS[1:]
+    }
+    return pd.DataFrame(joined)
+
+
+def _check_base(opens_ns: NDArray[np.int64], base: str) -> None:
+    """Refuse candles shorter than their timeframe is said to be."""
+    shortest_ns = int(np.diff(opens_ns).min(initial=timeframe_delta(base).value))
+    if shortest_ns < timeframe_delta(base).value:
+        raise MarketError(
+            f"candle frame: column 'date': candles are {shortest_ns / 60e9:g} minutes apart, so "
+            f"they are not of timeframe {base!r}; name theirs"
+        )
 
 
 def _open_times_ns(frame: pd.DataFrame) -> NDArray[np.int64]:

@@ -7,8 +7,9 @@ gives the same values. With three timeframes and two periods that makes 60 featu
 Distances in price are measured in ATRs and volume against its own recent mean, so multiplying all
 prices or all volumes by a constant changes nothing. Every feature is bounded, and is finite after
 the warm-up even where a halted exchange reports flat candles without volume. Indicators are
-TA-Lib's. Sums over a window are taken afresh for every window: a running sum leaves a rounding
-residue behind, which stands for volume or movement where there was none.
+TA-Lib's, from 0.8 on: before, it took movements below a fixed size for none. Sums over a window are
+taken afresh for every window: a running sum leaves a rounding residue behind, which stands for
+volume or movement where there was none.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ import talib
 from numpy.lib.stride_tricks import sliding_window_view
 
 from mtf_scalper.market.candles import (
-    BASE_TIMEFRAME,
     align_higher_timeframe,
+    base_timeframe,
     check_candles,
     resample_candles,
 )
+from mtf_scalper.market.oscillators import mfi, rsi
+from mtf_scalper.market.timeframes import entry_timeframes, warmup_candles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,12 +49,9 @@ __all__ = [
 LONGEST_LOOKBACK_CANDLES = 100
 """Candles of its own timeframe after which every feature of that timeframe is defined."""
 
-WARMUP_CANDLES_5M = (LONGEST_LOOKBACK_CANDLES + 1) * 12
-"""5m candles after which features and entry indicators of 5m, 15m and 1h are all defined.
-
-That many hours plus one, as the first hour may be a partial one. Smoothed indicators (EMA200 on
-5m; EMA21, RSI and ADX14 on 1h) have forgotten where the frame began by then.
-"""
+WARMUP_CANDLES_5M = warmup_candles(("5m", "15m", "1h"))
+"""5m candles after which features and entry indicators of 5m, 15m and 1h are all defined, and have
+forgotten where the frame began; other timeframes: `warmup_candles`."""
 
 _LIMIT = 10.0
 _ATR_PERIOD = 14
@@ -92,7 +92,7 @@ def expand_all(frame: pd.DataFrame, period: int) -> pd.DataFrame:
     return _with_columns(
         frame,
         {
-            "%-rsi-period": talib.RSI(close, timeperiod=period) / 50.0 - 1.0,
+            "%-rsi-period": rsi(close, period) / 50.0 - 1.0,
             "%-momentum-period": _clip(log_return * close / span),
             "%-below_high-period": _clip((talib.MAX(high, timeperiod=period) - close) / span),
             "%-above_low-period": _clip((close - talib.MIN(low, timeperiod=period)) / span),
@@ -149,7 +149,7 @@ def expand_basic(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def standard(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add the features that FreqAI makes once, on the 5m candles.
+    """Add the features that FreqAI makes once, on the base candles.
 
     - ``%-body``: (close - open) / (high - low), in [-1, 1].
     - ``%-wicks``: (upper - lower wick) / (high - low), in [-1, 1].
@@ -163,7 +163,7 @@ def standard(frame: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     frame
-        5m candles, ``T`` rows; other columns are kept.
+        Base candles, ``T`` rows; other columns are kept.
 
     Returns
     -------
@@ -183,63 +183,67 @@ def standard(frame: pd.DataFrame) -> pd.DataFrame:
             "%-wicks": _ratio(upper_wick - lower_wick, high - low),
             "%-trend_200": _clip(trend),
             "%-bollinger_position": _clip((_relative_log(close) - middle) / half_width),
-            "%-mfi": _mfi(high, low, close, _column(frame, "volume")) / 50.0 - 1.0,
+            "%-mfi": mfi(high, low, close, _column(frame, "volume"), 14) / 50.0 - 1.0,
             **_clock(frame["date"]),
         },
     )
 
 
 def feature_frame(
-    frame_5m: pd.DataFrame,
-    timeframes: Sequence[str] = ("5m", "15m", "1h"),
+    frame: pd.DataFrame,
+    timeframes: Sequence[str] | None = None,
     periods: Sequence[int] = (10, 20),
     *,
+    base: str | None = None,
     higher: Mapping[str, pd.DataFrame] | None = None,
     dtype: type[np.float32] | type[np.float64] = np.float32,
 ) -> pd.DataFrame:
-    """All features of one pair from its 5m candles, as FreqAI would make them.
+    """All features of one pair from its base candles, as FreqAI would make them.
 
     Parameters
     ----------
-    frame_5m
-        5m candles, ``T`` rows; the other timeframes are made from them.
+    frame
+        Base candles, ``T`` rows; the other timeframes are made from them.
     timeframes
-        FreqAI's ``include_timeframes``.
+        FreqAI's ``include_timeframes``; by default the base and those that the classic rule looks
+        at, 15m and 1h where the base is shorter.
     periods
         FreqAI's ``indicator_periods_candles``.
+    base
+        Timeframe of `frame`; by default it is found from the dates.
     higher
-        Candles of longer timeframes that begin earlier than `frame_5m`, by timeframe; those that
-        are missing are made from `frame_5m`.
+        Candles of longer timeframes that begin earlier than `frame`, by timeframe; those that
+        are missing are made from `frame`.
     dtype
         FreqAI itself scales in float64 and rounds afterwards.
 
     Returns
     -------
     DataFrame
-        ``T`` rows with the index of `frame_5m`, of `dtype`, in FreqAI's order and with its names
+        ``T`` rows with the index of `frame`, of `dtype`, in FreqAI's order and with its names
         without the pair: ``%-rsi-period_10_15m``, ``%-adx_gen_1h``, ``%-hour_sin``. Finite from
-        row `WARMUP_CANDLES_5M` on (for timeframes up to 1h).
+        row `WARMUP_CANDLES_5M` on (for 5m and timeframes up to 1h).
 
     Raises
     ------
     MarketError
-        If `frame_5m` is not a candle frame.
+        If `frame` is not a candle frame, or its candles are shorter than the base.
     ValueError
-        If a timeframe is not a multiple of 5m, or a period is out of range.
+        If a timeframe is not a multiple of the base, or a period is out of range.
     """
-    check_candles(frame_5m)
+    check_candles(frame)
+    base = base or base_timeframe(frame)
     parts = []
-    for timeframe in timeframes:
-        base = timeframe == BASE_TIMEFRAME
-        candles = (higher or {}).get(timeframe)
-        if base or candles is None:
-            candles = frame_5m if base else resample_candles(frame_5m, timeframe)
+    for timeframe in timeframes or entry_timeframes(base):
+        candles = frame if timeframe == base else (higher or {}).get(timeframe)
+        if candles is None:
+            candles = resample_candles(frame, timeframe, base)
         features = _timeframe_features(candles, timeframe, periods)
-        if not base:
+        if timeframe != base:
             known = features.assign(date=candles["date"])
-            features = align_higher_timeframe(frame_5m, known, timeframe).drop(columns="date")
+            features = align_higher_timeframe(frame, known, timeframe, base).drop(columns="date")
         parts.append(features)
-    parts.append(_features_of(standard(frame_5m)))
+    parts.append(_features_of(standard(frame)))
     return pd.concat(parts, axis=1).astype(dtype)
 
 
@@ -335,7 +339,7 @@ def _volatility_rank(close: Floats) -> Floats:
 
 def _divergence_rsi(close: Floats, atr: Floats) -> Floats:
     price_slope = talib.LINEARREG_SLOPE(_relative_log(close), timeperiod=_SLOPE_CANDLES)
-    rsi_slope = talib.LINEARREG_SLOPE(talib.RSI(close, timeperiod=14), timeperiod=_SLOPE_CANDLES)
+    rsi_slope = talib.LINEARREG_SLOPE(rsi(close, 14), timeperiod=_SLOPE_CANDLES)
     # 0.15 ATRs and 1.5 RSI points per candle are about one standard deviation on 5m futures.
     return _clip(price_slope * close / (0.15 * atr) - rsi_slope / 1.5)
 
@@ -348,14 +352,6 @@ def _divergence_obv(close: Floats, volume: Floats) -> Floats:
         _window_sum(np.sign(step) * volume, _SLOPE_CANDLES), _window_sum(volume, _SLOPE_CANDLES)
     )
     return path - flow
-
-
-def _mfi(high: Floats, low: Floats, close: Floats, volume: Floats) -> Floats:
-    """MFI14, and 50 where no money moved, which TA-Lib calls 0, the bearish extreme."""
-    price = (high + low + close) / 3.0
-    moved = _window_sum(volume * (_change(price, 1) != 0.0), 14)
-    mfi = talib.MFI(high, low, close, volume, timeperiod=14)
-    return np.where(np.isnan(mfi) | (moved > 0.0), mfi, 50.0)
 
 
 def _clock(date: pd.Series[pd.Timestamp]) -> dict[str, Floats]:

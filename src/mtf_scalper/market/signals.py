@@ -2,12 +2,13 @@
 
 The indicators are computed once, the thresholds applied afterwards, so that a search over
 thresholds recomputes nothing. All of it is causal: row ``t`` depends on candles up to ``t`` only,
-and on 15m and 1h candles that have closed when candle ``t`` closes.
+and on longer candles that have closed when candle ``t`` closes.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,19 @@ import numpy as np
 import pandas as pd
 import talib
 
-from mtf_scalper.market.candles import align_higher_timeframe, check_candles, resample_candles
+from mtf_scalper.errors import MarketError
+from mtf_scalper.market.candles import (
+    align_higher_timeframe,
+    base_timeframe,
+    check_candles,
+    resample_candles,
+)
+from mtf_scalper.market.oscillators import rsi
+from mtf_scalper.market.timeframes import entry_timeframes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
 __all__ = [
@@ -31,8 +42,11 @@ __all__ = [
 ]
 
 ENTRY_TIMEFRAMES = ("5m", "15m", "1h")
+"""Of the shipped configuration."""
 TARGET_ATR_PCT = 0.006
 """Leverage times ATR14 / close that :func:`leverage_for` aims at, as a fraction of the price."""
+_OF_BASE = ("above_ema_200", "rsi_14", "atr_pct", "body")
+_ADX = re.compile(r"adx_14_(\d+[mhd])")
 
 
 @dataclass(frozen=True)
@@ -42,13 +56,13 @@ class EntryThresholds:
     Attributes
     ----------
     adx_min
-        ADX14 must be above it on 5m, 15m and 1h; 0 to 100.
+        ADX14 must be above it on the base and both longer timeframes; 0 to 100.
     rsi_long_min
-        RSI14 on 5m must be above it for a long entry; 0 to 100.
+        RSI14 of the base must be above it for a long entry; 0 to 100.
     rsi_short_max
-        RSI14 on 5m must be below it for a short entry; 0 to 100.
+        RSI14 of the base must be below it for a short entry; 0 to 100.
     atr_pct_max
-        ATR14 / close on 5m must be below it; a fraction of the price, 0 to 1.
+        ATR14 / close of the base must be below it; a fraction of the price, 0 to 1.
     """
 
     adx_min: float = 25.0
@@ -63,59 +77,76 @@ class EntryThresholds:
                 raise ValueError(f"{field.name} must be from 0 to {most:g}, not {value!r}")
 
 
-def entry_indicators(frame_5m: pd.DataFrame) -> pd.DataFrame:
+def entry_indicators(
+    frame: pd.DataFrame,
+    timeframes: Sequence[str] | None = None,
+    *,
+    higher: Mapping[str, pd.DataFrame] | None = None,
+) -> pd.DataFrame:
     """Compute the indicators of the classic entry rule.
 
     Parameters
     ----------
-    frame_5m
-        5m candles, ``T`` rows. 15m and 1h candles are made from them.
+    frame
+        Base candles, ``T`` rows. Longer candles are made from them.
+    timeframes
+        Base and longer timeframes, as `entry_timeframes` returns them. By default the base is found
+        from the dates, and the longer ones are 15m and 1h where the base is shorter.
+    higher
+        Candles of longer timeframes that begin earlier than `frame`, by timeframe; those that are
+        missing are made from `frame`.
 
     Returns
     -------
     DataFrame
-        ``T`` rows with the index of `frame_5m`, float64, NaN until each indicator is defined:
+        ``T`` rows with the index of `frame`, float64, NaN until each indicator is defined:
         ``ema_9_{tf}``, ``ema_21_{tf}`` (price), ``adx_14_{tf}`` (0 to 100) for every timeframe
-        ``tf`` of `ENTRY_TIMEFRAMES`, and of the 5m candles ``ema_200_5m`` (price),
-        ``above_ema_200_5m`` (close - EMA200, price), ``rsi_14_5m`` (0 to 100), ``atr_pct_5m``
-        (ATR14 / close, a fraction) and ``body_5m`` (close - open, price).
+        ``tf``, and of the base, 5m say, ``ema_200_5m`` (price), ``above_ema_200_5m`` (close -
+        EMA200, price), ``rsi_14_5m`` (0 to 100), ``atr_pct_5m`` (ATR14 / close, a fraction) and
+        ``body_5m`` (close - open, price).
 
     Raises
     ------
     MarketError
-        If `frame_5m` is not a candle frame.
+        If `frame` is not a candle frame, or its candles are shorter than the base.
     """
-    check_candles(frame_5m)
+    check_candles(frame)
+    base, *longer = timeframes or entry_timeframes(base_timeframe(frame))
     high, low, close = (
-        frame_5m[column].to_numpy(dtype=np.float64) for column in ("high", "low", "close")
+        frame[column].to_numpy(dtype=np.float64) for column in ("high", "low", "close")
     )
     ema_200 = talib.EMA(close, timeperiod=200)
-    base = pd.DataFrame(
+    of_base = pd.DataFrame(
         {
-            "ema_200_5m": ema_200,
-            "above_ema_200_5m": close - ema_200,
-            "rsi_14_5m": talib.RSI(close, timeperiod=14),
-            "atr_pct_5m": talib.ATR(high, low, close, timeperiod=14) / close,
-            "body_5m": close - frame_5m["open"].to_numpy(dtype=np.float64),
+            f"ema_200_{base}": ema_200,
+            f"above_ema_200_{base}": close - ema_200,
+            f"rsi_14_{base}": rsi(close, 14),
+            f"atr_pct_{base}": talib.ATR(high, low, close, timeperiod=14) / close,
+            f"body_{base}": close - frame["open"].to_numpy(dtype=np.float64),
         },
-        index=frame_5m.index,
+        index=frame.index,
     )
-    parts = [_trend(frame_5m, "5m").set_axis(frame_5m.index, axis=0)]
-    for timeframe in ENTRY_TIMEFRAMES[1:]:
-        higher = resample_candles(frame_5m, timeframe)
-        known = _trend(higher, timeframe).assign(date=higher["date"])
-        parts.append(align_higher_timeframe(frame_5m, known, timeframe).drop(columns="date"))
-    return pd.concat([*parts, base], axis=1)
+    parts = [_trend(frame, base).set_axis(frame.index, axis=0)]
+    for timeframe in longer:
+        candles = (higher or {}).get(timeframe)
+        if candles is None:
+            candles = resample_candles(frame, timeframe, base)
+        known = _trend(candles, timeframe).assign(date=candles["date"].to_numpy())
+        parts.append(align_higher_timeframe(frame, known, timeframe, base).drop(columns="date"))
+    return pd.concat([*parts, of_base], axis=1)
 
 
 def classic_entries(
-    indicators: pd.DataFrame, thresholds: EntryThresholds
+    indicators: pd.DataFrame,
+    thresholds: EntryThresholds,
+    timeframes: Sequence[str] | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Candles at whose close the classic rule proposes to enter.
 
-    Long: EMA9 > EMA21 and ADX14 > `adx_min` on 5m, 15m and 1h; on 5m close > EMA200, RSI14 >
-    `rsi_long_min`, a rising candle (close > open) and ATR14 / close < `atr_pct_max`. Short: the
-    same with EMA9 < EMA21, close < EMA200, RSI14 < `rsi_short_max` and a falling candle.
+    Long: EMA9 > EMA21 and ADX14 > `adx_min` on the base and both longer timeframes; on the base
+    close > EMA200, RSI14 > `rsi_long_min`, a rising candle (close > open) and ATR14 / close <
+    `atr_pct_max`. Short: the same with EMA9 < EMA21, close < EMA200, RSI14 < `rsi_short_max` and a
+    falling candle.
 
     Parameters
     ----------
@@ -123,23 +154,26 @@ def classic_entries(
         The columns that :func:`entry_indicators` returns, ``T`` rows; more columns do no harm.
     thresholds
         Where the rule draws its lines.
+    timeframes
+        Those of the indicators; by default they are found from the columns' names.
 
     Returns
     -------
     long, short
         Two masks of shape ``(T,)``, never both true. False wherever an indicator is undefined.
     """
-    column = {name: indicators[name].to_numpy(dtype=np.float64) for name in _rule_columns()}
+    base, *_ = timeframes = tuple(timeframes or _timeframes_of(indicators))
+    column = {name: indicators[name].to_numpy(dtype=np.float64) for name in _columns(timeframes)}
     # Every comparison with NaN is false, so rows within the warm-up propose nothing.
-    strong = column["atr_pct_5m"] < thresholds.atr_pct_max
-    up = (column["above_ema_200_5m"] > 0.0) & (column["body_5m"] > 0.0)
-    down = (column["above_ema_200_5m"] < 0.0) & (column["body_5m"] < 0.0)
-    for timeframe in ENTRY_TIMEFRAMES:
+    strong = column[f"atr_pct_{base}"] < thresholds.atr_pct_max
+    up = (column[f"above_ema_200_{base}"] > 0.0) & (column[f"body_{base}"] > 0.0)
+    down = (column[f"above_ema_200_{base}"] < 0.0) & (column[f"body_{base}"] < 0.0)
+    for timeframe in timeframes:
         strong &= column[f"adx_14_{timeframe}"] > thresholds.adx_min
         up &= column[f"ema_9_{timeframe}"] > column[f"ema_21_{timeframe}"]
         down &= column[f"ema_9_{timeframe}"] < column[f"ema_21_{timeframe}"]
-    long = strong & up & (column["rsi_14_5m"] > thresholds.rsi_long_min)
-    short = strong & down & (column["rsi_14_5m"] < thresholds.rsi_short_max)
+    long = strong & up & (column[f"rsi_14_{base}"] > thresholds.rsi_long_min)
+    short = strong & down & (column[f"rsi_14_{base}"] < thresholds.rsi_short_max)
     return long, short
 
 
@@ -151,7 +185,7 @@ def leverage_for(indicators: pd.DataFrame, max_leverage: float = 3.0) -> NDArray
     Parameters
     ----------
     indicators
-        Must hold ``atr_pct_5m`` of :func:`entry_indicators`, ``T`` rows.
+        Must hold ``atr_pct_{base}`` of :func:`entry_indicators`, ``T`` rows.
     max_leverage
         Greatest leverage, at least 1.
 
@@ -162,7 +196,7 @@ def leverage_for(indicators: pd.DataFrame, max_leverage: float = 3.0) -> NDArray
     """
     if not 1.0 <= max_leverage < math.inf:
         raise ValueError(f"max_leverage must be finite and at least 1, not {max_leverage!r}")
-    atr_pct = indicators["atr_pct_5m"].to_numpy(dtype=np.float64)
+    atr_pct = indicators[_base_column(indicators, "atr_pct")].to_numpy(dtype=np.float64)
     # No movement at all asks for endless leverage: the floor makes that the greatest allowed.
     wanted = TARGET_ATR_PCT / np.maximum(atr_pct, TARGET_ATR_PCT / max_leverage)
     # Dividing twice can leave 22.999...: without the allowance it would be rounded down to 22.9.
@@ -223,6 +257,33 @@ def _trend(candles: pd.DataFrame, timeframe: str) -> pd.DataFrame:
     )
 
 
-def _rule_columns() -> list[str]:
-    trend = [f"{name}_{tf}" for tf in ENTRY_TIMEFRAMES for name in ("ema_9", "ema_21", "adx_14")]
-    return [*trend, "above_ema_200_5m", "rsi_14_5m", "atr_pct_5m", "body_5m"]
+def _columns(timeframes: Sequence[str]) -> list[str]:
+    trend = [f"{name}_{tf}" for tf in timeframes for name in ("ema_9", "ema_21", "adx_14")]
+    return [*trend, *(f"{name}_{timeframes[0]}" for name in _OF_BASE)]
+
+
+def _timeframes_of(indicators: pd.DataFrame) -> tuple[str, ...]:
+    """Return the timeframes that the columns are named by, the base first."""
+    base = _base_column(indicators, "above_ema_200").rpartition("_")[2]
+    named = [match[1] for match in map(_ADX.fullmatch, map(str, indicators.columns)) if match]
+    longer = [timeframe for timeframe in named if timeframe != base]
+    if base == ENTRY_TIMEFRAMES[0] and set(ENTRY_TIMEFRAMES[1:]) <= set(longer):
+        return ENTRY_TIMEFRAMES
+    if len(longer) != 2:
+        raise MarketError(
+            f"indicators: columns 'adx_14_...' of two timeframes above {base!r} are needed, there "
+            f"are {longer}; name the timeframes"
+        )
+    return (base, *longer)
+
+
+def _base_column(indicators: pd.DataFrame, name: str) -> str:
+    """Return ``{name}_{base}``, 5m where there are several."""
+    names = map(str, indicators.columns)
+    found = [each for each in names if re.fullmatch(rf"{name}_\d+[mhd]", each)]
+    shipped = f"{name}_{ENTRY_TIMEFRAMES[0]}"
+    if shipped in found or not found:
+        return shipped
+    if len(found) > 1:
+        raise MarketError(f"indicators: columns {found} are of several bases; drop all but one")
+    return found[0]

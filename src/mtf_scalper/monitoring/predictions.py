@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mtf_scalper.monitoring.facts import ACTION, CONFIDENCE, probability_columns
 from mtf_scalper.monitoring.verdicts import CannotTellError
-from mtf_scalper.simulator.types import N_ACTIONS
+from mtf_scalper.simulator.types import N_ACTIONS, Action
 
 __all__ = ["Variety", "invalid_values", "variety"]
 
@@ -62,10 +62,15 @@ def invalid_values(frame: pd.DataFrame, window: int) -> str:
         return "no row has a prediction"
     if np.abs(sums[made] - 1.0).max() > _TOLERANCE or probabilities.min() < 0.0:
         return "the probabilities of a row do not sum to 1"
-    if np.abs(confidence - probabilities.max(axis=1)).max() > _TOLERANCE:
+    if not np.isin(action, np.arange(N_ACTIONS)).all():
+        return "an action is none of freqtrade's five"
+    chosen = probabilities[np.arange(len(action)), action.astype(np.int64)]
+    # Which entries could be compared depends on the classic rule; an exit has one alternative.
+    leaves = made & np.isin(action, (Action.LONG_EXIT, Action.SHORT_EXIT))
+    if (chosen[leaves] < probabilities[leaves, Action.NEUTRAL]).any():
+        return "an exit is not the most probable action in its position"
+    if np.abs(confidence - chosen)[made].max() > _TOLERANCE or confidence[missing].any():
         return "the confidence is not the probability of the action"
-    if (probabilities[made].argmax(axis=1) != action[made]).any():
-        return "the action is not the most probable one"
     return ""
 
 

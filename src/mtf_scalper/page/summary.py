@@ -70,6 +70,7 @@ def verdict_of(run: Run) -> tuple[str, str]:
         whole = pooled(rows).get("degenerate") or reasons[0]
         text = f"DEGENERATE, {whole}. {text}"
     is_bad = "degenerate" in text.lower() and "not degenerate" not in text.lower()
+    is_bad = is_bad or "not judged: " in text.lower()
     is_found = bool((run.statistics() or {}).get("found"))
     return text[:1].upper() + text[1:], "bad" if is_bad else "good" if is_found else ""
 

@@ -42,6 +42,7 @@ REASONS = {
     "break_even": ("break even", "--exit-even", "square"),
     "max_duration": ("longest duration", "--exit-time", "hexagon"),
     "stop_loss": ("stop loss", "--exit-stop", "x"),
+    "trailing_stop_loss": ("trailing stop", "--exit-trailing", "triangle-up"),
     "emergency_loss": ("emergency loss", "--exit-emergency", "triangle-down"),
     "liquidation": ("liquidation", "--exit-liquidation", "star"),
     "force_exit": ("end of the data", "--muted", "cross"),

@@ -12,12 +12,13 @@ import numpy as np
 
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.market import Market
+from mtf_scalper.runs.judgment import NotJudged
 from mtf_scalper.runs.program import BacktestRequest, merged
-from mtf_scalper.runs.verdict import PROFIT_TOLERANCE, trades_on
+from mtf_scalper.runs.replay import PROFIT_TOLERANCE, trades_on
 from mtf_scalper.runs.walk_forward import Walk
 from mtf_scalper.simulator.types import Trade
 
-__all__ = ["Agreement", "compare_trades", "program_request"]
+__all__ = ["Agreement", "compare_trades", "not_judged", "program_request"]
 
 _EQUAL = ("side", "close_row", "open_rate", "close_rate", "leverage", "exit_reason")
 """What has to be equal between two trades that open in the same candle."""
@@ -135,6 +136,16 @@ def compare_trades(walk: Walk, trades: Sequence[Mapping[str, Any]]) -> Agreement
         n_equal=n_equal,
         difference=_difference(walk.market, ours, theirs),
     )
+
+
+def not_judged(agreements: Sequence[Agreement]) -> NotJudged | None:
+    """Return why nothing is judged where the real program made other trades, else None."""
+    differences = {
+        f"{each.pair}, seed {each.seed}": each.difference
+        for each in agreements
+        if each.difference is not None
+    }
+    return NotJudged(differences) if differences else None
 
 
 def _difference(market: Market, ours: Sequence[Trade], theirs: Sequence[Trade]) -> str | None:

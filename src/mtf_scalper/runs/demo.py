@@ -14,6 +14,7 @@ from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.progress import EventBars
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.runs.judgment import Judged
 from mtf_scalper.runs.left_out import left_out_note, left_out_of
 from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, BacktestRun, run_backtest
@@ -91,7 +92,8 @@ def run_demo(
             verdict,
             {"freqtrade": outcome.results, "log": request.log, "models": request.models},
         )
-    console.print(verdict_table(judged))
+    if isinstance(judged, Judged):
+        console.print(verdict_table(judged))
     told = (f"left out: {reason}" for reason in left_out.values())
     for line in (*verdict_lines(judged, differences), *told, f"verdict         {verdict}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

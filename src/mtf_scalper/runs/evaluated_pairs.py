@@ -59,12 +59,16 @@ class RecordedPairs:
             pair,
             since=windows[0].train_from,
             # The candle at which the period ends belongs to a backtest; nothing after it is seen.
-            until=windows[-1].test_to + pd.Timedelta(minutes=5),
+            until=windows[-1].test_to + recipe.candle,
             fee_rate=recipe.fee_rate,
             thresholds=recipe.thresholds,
             max_leverage=recipe.max_leverage,
             timeframes=recipe.timeframes,
             periods=recipe.periods,
+            timeframe=recipe.timeframe,
+            startup_candles=recipe.startup_candles,
+            terms=None if recipe.terms is None else recipe.terms(pair),
+            data_format=recipe.data_format,
         )
 
 

@@ -23,7 +23,12 @@ from mtf_scalper.records.files import EVENTS
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.agreement import Agreement, compare_trades, program_request
+from mtf_scalper.runs.agreement import (
+    Agreement,
+    compare_trades,
+    not_judged,
+    program_request,
+)
 from mtf_scalper.runs.evaluated_pairs import PairSource, load_pairs
 from mtf_scalper.runs.evaluation_record import (
     KIND,
@@ -33,7 +38,7 @@ from mtf_scalper.runs.evaluation_record import (
 )
 from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tables
 from mtf_scalper.runs.evidence import measure_pair
-from mtf_scalper.runs.judgment import Judged, judge_pairs, write_judged
+from mtf_scalper.runs.judgment import Judged, NotJudged, judge_pairs, write_judged
 from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, window_task
 from mtf_scalper.runs.left_out import LEFT_OUT, left_out_note
 from mtf_scalper.runs.pages import page_or_reason
@@ -111,6 +116,7 @@ class EvaluationPlan:
             train_days=self.train_days,
             test_days=self.test_days,
             embargo_candles=self.embargo,
+            timeframe=self.recipe.timeframe,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -136,7 +142,7 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
     Returns
     -------
     int
-        0, or 1 where trades of the real program differ.
+        0, or 1 where trades of the real program differ; nothing is judged then.
 
     Raises
     ------
@@ -164,20 +170,22 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         for pair, reason in left_out.items():
             record.events().write(LEFT_OUT, pair=pair, reason=reason)
         walks, learned = _learned(plan, windows, recordeds, record, console)
+        for pair, each in walks.items():
+            write_pair(record, recordeds[pair], each)
+        agreements = _agreements(plan, project, record, walks, console)
         with record.phase("evaluation"):
             run = Run.open(record.folder)
-            evaluated = evaluate_walks(
+            evaluated = not_judged(agreements) or evaluate_walks(
                 walks,
                 n_draws=plan.n_draws,
                 others=lambda judged: earlier_variants(run, judged, root),
             )
-            _write(record, windows, recordeds, walks, evaluated, learned)
-        agreements = _agreements(plan, project, record, walks, console)
-        note = left_out_note(left_out, plan.recipe.pairs)
-        verdict = f"{evaluated.edge.sentence}{note}"
+            _write(record, evaluated, learned)
+        verdict = f"{evaluated.sentence}{left_out_note(left_out, plan.recipe.pairs)}"
         console.print(verdict, markup=False, highlight=False, soft_wrap=True, style="bold")
-        for table in evaluation_tables(evaluated.figures, evaluated.edge, windows):
-            console.print(table)
+        if isinstance(evaluated, Judged):
+            for table in evaluation_tables(evaluated.figures, evaluated.edge, windows):
+                console.print(table)
         lines = [f"left out: {reason}" for reason in left_out.values()]
         lines += evaluation_lines(plan.source.name, plan.seeds, plan.embargo, learned)
         for line in (*lines, *(agreement.line for agreement in agreements)):
@@ -295,17 +303,9 @@ def evaluate_walks(
     return judge_pairs(calendar, pairs, parts, others)
 
 
-def _write(
-    record: RunRecord,
-    windows: Sequence[Window],
-    recordeds: Mapping[str, RecordedPair],
-    walks: Mapping[str, Sequence[Walk]],
-    judged: Judged,
-    learned: Sequence[LearnedWindow],
-) -> None:
-    for pair, each in walks.items():
-        write_pair(record, recordeds[pair], each)
-    write_judged(record, judged)
+def _write(record: RunRecord, judged: Judged | NotJudged, learned: Sequence[LearnedWindow]) -> None:
+    if isinstance(judged, Judged):
+        write_judged(record, judged)
     found = [each.importance for each in learned if each.importance]
     if found and len({len(each) for each in found}) == 1:
         pooled = pooled_importance(found)

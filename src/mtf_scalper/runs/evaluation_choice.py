@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
+import pandas as pd
+
 from mtf_scalper.compute import available_cpus
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.datadir import ensure_datadir
-from mtf_scalper.market.features import WARMUP_CANDLES_5M
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.runs.evaluated_pairs import PlantedPairs, RecordedPairs, planted_recipe
 from mtf_scalper.runs.evaluation import EvaluationPlan
@@ -24,8 +25,8 @@ __all__ = ["EvaluationChoice", "ReadRecipe", "plan_evaluation"]
 ReadRecipe = Callable[[Sequence[Path], Path, Path, str, str], Recipe]
 """``mtf_scalper.freqai.recipe.read_recipe``."""
 
-_HOURS_OF_WARMUP = WARMUP_CANDLES_5M
-"""The longest timeframe has hourly candles, and as many of them are read before the training."""
+_LEAST_WARMUP = timedelta(hours=1212)
+"""A market's candles depend on its first day: the same for all recipes that need no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +87,12 @@ def plan_evaluation(
         )
     if choice.planted is not None:
         return _planted(choice, choice.planted)
-    datadir = choice.datadir or _synthetic(choice, project)
+    datadir = choice.datadir or _synthetic_folder(choice, project)
     shipped = project / "configs" / "config_rl_hybrid.json"
     configs = (shipped, *choice.configs)
     recipe = read_recipe(configs, project / "user_data", datadir, STRATEGY, MODEL)
+    if choice.datadir is None:
+        datadir = _synthetic(choice, recipe, project)
     if choice.pairs:
         recipe = replace(recipe, pairs=tuple(dict.fromkeys(choice.pairs)))
     return _plan(choice, recipe, RecordedPairs(datadir, recipe), datadir)
@@ -103,25 +106,34 @@ def _planted(choice: EvaluationChoice, kind: str) -> EvaluationPlan:
     return _plan(choice, planted_recipe(kind), PlantedPairs(kind, choice.market_seed), None)
 
 
-def _synthetic(choice: EvaluationChoice, project: Path) -> Path:
+def _synthetic(choice: EvaluationChoice, recipe: Recipe, project: Path) -> Path:
     """Return the demo's market, or one of the wanted strength that is long enough."""
     start, stop = parse_timerange(choice.timerange)
     wanted = (choice.signal is None, not choice.market_seed)
-    demo_ends = SYNTHETIC_PERIOD[1].replace("-", "")
-    if all(wanted) and f"{stop:%Y%m%d}" <= demo_ends:
+    demo_begins, demo_ends = (pd.Timestamp(day, tz="UTC") for day in SYNTHETIC_PERIOD)
+    needed = start - timedelta(days=choice.train_days) - recipe.warmup
+    if all(wanted) and demo_begins <= needed and stop <= demo_ends:
         return demo_market(project)
-    default = SyntheticSpec()
-    strength = default.signal_strength if choice.signal is None else choice.signal
-    names = choice.pairs or tuple(each.pair for each in default.pairs)
-    spec = SyntheticSpec(
-        seed=choice.market_seed or default.seed,
-        signal_strength=strength,
-        pairs=tuple(map(pair_spec, names)),
-    )
-    datadir = project / "user_data" / "data" / f"synthetic-{strength:g}-{spec.seed}"
-    before = timedelta(days=choice.train_days + 1, hours=_HOURS_OF_WARMUP)
+    spec, datadir = _synthetic_spec(choice), _synthetic_folder(choice, project)
+    before = timedelta(days=choice.train_days + 1) + max(recipe.warmup, _LEAST_WARMUP)
     ensure_datadir(spec, datadir, (start - before).floor("D"), stop + timedelta(days=1))
     return datadir
+
+
+def _synthetic_folder(choice: EvaluationChoice, project: Path) -> Path:
+    spec = _synthetic_spec(choice)
+    name = f"synthetic-{spec.signal_strength:g}-{spec.seed}"
+    return project / "user_data" / "data" / name
+
+
+def _synthetic_spec(choice: EvaluationChoice) -> SyntheticSpec:
+    default = SyntheticSpec()
+    names = choice.pairs or tuple(each.pair for each in default.pairs)
+    return SyntheticSpec(
+        seed=choice.market_seed or default.seed,
+        signal_strength=default.signal_strength if choice.signal is None else choice.signal,
+        pairs=tuple(map(pair_spec, names)),
+    )
 
 
 def _plan(

@@ -143,6 +143,7 @@ def measure_pair(
     calendar: NDArray[np.datetime64],
     *,
     n_draws: int = 100,
+    offered: Market | None = None,
 ) -> PairEvidence:
     """Trade the baselines and the optimum on the candles of a pair, and count days.
 
@@ -158,6 +159,9 @@ def measure_pair(
         The days of all pairs; on those that this one has no candles of, nothing happens.
     n_draws : int
         Random exits per seed.
+    offered : Market, optional
+        The same candles with all entries that the runs could have made, where ``market`` has only
+        those that a strategy made of them.
     """
     settings = with_entry_mode(settings, market)
     days, n_days = np.searchsorted(calendar, days_by_row(market)), len(calendar)
@@ -174,7 +178,7 @@ def measure_pair(
         draws = np.zeros((n_draws, n_days))
         for number, draw in enumerate(drawn):
             draws[number] = days_of(draw, days, n_days).log_return
-        reason = degeneracy(run, market, settings)
+        reason = degeneracy(run, offered or market, settings)
         accounts[seed] = Account(
             days=days_of(run, days, n_days),
             baselines={**by_day, RANDOM_EXITS: draws.mean(axis=0)},

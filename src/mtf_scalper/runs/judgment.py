@@ -15,7 +15,7 @@ from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.evidence import Account, PairEvidence, averaged, figures_of, together
 from mtf_scalper.simulator.playback import Simulation
 
-__all__ = ["ALL", "DAILY", "JUDGED", "Judged", "judge_pairs", "write_judged"]
+__all__ = ["ALL", "DAILY", "JUDGED", "Judged", "NotJudged", "judge_pairs", "write_judged"]
 
 ALL: Final = "all"
 """Instead of a pair's name: all of them together."""
@@ -49,6 +49,34 @@ class Judged:
     whole: Account
     edge: Edge
     figures: list[dict[str, Any]]
+
+    @property
+    def sentence(self) -> str:
+        """Whether there is evidence of an edge, in words."""
+        return self.edge.sentence
+
+
+@dataclass(frozen=True)
+class NotJudged:
+    """Trades that are not judged, because the simulator made others of them.
+
+    Attributes
+    ----------
+    differences : mapping of str to str
+        By pair, the first difference in words; at least one.
+    pairs : tuple of str
+        All of them, those that agree as well.
+    """
+
+    differences: Mapping[str, str]
+    pairs: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """Why there is no verdict: pair, candle and what differs there."""
+        (pair, difference), *more = self.differences.items()
+        others = f" (and in {', '.join(name for name, _ in more)})" if more else ""
+        return f"not judged: the replay differs at {pair}: {difference}{others}"
 
 
 def judge_pairs(

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from mtf_scalper.errors import MarketError
+from mtf_scalper.market.candles import timeframe_delta
 from mtf_scalper.market.features import WARMUP_CANDLES_5M
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.recorded import recorded_pair
@@ -144,7 +145,7 @@ def _usable_pairs(datadir: Path) -> dict[str, pd.Timestamp]:
         if not set(REQUIRED_FILES) <= set(kinds):
             continue
         base = kinds[REQUIRED_FILES[0]]
-        midnight = (utc_timestamp(base.last) + timedelta(minutes=5)).floor("D")
+        midnight = (utc_timestamp(base.last) + timeframe_delta(base.timeframe)).floor("D")
         if utc_timestamp(base.first) + timedelta(days=_needed_days()) <= midnight:
             usable[pair] = midnight
     return usable

@@ -13,7 +13,7 @@ from mtf_scalper.monitoring.verdicts import Check, Verdict
 from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.judgment import Judged, write_judged
+from mtf_scalper.runs.judgment import Judged, NotJudged, write_judged
 from mtf_scalper.runs.left_out import left_out_of
 from mtf_scalper.runs.parity import offline_arguments
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, merged
@@ -78,12 +78,12 @@ def _settings(freqai: Mapping[str, Any]) -> Settings:
 
 def judge_backtest(
     request: BacktestRequest, outcome: BacktestOutcome, markets_of: MarketsOf, record: RunRecord
-) -> tuple[Judged, dict[str, str]]:
+) -> tuple[Judged | NotJudged, dict[str, str]]:
     """Play a backtest's trades again on the markets that they were made on, and record all of it.
 
     Returns
     -------
-    judged : Judged
+    judged : Judged or NotJudged
     differences : dict of str to str
         By pair, how its replay differs from the backtest.
     """
@@ -108,8 +108,11 @@ def judge_into(
     trades: Sequence[Mapping[str, Any]],
     markets: Mapping[str, Market],
     settings: Settings,
-) -> tuple[Judged, dict[str, str]]:
+) -> tuple[Judged | NotJudged, dict[str, str]]:
     """Judge trades beside the baselines and all variants tried before, and record all of it.
+
+    Trades that are not judged leave no equity, figures or statistics in the record: those of the
+    replay would be the figures of other trades.
 
     Parameters
     ----------
@@ -125,19 +128,28 @@ def judge_into(
         settings,
         others=lambda variant: earlier_variants(run, variant, record.folder.parent),
     )
-    write_judged(record, judged)
+    if isinstance(judged, Judged):
+        write_judged(record, judged)
     return judged, differences
 
 
-def verdict_checks(judged: Judged, differences: Mapping[str, str]) -> tuple[Check, ...]:
+def verdict_checks(judged: Judged | NotJudged, differences: Mapping[str, str]) -> tuple[Check, ...]:
     """Return whether each pair's replay agrees with its backtest, and is a trading policy."""
+    if isinstance(judged, NotJudged):
+        return tuple(
+            _check(pair, "simulator agrees", "replayed", "the same trades", differences.get(pair))
+            for pair in judged.pairs
+        )
     checks = []
     for pair, why in degenerate_pairs(judged).items():
         n_trades = f"{judged.by_pair[pair].days.n_trades.sum():.0f} trades"
-        for name, measured, expected, problem in (
-            ("simulator agrees", n_trades, "the same trades", differences.get(pair)),
-            ("is a policy", why or "not degenerate", "not degenerate", why),
-        ):
-            verdict = Verdict.FAILED if problem else Verdict.PASSED
-            checks.append(Check(f"{pair}: {name}", measured, expected, verdict, problem or ""))
+        found = differences.get(pair)
+        checks.append(_check(pair, "simulator agrees", n_trades, "the same trades", found))
+        policy = why or "not degenerate"
+        checks.append(_check(pair, "is a policy", policy, "not degenerate", why))
     return tuple(checks)
+
+
+def _check(pair: str, name: str, measured: str, expected: str, problem: str | None) -> Check:
+    verdict = Verdict.FAILED if problem else Verdict.PASSED
+    return Check(f"{pair}: {name}", measured, expected, verdict, problem or "")

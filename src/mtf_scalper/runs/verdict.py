@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 from rich.table import Table
 
-from mtf_scalper.errors import MarketError
 from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.performance import calendar_of
 from mtf_scalper.market.market import Market
 from mtf_scalper.runs.evidence import measure_pair
-from mtf_scalper.runs.judgment import Judged, judge_pairs
-from mtf_scalper.settings import EntryMode, Settings
-from mtf_scalper.simulator.playback import Simulation, play, valid_actions
-from mtf_scalper.simulator.types import Action, ExitReason, Side, Trade
+from mtf_scalper.runs.judgment import Judged, NotJudged, judge_pairs
+from mtf_scalper.runs.replay import (
+    PROFIT_TOLERANCE,
+    first_difference,
+    replay,
+    trades_on,
+    with_entries_made,
+)
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.masks import with_entry_mode
 
 __all__ = [
+    "PROFIT_TOLERANCE",
     "degenerate_pairs",
     "judge_trades",
     "replay",
@@ -40,10 +41,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-PROFIT_TOLERANCE = 1e-6
-"""Largest difference of profit ratio between a trade and its replay."""
-_EQUAL = ("side", "open_row", "close_row", "open_rate", "close_rate", "leverage", "exit_reason")
-
 
 def judge_trades(
     trades: Sequence[Mapping[str, Any]],
@@ -52,8 +49,11 @@ def judge_trades(
     *,
     n_draws: int = 100,
     others: Callable[[Variant], Sequence[Variant]] = lambda _: (),
-) -> tuple[Judged, dict[str, str]]:
+) -> tuple[Judged | NotJudged, dict[str, str]]:
     """Play the trades of a backtest again, and decide whether there is an edge.
+
+    The baselines and the optimum use the entries that the strategy made; see
+    ``replay.with_entries_made``.
 
     Parameters
     ----------
@@ -70,96 +70,38 @@ def judge_trades(
 
     Returns
     -------
-    judged : Judged
-        Of the replays; accounts stake all they have, each pair's its own.
+    judged : Judged or NotJudged
+        Of the replays; accounts stake all they have, each pair's its own. Where a replay differs
+        from the backtest its figures are those of other trades, and nothing is judged.
     differences : dict of str to str
         By pair, the first difference between its replay and the backtest. The log tells it too.
     """
-    calendar = calendar_of(markets.values())
-    pairs, differences = [], {}
+    played, differences = [], {}
     for pair, market in markets.items():
         theirs = trades_on(market, [trade for trade in trades if trade["pair"] == pair])
-        run = replay(market, settings, theirs)
-        difference = _first_difference(market, run.trades, theirs)
+        rules = with_entry_mode(settings, market)  # the entries that were made need not show it
+        made = with_entries_made(market, rules, theirs)
+        run = replay(made, rules, theirs)
+        played.append((market, made, rules, run))
+        difference = first_difference(market, run.trades, theirs)
         if difference is not None:
             differences[pair] = difference
             logger.warning("%s: the replay differs from the backtest: %s", pair, difference)
-        runs = {settings.random_state: run}
-        pairs.append(measure_pair(market, settings, runs, calendar, n_draws=n_draws))
-    return judge_pairs(calendar, pairs, others=others), differences
-
-
-def trades_on(market: Market, trades: Sequence[Mapping[str, Any]]) -> tuple[Trade, ...]:
-    """Return freqtrade's trades of one pair with rows of ``market``, in the order of time.
-
-    Raises
-    ------
-    MarketError
-        If a trade lies outside the market, or ended for a reason that no rule here has.
-    """
-    assert market.dates is not None
-    found = []
-    for trade in sorted(trades, key=lambda trade: str(trade["open_date"])):
-        rows = []
-        for name in ("open_date", "close_date"):
-            date = pd.Timestamp(trade[name]).tz_localize(None).to_datetime64()
-            row = int(np.searchsorted(market.dates, date))
-            if row == len(market) or market.dates[row] != date:
-                raise MarketError(f"{market.pair}: a trade's {name} {trade[name]} is no candle")
-            rows.append(row)
-        if trade["exit_reason"] not in list(ExitReason):
-            raise MarketError(
-                f"{market.pair}: the exit {trade['exit_reason']!r} of the trade of "
-                f"{trade['open_date']} cannot be played again"
-            )
-        found.append(
-            Trade(
-                pair=market.pair,
-                side=Side.SHORT if trade["is_short"] else Side.LONG,
-                open_row=rows[0],
-                close_row=rows[1],
-                open_rate=float(trade["open_rate"]),
-                close_rate=float(trade["close_rate"]),
-                leverage=float(trade["leverage"]),
-                profit_ratio=float(trade["profit_ratio"]),
-                exit_reason=ExitReason(trade["exit_reason"]),
-            )
+    if differences:
+        return NotJudged(differences, tuple(markets)), differences
+    calendar = calendar_of(markets.values())
+    pairs = [
+        measure_pair(
+            made,
+            rules,
+            {settings.random_state: run},
+            calendar,
+            n_draws=n_draws,
+            offered=market,
         )
-    return tuple(found)
-
-
-def replay(market: Market, settings: Settings, trades: Sequence[Trade]) -> Simulation:
-    """Play trades again: enter where they did, leave where the agent left.
-
-    All other exits are the rules' and happen by themselves.
-
-    Parameters
-    ----------
-    market : Market
-    settings : Settings
-    trades : sequence of Trade
-        With rows of ``market``.
-    """
-    entries = np.zeros(len(market), dtype=np.int64)
-    exits = np.zeros(len(market), dtype=np.int64)
-    for trade in trades:
-        is_long = trade.side is Side.LONG
-        entries[trade.open_row - 1] = Action.LONG_ENTER if is_long else Action.SHORT_ENTER
-        if trade.exit_reason is ExitReason.AGENT:
-            exits[trade.close_row - 1] = Action.LONG_EXIT if is_long else Action.SHORT_EXIT
-
-    def choose(
-        row: int, states: NDArray[np.void], _extras: NDArray[np.float32]
-    ) -> NDArray[np.int64]:
-        return np.asarray(np.where(states["side"] == Side.FLAT, entries[row], exits[row]))
-
-    # The backtester may have left an entry out that the rules want, with all slots taken, say.
-    free = settings.changed(rules=settings.rules.changed(entry=EntryMode.ANY))
-    (run,) = play(market, free, choose)
-    if settings.rules.entry is EntryMode.ALWAYS:
-        rule = valid_actions(market, settings.rules)[:, Side.FLAT + 1].argmax(axis=1)
-        return replace(run, entries=rule.astype(np.int64))
-    return run
+        for market, made, rules, run in played
+    ]
+    return judge_pairs(calendar, pairs, others=others), differences
 
 
 def verdict_table(judged: Judged) -> Table:
@@ -184,8 +126,10 @@ def verdict_table(judged: Judged) -> Table:
     return table
 
 
-def verdict_sentence(judged: Judged) -> str:
+def verdict_sentence(judged: Judged | NotJudged) -> str:
     """Return in one line whether there is evidence of an edge, and what all together earned."""
+    if isinstance(judged, NotJudged):
+        return judged.sentence
     row = judged.figures[0]
     parts = [
         f"log return {_text(row['log_return']['value'], '+.3f')} in {row['n_trades']:.0f} trades",
@@ -197,8 +141,14 @@ def verdict_sentence(judged: Judged) -> str:
     return f"{judged.edge.sentence}; {', '.join(parts)}"
 
 
-def verdict_lines(judged: Judged, differences: Mapping[str, str]) -> list[str]:
+def verdict_lines(judged: Judged | NotJudged, differences: Mapping[str, str]) -> list[str]:
     """Return what the table cannot say: is it a policy at all, and what its columns mean."""
+    legend = [
+        "of best  share of what the best trades in hindsight earn under the same rules",
+        "hold     buy and hold; classic: the same entries, all exits left to the rules",
+        "random   the same entry rule, exits at random times: median of 100 draws, and",
+        "         how many of them are beaten, ties counted half",
+    ]
     return [
         *(
             f"{pair}: {f'DEGENERATE, {why}' if why else 'not degenerate'}"
@@ -208,35 +158,15 @@ def verdict_lines(judged: Judged, differences: Mapping[str, str]) -> list[str]:
             f"{pair}: the replay differs from the backtest: {difference}"
             for pair, difference in differences.items()
         ),
-        "of best  share of what the best trades in hindsight earn under the same rules",
-        "hold     buy and hold; classic: the same entries, all exits left to the rules",
-        "random   the same entry rule, exits at random times: median of 100 draws, and",
-        "         how many of them are beaten, ties counted half",
+        *(legend if isinstance(judged, Judged) else ()),
     ]
 
 
-def degenerate_pairs(judged: Judged) -> dict[str, str | None]:
-    """Return for each pair why it has no trading policy, None where it has one."""
+def degenerate_pairs(judged: Judged | NotJudged) -> dict[str, str | None]:
+    """Return for each judged pair why it has no trading policy, None where it has one."""
+    if isinstance(judged, NotJudged):
+        return {}
     return {pair: "; ".join(each.degenerate) or None for pair, each in judged.by_pair.items()}
-
-
-def _first_difference(market: Market, ours: Sequence[Trade], theirs: Sequence[Trade]) -> str | None:
-    """Return the first difference between two lists of trades in words, None without one."""
-    assert market.dates is not None
-    for our, their in zip_longest(ours, theirs):
-        known = their or our
-        opened = np.datetime_as_string(market.dates[known.open_row], unit="m").replace("T", " ")
-        if our is None or their is None:
-            missing = "the replay" if our is None else "the backtest"
-            return f"the trade of {opened} is missing in {missing}"
-        for name in _EQUAL:
-            if getattr(our, name) != getattr(their, name):
-                values = f"{getattr(our, name)} in the replay, {getattr(their, name)}"
-                return f"{name} of the trade of {opened} is {values} in the backtest"
-        if abs(our.profit_ratio - their.profit_ratio) > PROFIT_TOLERANCE:
-            values = f"{our.profit_ratio:+.6f} in the replay, {their.profit_ratio:+.6f}"
-            return f"profit_ratio of the trade of {opened} is {values} in the backtest"
-    return None
 
 
 def _text(value: float | None, form: str) -> str:

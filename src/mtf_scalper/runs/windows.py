@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mtf_scalper.errors import SettingsError
-from mtf_scalper.market.candles import timeframe_delta
+from mtf_scalper.market.candles import BASE_TIMEFRAME, timeframe_delta
 
 __all__ = ["Window", "parse_timerange", "rolling_windows"]
 
@@ -61,6 +61,7 @@ def rolling_windows(
     train_days: int,
     test_days: int,
     embargo_candles: int = 0,
+    timeframe: str = BASE_TIMEFRAME,
 ) -> list[Window]:
     """Return windows whose tests follow each other without a gap from ``start`` to ``stop``.
 
@@ -70,19 +71,21 @@ def rolling_windows(
         UTC; the last test is shorter where the period is no whole number of tests.
     train_days, test_days : int
     embargo_candles : int
-        5m candles at the end of the training days that are not learned on. Training markets end
+        Candles at the end of the training days that are not learned on. Training markets end
         where they are cut, and a trade that is open there is closed, so that not even without an
         embargo anything of the test is seen. But trades that are decided in the last candles are
         judged by prices that the first trades of the test go on from; as many candles as the
         longest trade lasts keep the two apart (Lopez de Prado 2018, *Advances in financial machine
         learning*, 7.4).
+    timeframe : str
+        Of the candles.
 
     Raises
     ------
     SettingsError
         If nothing would be left to learn on.
     """
-    embargo = embargo_candles * timeframe_delta("5m")
+    embargo = embargo_candles * timeframe_delta(timeframe)
     train, test = pd.Timedelta(days=train_days), pd.Timedelta(days=test_days)
     if train_days < 1 or test_days < 1 or embargo_candles < 0 or embargo >= train:
         raise SettingsError(

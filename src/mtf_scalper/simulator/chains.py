@@ -84,6 +84,9 @@ class Chains:
     differ in the second order of the price's move. Where there is a stoploss, an ROI ladder or
     another rule that goes by the entry, they start anew as well, and the chain is longer for it:
     ``LONG_TRADE_CANDLES`` states.
+
+    An exit of the agent that freqtrade would not fill, because its price rounded to the step of the
+    entry's month leaves the candle, counts here as filled.
     """
 
     first_row: int
@@ -222,7 +225,9 @@ class _Stepper:
     def leave(self, states: NDArray[np.void]) -> NDArray[np.float64]:
         """Leave every trade at the next open; return the rewards."""
         actions = np.where(states["side"] > 0, Action.LONG_EXIT, Action.SHORT_EXIT)
-        return self._stepped(self._rules, states.copy(), actions)[2]
+        rules = self._rules.copy()
+        rules["always_fills"] = True
+        return self._stepped(rules, states.copy(), actions)[2]
 
     def fee_relief(
         self,

@@ -22,7 +22,13 @@ __all__ = [
     "safety_exit",
     "stop_fill",
     "stop_price",
+    "trailed_stop",
+    "trailing_distance",
+    "trailing_fill",
 ]
+
+_NEAR_HALF = 0.499_999
+"""Farther than this from a step, in steps, a price counts as one in the middle of two."""
 
 
 def profit_ratio(
@@ -57,12 +63,28 @@ def round_to_tick(price: float, tick_size: float, direction: int = 0) -> float:
     per_unit = math.floor(1.0 / tick_size + 0.5)
     if per_unit < 1 or abs(per_unit * tick_size - 1.0) > 1e-9:
         per_unit = 0
-    steps = math.floor(price / tick_size + 0.5)
+    shifted = price / tick_size + 0.5
+    steps = math.floor(shifted)
+    if abs(shifted - steps - 0.5) > _NEAR_HALF:
+        steps = _half_up(price, tick_size, per_unit, steps)
     nearest = steps / per_unit if per_unit else steps * tick_size
     if direction * (price - nearest) <= 0.0:
         return nearest
     steps += direction
     return steps / per_unit if per_unit else steps * tick_size
+
+
+def _half_up(price: float, tick_size: float, per_unit: int, steps: int) -> int:
+    """Return the nearest number of steps where a price lies all but in the middle of two.
+
+    ccxt rounds the price's shortest decimal text, half up: 0.63745 goes to 0.6375, though the
+    double of that name lies below the middle. That double is the middle's own.
+    """
+    for middle in (steps + 1, steps):
+        half = (2 * middle - 1) / (2 * per_unit) if per_unit else (middle - 0.5) * tick_size
+        if price >= half:
+            return middle
+    return steps - 1
 
 
 def stop_price(
@@ -75,14 +97,103 @@ def stop_price(
     return round_to_tick(open_rate * (1.0 - side * abs(stoploss) / leverage), tick_size, side)
 
 
-def liquidation_price(side: int, open_rate: float, leverage: float, rules: TradeRules) -> float:
-    """Return the price at which freqtrade takes an isolated position for liquidated.
+def trailed_stop(
+    side: int,
+    stop: float,
+    candle: tuple[float, float, float, float],
+    rules: TradeRules,
+    *,
+    best_profit: float,
+    leverage: float,
+    tick_size: float,
+) -> float:
+    """Return where a trailing stop stands after the best price of ``candle``.
 
-    Binance's isolated formula with the lowest tier's maintenance margin rate ``m``:
-    ``open (1 - side / leverage) / (1 - side m)``, moved towards the entry by the buffer.
+    It stays where it is in a candle that has reached it, below the offset under
+    ``trailing_only_offset_is_reached``, and wherever it would lie farther from the price.
+    freqtrade's ``ft_stoploss_adjust`` and ``adjust_stop_loss``.
+
+    Parameters
+    ----------
+    side : int
+    stop : float
+        Where it stood before.
+    candle : tuple of float
+        Open, high, low, close.
+    rules : TradeRules
+    best_profit : float
+        Profit ratio at the candle's best price, funding included.
+    leverage, tick_size : float
     """
+    _, high, low, _ = candle
+    best, worst = (high, low) if side > 0 else (low, high)
+    if side * (stop - worst) >= 0.0:
+        return stop
+    if rules.trailing_only_offset_is_reached and best_profit < rules.trailing_stop_positive_offset:
+        return stop
+    distance = trailing_distance(rules, best_profit)
+    moved = round_to_tick(best * (1.0 - side * distance / leverage), tick_size, side)
+    return moved if side * (moved - stop) > 0.0 else stop
+
+
+def trailing_distance(rules: TradeRules, best_profit: float) -> float:
+    """Return the distance at which a stop trails, a share of the stake above zero."""
+    positive, offset = rules.trailing_stop_positive, rules.trailing_stop_positive_offset
+    assert rules.stoploss is not None
+    return abs(rules.stoploss) if positive is None or best_profit <= offset else positive
+
+
+def trailing_fill(
+    side: int,
+    stop: float,
+    candle: tuple[float, float, float, float],
+    rules: TradeRules,
+    *,
+    is_entry_candle: bool,
+    best_profit: float,
+    leverage: float,
+) -> float:
+    """Return the price of an exit at a trailing stop.
+
+    In the candle of the entry freqtrade takes the worst course: the price moves just far enough to
+    raise the stop and turns. Its offset there is a share of the price and not of the stake, so that
+    with leverage the exit may lie where the candle has not been; the order then waits.
+    """
+    opened, high, low, _ = candle
+    price = stop_fill(side, stop, candle)
+    beyond = stop > high if side > 0 else stop < low
+    if beyond or not is_entry_candle:
+        return price
+    positive = rules.trailing_stop_positive
+    if rules.trailing_only_offset_is_reached and positive is not None:
+        share = 1.0 + side * rules.trailing_stop_positive_offset - side * positive / leverage
+    else:
+        share = 1.0 - side * trailing_distance(rules, best_profit) / leverage
+    return max(low, opened * share) if side > 0 else min(high, opened * share)
+
+
+def liquidation_price(
+    side: int,
+    open_rate: float,
+    leverage: float,
+    rules: TradeRules,
+    multiple: float = math.nan,
+    tick_size: float = 0.0,
+) -> float:
+    """Return the price at which freqtrade takes an isolated position for liquidated, 0 for never.
+
+    ``multiple`` of the open rate, the buffer included. Where it is NaN, Binance's isolated formula
+    with the rules' maintenance margin rate ``m``: ``open (1 - side / leverage) / (1 - side m)``,
+    moved towards the entry by the buffer. Rounded to the nearest step, as freqtrade's
+    ``set_liquidation_price`` does.
+    """
+    if not rules.is_liquidated:
+        return 0.0
+    if not math.isnan(multiple):
+        return round_to_tick(open_rate * multiple, tick_size)
     bare = open_rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
-    return max(0.0, bare + side * abs(open_rate - bare) * rules.liquidation_buffer)
+    buffered = bare + side * abs(open_rate - bare) * rules.liquidation_buffer
+    return round_to_tick(max(0.0, buffered), tick_size)
 
 
 def roi_at(minimal_roi: Mapping[int, float], minutes: int) -> tuple[int, float] | None:

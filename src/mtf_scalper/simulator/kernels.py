@@ -23,10 +23,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from mtf_scalper.market.market import Market
+from mtf_scalper.jit import njit
+from mtf_scalper.market.market import LIQUIDATIONS, Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings
 from mtf_scalper.simulator.masks import entry_mode
 from mtf_scalper.simulator.observation import age_limit
@@ -50,6 +50,7 @@ STATE_LIMIT = 10.0
 N_STATE = 5
 N_ACTIONS = 5
 MARGIN = 1e-6
+NEAR_HALF = 0.499_999
 SERIES_LIMIT = 0.05
 
 NEUTRAL, LONG_ENTER, LONG_EXIT, SHORT_ENTER, SHORT_EXIT = range(5)
@@ -65,7 +66,8 @@ LOG_RETURN, EXIT_QUALITY, FREQTRADE_EXAMPLE, USER_REWARD = range(4)
     LIQUIDATION,
     ROI,
     END_OF_DATA,
-) = range(9)
+    TRAILING_STOP,
+) = range(10)
 EXIT_CODES = {
     AGENT: "agent_exit",
     MAX_DURATION: "max_duration",
@@ -75,6 +77,7 @@ EXIT_CODES = {
     LIQUIDATION: "liquidation",
     ROI: "roi",
     END_OF_DATA: "force_exit",
+    TRAILING_STOP: "trailing_stop_loss",
 }
 """freqtrade's exit reasons by the codes that the kernel writes; 0 is no exit."""
 
@@ -83,6 +86,8 @@ CANDLE = np.dtype(
     [
         *((name, np.float64) for name in ("open", "high", "low", "close")),
         *((name, np.float64) for name in ("leverage", "funding", "tick_size", "exit_rate")),
+        *((name, np.float64) for name in ("liquidation_long", "liquidation_short")),
+        ("funding_between", np.float64),
         *((name, np.bool_) for name in ("entry_long", "entry_short")),
     ]
 )
@@ -93,9 +98,14 @@ STATE = np.dtype(
         *((name, np.int64) for name in ("row", "first_row", "side", "open_row")),
         *((name, np.float64) for name in ("open_rate", "leverage", "best_rate", "worst_rate")),
         *((name, np.float64) for name in ("funding_paid", "equity", "closed_equity")),
+        *((name, np.float64) for name in ("tick_size", "stop", "liquidation")),
+        *((name, np.int64) for name in ("has_trailed", "order_code", "order_row")),
+        ("order_rate", np.float64),
     ]
 )
-"""State of one environment; fields of a trade mean nothing while ``side`` is 0."""
+"""State of one environment; fields of a trade mean nothing while ``side`` is 0. ``tick_size`` is
+that of the entry; a stop or a liquidation that does not exist lies infinitely far. ``order_rate``
+is the price of an exit that no candle has reached yet, 0 where there is none."""
 
 OUTCOME = np.dtype(
     [
@@ -122,9 +132,13 @@ RULES = np.dtype(
         *((name, np.float64) for name in ("break_even_trigger", "break_even_floor")),
         *((name, np.float64) for name in ("maintenance_margin_rate", "liquidation_buffer")),
         *((name, np.float64) for name in ("min_equity", "rr", "profit_aim", "win_reward_factor")),
+        *((name, np.bool_) for name in ("trailing", "trailing_only", "is_liquidated")),
+        *((name, np.float64) for name in ("trailing_positive", "trailing_offset", "exit_timeout")),
+        *((name, np.bool_) for name in ("enters_last", "always_fills")),
     ]
 )
-"""Settings as numbers; a rule that is off has a value that never applies."""
+"""Settings as numbers; a rule that is off has a value that never applies. With ``always_fills`` an
+exit never waits for a candle that reaches its price."""
 
 
 def candles_of(market: Market) -> NDArray[np.void]:
@@ -132,7 +146,8 @@ def candles_of(market: Market) -> NDArray[np.void]:
     candles = np.zeros(len(market), CANDLE)
     for column, name in enumerate(("open", "high", "low", "close")):
         candles[name] = market.ohlc[:, column]
-    for name in ("leverage", "funding", "tick_size", "entry_long", "entry_short"):
+    names = ("leverage", "funding", "funding_between", "tick_size", "entry_long", "entry_short")
+    for name in (*names, *LIQUIDATIONS):
         candles[name] = getattr(market, name)
     _round_opens(candles)
     return candles
@@ -163,7 +178,15 @@ def rules_of(market: Market, settings: Settings) -> NDArray[np.void]:
         "break_even_trigger": rules.break_even_trigger or math.inf,
         "break_even_floor": rules.break_even_floor,
         "maintenance_margin_rate": rules.maintenance_margin_rate,
+        "is_liquidated": rules.is_liquidated,
         "liquidation_buffer": rules.liquidation_buffer,
+        "trailing": rules.trailing_stop,
+        "trailing_only": rules.trailing_only_offset_is_reached,
+        "trailing_positive": rules.trailing_stop_positive or math.nan,
+        "trailing_offset": rules.trailing_stop_positive_offset,
+        "exit_timeout": rules.exit_timeout_minutes or math.inf,
+        "enters_last": market.ends_early,
+        "always_fills": False,
         "min_equity": -math.inf if drawdown is None else 1.0 - drawdown,
         "rr": parameters.rr,
         "profit_aim": parameters.profit_aim,
@@ -287,11 +310,11 @@ def step(
         decided, candle = candles[np.uint64(row - 1)], candles[np.uint64(row)]
         following = candles[np.uint64(min(row + 1, last_row))]
         side_before = state.side
-        entries = _entries(decided, rule, not is_last)
+        entries = _entries(decided, rule, (not is_last) | rule.enters_last)
         executed, is_valid = _executed(side_before, entries, action)
         state.row = row
         if (side_before == 0) and (executed != NEUTRAL):
-            _enter(state, 1 if executed == LONG_ENTER else -1, candle.open, decided.leverage)
+            _enter(decided, candle, rule, state, 1 if executed == LONG_ENTER else -1)
         side = state.side
         if side == 0:
             outcome.exit_code = STAY
@@ -299,12 +322,20 @@ def step(
         else:
             code, rate = STAY, following.open
             state.funding_paid += side * candle.funding
+            if side_before != 0:
+                state.funding_paid += side * candle.funding_between
+            if rule.trailing:
+                _trail(candle, rule, state)
             if (executed == LONG_EXIT) | (executed == SHORT_EXIT):
                 code, rate = AGENT, candle.exit_rate
+                if state.tick_size != candle.tick_size:
+                    rate = _round_to_tick(candle.open, state.tick_size, 0)
             elif _may_be_forced(candle, rule, state, lowest) | is_last:
                 code, price = _find_exit(candle, roi, rule, state, is_last)
                 if code != STAY:
-                    rate = _round_to_tick(price, candle.tick_size, 0)
+                    rate = _round_to_tick(price, state.tick_size, 0)
+            if (code != STAY) | (state.order_rate > 0.0):
+                code, rate = _filled(candle, following, rule, state, is_last, code, rate)
             _mark(candle, rule, state, code, rate, outcome)
         outcome.executed = executed
         ended = _note_end(rule, state, is_last, outcome)
@@ -342,7 +373,7 @@ def _observe(candles: Any, rules: Any, state: Any, extras: NDArray[np.float32], 
         extras[env, 2] = age
         extras[env, 3] = best
         extras[env, 4] = worst
-    neutral, long, short = _entries(candle, rules, row + 2 < len(candles))
+    neutral, long, short = _entries(candle, rules, row + 2 < len(candles) + rules.enters_last)
     is_flat = side == 0
     extras[env, mask + NEUTRAL] = neutral | (not is_flat)
     extras[env, mask + LONG_ENTER] = long & is_flat
@@ -404,7 +435,8 @@ def _entries(candle: Any, rules: Any, can_enter: bool) -> tuple[bool, bool, bool
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _enter(state: Any, side: int, rate: float, leverage: float) -> None:
+def _enter(decided: Any, candle: Any, rules: Any, state: Any, side: int) -> None:
+    rate, leverage, tick_size = candle.open, decided.leverage, candle.tick_size
     state.side = side
     state.open_row = state.row
     state.open_rate = rate
@@ -412,6 +444,19 @@ def _enter(state: Any, side: int, rate: float, leverage: float) -> None:
     state.best_rate = rate
     state.worst_rate = rate
     state.funding_paid = 0.0
+    state.tick_size = tick_size
+    state.has_trailed = 0
+    state.order_rate = 0.0
+    # A rule without stoploss has NaN, which ends here as a stop that no price reaches.
+    stop = _round_to_tick(rate * (1.0 - side * rules.stoploss / leverage), tick_size, side)
+    state.stop = -side * math.inf if math.isnan(rules.stoploss) else stop
+    multiple = decided.liquidation_long if side > 0 else decided.liquidation_short
+    price = rate * multiple
+    if math.isnan(multiple):
+        bare = rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
+        price = max(0.0, bare + side * abs(rate - bare) * rules.liquidation_buffer)
+    price = _round_to_tick(price, tick_size, 0)
+    state.liquidation = price if (price > 0.0) & rules.is_liquidated else -side * math.inf
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
@@ -509,13 +554,7 @@ def _may_be_forced(candle: Any, rules: Any, state: Any, lowest_roi: float) -> bo
     age = state.row - state.open_row
     too_old = (rules.max_duration > 0) & (age >= rules.max_duration)
     takes_profit = at_best > (lowest_roi - MARGIN) * paid
-    # Distances from the entry in shares of the stake; the stop is rounded towards it by a tick.
-    stop = math.inf if math.isnan(rules.stoploss) else rules.stoploss
-    margin = 1.0 - rules.maintenance_margin_rate * leverage
-    liquidation = margin * (1.0 - rules.liquidation_buffer) * (1.0 - rules.maintenance_margin_rate)
-    liquidation = liquidation if margin > 0.0 else -math.inf
-    loss = (side * (open_rate - worst) + candle.tick_size + MARGIN * open_rate) * leverage
-    stopped = loss >= min(stop, liquidation) * open_rate
+    stopped = (side * (state.stop - worst) >= 0.0) | (side * (state.liquidation - worst) >= 0.0)
     return bool(emergency | break_even | too_old | takes_profit | stopped)
 
 
@@ -528,12 +567,14 @@ def _find_exit(
     code = _safety_exit(rules, state, opened)
     if code != STAY:
         return code, opened
-    code, rate = _stop(candle, rules, state)
+    code, rate = _stop(candle, state)
     if code != STAY:
         return code, rate
     code, rate = _take_profit(candle, roi, rules, state)
     if code != STAY:
         return code, rate
+    if state.has_trailed != 0 and _is_reached(candle, state.side, state.stop):
+        return TRAILING_STOP, _trailing_fill(candle, rules, state)
     return (END_OF_DATA if is_last else STAY), opened
 
 
@@ -553,20 +594,84 @@ def _safety_exit(rules: Any, state: Any, opened: float) -> int:
 
 
 @njit(cache=True, error_model="numpy")
-def _stop(candle: Any, rules: Any, state: Any) -> tuple[int, float]:
+def _stop(candle: Any, state: Any) -> tuple[int, float]:
     side = state.side
-    open_rate, leverage = state.open_rate, state.leverage
-    worst = candle.low if side > 0 else candle.high
-    if not math.isnan(rules.stoploss):
-        price = open_rate * (1.0 - side * rules.stoploss / leverage)
-        price = _round_to_tick(price, candle.tick_size, side)
-        if side * (price - worst) >= 0.0:
-            return STOP_LOSS, _stop_fill(candle, side, price)
-    bare = open_rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
-    price = max(0.0, bare + side * abs(open_rate - bare) * rules.liquidation_buffer)
-    if price > 0.0 and side * (price - worst) >= 0.0:
-        return LIQUIDATION, _stop_fill(candle, side, price)
+    if _is_reached(candle, side, state.stop):
+        # A stop that has trailed comes after ROI, and before liquidation is asked for.
+        return (STAY if state.has_trailed != 0 else STOP_LOSS), _stop_fill(candle, side, state.stop)
+    if _is_reached(candle, side, state.liquidation):
+        return LIQUIDATION, _stop_fill(candle, side, state.liquidation)
     return STAY, 0.0
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _is_reached(candle: Any, side: int, price: float) -> bool:
+    return bool(price >= candle.low if side > 0 else price <= candle.high)
+
+
+@njit(cache=True, error_model="numpy")
+def _trail(candle: Any, rules: Any, state: Any) -> None:
+    side = state.side
+    if _is_reached(candle, side, state.stop):
+        return
+    best, _ = _best_and_worst(candle, side)
+    profit = _profit(rules, state, side, best, True)
+    if rules.trailing_only & (profit < rules.trailing_offset):
+        return
+    distance = _trailing_distance(rules, profit)
+    price = best * (1.0 - side * distance / state.leverage)
+    price = _round_to_tick(price, state.tick_size, side)
+    if side * (price - state.stop) > 0.0:
+        state.stop = price
+        state.has_trailed = 1
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _trailing_distance(rules: Any, profit: float) -> float:
+    is_positive = (not math.isnan(rules.trailing_positive)) & (profit > rules.trailing_offset)
+    distance: float = rules.trailing_positive if is_positive else rules.stoploss
+    return distance
+
+
+@njit(cache=True, error_model="numpy")
+def _trailing_fill(candle: Any, rules: Any, state: Any) -> float:
+    side, leverage = state.side, state.leverage
+    price: float = _stop_fill(candle, side, state.stop)
+    beyond = state.stop > candle.high if side > 0 else state.stop < candle.low
+    if beyond or state.row != state.open_row:
+        return price
+    if rules.trailing_only and not math.isnan(rules.trailing_positive):
+        share = 1.0 + side * rules.trailing_offset - side * rules.trailing_positive / leverage
+    else:
+        best, _ = _best_and_worst(candle, side)
+        distance = _trailing_distance(rules, _profit(rules, state, side, best, True))
+        share = 1.0 - side * distance / leverage
+    price = candle.open * share
+    inside: float = max(candle.low, price) if side > 0 else min(candle.high, price)
+    return inside
+
+
+@njit(cache=True, error_model="numpy")
+def _filled(
+    candle: Any, following: Any, rules: Any, state: Any, is_last: bool, code: int, rate: float
+) -> tuple[int, float]:
+    """Place the order of an exit, and return code and price of the one that this candle fills."""
+    if rules.always_fills:
+        return code, rate
+    age_minutes = (state.row - state.order_row) * rules.timeframe_minutes
+    if state.order_rate > 0.0 and age_minutes >= rules.exit_timeout:
+        state.order_rate = 0.0
+    if code not in (STAY, END_OF_DATA):
+        if state.order_rate != rate:
+            state.order_rate = rate
+            state.order_row = state.row
+        state.order_code = code
+    # No order has the rate 0, and no price is as low.
+    if candle.low <= state.order_rate <= candle.high:
+        return state.order_code, state.order_rate
+    if is_last:
+        return END_OF_DATA, _round_to_tick(candle.open, state.tick_size, 0)
+    return STAY, following.open
 
 
 @njit(cache=True, error_model="numpy")
@@ -623,12 +728,26 @@ def _round_to_tick(price: float, tick_size: float, direction: int) -> float:
     per_unit = float(math.floor(1.0 / tick_size + 0.5))
     if per_unit < 1.0 or abs(per_unit * tick_size - 1.0) > 1e-9:
         per_unit = 0.0
-    steps = math.floor(price / tick_size + 0.5)
+    shifted = price / tick_size + 0.5
+    steps = math.floor(shifted)
+    if abs(shifted - steps - 0.5) > NEAR_HALF:
+        steps = _half_up(price, tick_size, per_unit, steps)
     nearest = steps / per_unit if per_unit > 0.0 else steps * tick_size
     if direction * (price - nearest) <= 0.0:
         return nearest
     steps += direction
     return steps / per_unit if per_unit > 0.0 else steps * tick_size
+
+
+@njit(cache=True, error_model="numpy")
+def _half_up(price: float, tick_size: float, per_unit: float, steps: int) -> int:
+    for middle in (steps + 1, steps):
+        half = (2 * middle - 1) / (2.0 * per_unit)
+        if per_unit == 0.0:
+            half = (middle - 0.5) * tick_size
+        if price >= half:
+            return middle
+    return steps - 1
 
 
 @njit(cache=True, error_model="numpy")

@@ -29,7 +29,9 @@ __all__ = [
     "without_training",
 ]
 
-INSIDE_EXITS = frozenset({ExitReason.STOP_LOSS, ExitReason.LIQUIDATION, ExitReason.ROI})
+INSIDE_EXITS = frozenset(
+    {ExitReason.STOP_LOSS, ExitReason.TRAILING_STOP, ExitReason.LIQUIDATION, ExitReason.ROI}
+)
 """Exits inside a candle; all others fill at its open, before the candle is lived through."""
 
 Choose = Callable[[int, NDArray[np.void], NDArray[np.float32]], NDArray[np.int64]]
@@ -54,12 +56,15 @@ class Simulation:
     entries : ndarray of int64, shape (T,), optional
         Action that would be executed at the close of each row by an agent without a position: the
         entry rule by itself. None where it is not known.
+    feature_names : tuple of str
+        Features of the market that was traded; empty where they are not known.
     """
 
     trades: tuple[Trade, ...]
     equity: NDArray[np.float64]
     actions: NDArray[np.int64]
     entries: NDArray[np.int64] | None = None
+    feature_names: tuple[str, ...] = ()
 
     @property
     def log_return(self) -> float:
@@ -138,12 +143,14 @@ def valid_actions(market: Market, rules: TradeRules) -> NDArray[np.bool_]:
     valid[:, :, Action.NEUTRAL] = True
     valid[:, Side.LONG + 1, Action.LONG_EXIT] = True
     valid[:, Side.SHORT + 1, Action.SHORT_EXIT] = True
-    flat = valid[:-2, Side.FLAT + 1]  # no trade opens in the last candle
+    # No trade opens in the last candle, but for that of a pair that ends before others.
+    n_deciding = len(market) - (1 if market.ends_early else 2)
+    flat = valid[:n_deciding, Side.FLAT + 1]
     entry = entry_mode(rules, market)
     anywhere = entry is EntryMode.ANY
-    flat[:, Action.LONG_ENTER] = anywhere | market.entry_long[:-2]
+    flat[:, Action.LONG_ENTER] = anywhere | market.entry_long[:n_deciding]
     if rules.can_short:
-        flat[:, Action.SHORT_ENTER] = anywhere | market.entry_short[:-2]
+        flat[:, Action.SHORT_ENTER] = anywhere | market.entry_short[:n_deciding]
     if entry is EntryMode.ALWAYS:
         flat[:, Action.NEUTRAL] = ~flat[:, 1:].any(axis=1)
     return valid
@@ -232,7 +239,7 @@ class _Record:
 
     def __init__(self, market: Market, outcomes: NDArray[np.void]) -> None:
         n_candles, n_runs = len(market), len(outcomes)
-        self._pair = market.pair
+        self._pair, self._feature_names = market.pair, market.feature_names
         # Views of what the kernel overwrites at every step. Rows of bytes are many times faster to
         # pick and to join than those of a structured array, whose fields are compared each time.
         names = ("executed", "equity", "exit_code", "terminated")
@@ -269,7 +276,9 @@ class _Record:
             equity, actions = self._equity[:, run].copy(), self._actions[:, run].copy()
             equity[end:] = equity[end]
             actions[end:] = 0
-            runs.append(Simulation(tuple(trades[run]), equity, actions))
+            runs.append(
+                Simulation(tuple(trades[run]), equity, actions, feature_names=self._feature_names)
+            )
         return tuple(runs)
 
     def _trades(self) -> list[list[Trade]]:

@@ -6,8 +6,15 @@ step decides at row ``t`` and lives through candle ``t + 1``:
 
 1. an entry fills at its open;
 2. an exit of the agent, or one that the safety rules demand at that open, fills at its open;
-3. otherwise stoploss or liquidation, then ROI, are looked for inside the candle;
-4. on the last candle a trade still open is closed at its open, and none is opened.
+3. otherwise stoploss or liquidation, then ROI, then a stop that has trailed, are looked for inside
+   the candle;
+4. on the last candle a trade still open is closed at its open, and none is opened (but for a market
+   that ends before others do, where freqtrade opens one there too).
+
+Exits are orders. One whose price, rounded to the step of the entry's candle, lies outside the
+candle does not fill: the trade stays open, the order waits for a candle that reaches it, and a
+later exit takes its place. So it is with freqtrade, where the step of a trade is coarser than that
+of its exit's month, or a trailing stop is hit in the candle of the entry.
 
 The account is marked at the next open as if the trade closed there, both fees included, so that
 the log returns of an episode sum to the log of its final equity.
@@ -40,6 +47,15 @@ EQUITY_FLOOR = 1e-6
 """Share of equity that is left after a trade that lost its whole stake: logs stay finite."""
 
 
+@dataclass(frozen=True)
+class _ExitOrder:
+    """An exit that no candle has reached yet."""
+
+    row: int
+    rate: float
+    reason: ExitReason
+
+
 @dataclass
 class _Position:
     """The open trade."""
@@ -50,6 +66,11 @@ class _Position:
     leverage: float
     best_rate: float
     worst_rate: float
+    tick_size: float
+    liquidation: float
+    stop: float | None
+    has_trailed: bool = False
+    order: _ExitOrder | None = None
     funding_paid: float = 0.0
 
 
@@ -128,7 +149,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
             can_short=self.rules.can_short,
             signal_long=bool(self.market.entry_long[self.row]),
             signal_short=bool(self.market.entry_short[self.row]),
-            can_enter=self.row + 1 < self._last_row,
+            can_enter=self.row + 1 < self._last_row + self.market.ends_early,
         )
 
     def position_state(self) -> NDArray[np.float32]:
@@ -192,13 +213,37 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
 
     def _enter(self, side: Side) -> None:
         rate = float(self.market.ohlc[self.row, 0])
-        leverage = float(self.market.leverage[self.row - 1])
-        self._position = _Position(int(side), self.row, rate, leverage, rate, rate)
+        market, decided = self.market, self.row - 1
+        leverage = float(market.leverage[decided])
+        multiples = market.liquidation_long if side > 0 else market.liquidation_short
+        # freqtrade keeps the step of the month of the entry for all prices of a trade.
+        tick = float(market.tick_size[self.row])
+        stoploss = self.rules.stoploss
+        self._position = _Position(
+            side=int(side),
+            open_row=self.row,
+            open_rate=rate,
+            leverage=leverage,
+            best_rate=rate,
+            worst_rate=rate,
+            tick_size=tick,
+            liquidation=exits.liquidation_price(
+                int(side), rate, leverage, self.rules, float(multiples[decided]), tick
+            ),
+            stop=(
+                None
+                if stoploss is None
+                else exits.stop_price(int(side), rate, leverage, stoploss, tick)
+            ),
+        )
 
     def _live_through(self, position: _Position, agent_exits: bool) -> Trade | None:
         """Charge funding, look for the exit that comes first, and close the trade at it."""
         position.funding_paid += position.side * float(self.market.funding[self.row])
-        exit_ = self._find_exit(position, agent_exits)
+        if self.row > position.open_row:
+            position.funding_paid += position.side * float(self.market.funding_between[self.row])
+        self._trail(position)
+        exit_ = self._filled(position, self._find_exit(position, agent_exits))
         candle = self.market.ohlc[self.row]
         highs_first = (1, 2) if position.side > 0 else (2, 1)
         best, worst = (float(candle[column]) for column in highs_first)
@@ -208,13 +253,56 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
             position.best_rate = keep(position.best_rate, best)
             position.worst_rate = drop(position.worst_rate, worst)
             return None
-        rate, reason = exit_
-        rate = exits.round_to_tick(rate, float(self.market.tick_size[self.row]))
-        return self._close(position, rate, reason)
+        return self._close(position, *exit_)
+
+    def _trail(self, position: _Position) -> None:
+        """Let a trailing stop follow the price; only then may this candle have reached it."""
+        if not self.rules.trailing_stop or position.stop is None:
+            return
+        stop = exits.trailed_stop(
+            position.side,
+            position.stop,
+            self._candle(),
+            self.rules,
+            best_profit=self._best_profit(position),
+            leverage=position.leverage,
+            tick_size=position.tick_size,
+        )
+        position.has_trailed |= stop != position.stop
+        position.stop = stop
+
+    def _filled(
+        self, position: _Position, exit_: tuple[float, ExitReason] | None
+    ) -> tuple[float, ExitReason] | None:
+        """Place the exit's order, and return price and reason of the one that this candle fills."""
+        _, high, low, _ = self._candle()
+        order, timeout = position.order, self.rules.exit_timeout_minutes
+        if order is not None and timeout is not None:
+            age_minutes = (self.row - order.row) * self.market.timeframe_minutes
+            order = None if age_minutes >= timeout else order
+        if exit_ is not None and exit_[1] is not ExitReason.END_OF_DATA:
+            rate, reason = exits.round_to_tick(exit_[0], position.tick_size), exit_[1]
+            is_same = order is not None and order.rate == rate
+            order = _ExitOrder(order.row if is_same and order else self.row, rate, reason)
+        position.order = order
+        if order is not None and low <= order.rate <= high:
+            return order.rate, order.reason
+        if self.row < self._last_row:
+            return None
+        opened = exits.round_to_tick(self._candle()[0], position.tick_size)
+        return opened, ExitReason.END_OF_DATA
+
+    def _candle(self) -> tuple[float, float, float, float]:
+        opened, high, low, close = (float(price) for price in self.market.ohlc[self.row])
+        return opened, high, low, close
+
+    def _best_profit(self, position: _Position) -> float:
+        _, high, low, _ = self._candle()
+        return self._profit_at(position, high if position.side > 0 else low)
 
     def _find_exit(self, position: _Position, agent_exits: bool) -> tuple[float, ExitReason] | None:
-        opened, high, low, close = (float(price) for price in self.market.ohlc[self.row])
-        candle = (opened, high, low, close)
+        candle = self._candle()
+        opened = candle[0]
         if agent_exits:
             return opened, ExitReason.AGENT
         reason = exits.safety_exit(
@@ -225,7 +313,11 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         )
         if reason is not None:
             return opened, reason
-        inside = self._stop(position, candle) or self._take_profit(position, candle)
+        inside = (
+            self._stop(position, candle)
+            or self._take_profit(position, candle)
+            or self._trailing_stop(position, candle)
+        )
         if inside is not None:
             return inside
         return (opened, ExitReason.END_OF_DATA) if self.row == self._last_row else None
@@ -235,24 +327,35 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
     ) -> tuple[float, ExitReason] | None:
         worst = candle[2] if position.side > 0 else candle[1]
         levels = []
-        if self.rules.stoploss is not None:
-            price = exits.stop_price(
-                position.side,
-                position.open_rate,
-                position.leverage,
-                self.rules.stoploss,
-                float(self.market.tick_size[self.row]),
-            )
-            levels.append((price, ExitReason.STOP_LOSS))
-        liquidation = exits.liquidation_price(
-            position.side, position.open_rate, position.leverage, self.rules
-        )
-        if liquidation > 0.0:
-            levels.append((liquidation, ExitReason.LIQUIDATION))
+        if position.stop is not None:
+            levels.append((position.stop, ExitReason.STOP_LOSS))
+            # A stop that has trailed comes after ROI, and before liquidation is asked for.
+            if position.has_trailed and position.side * (position.stop - worst) >= 0.0:
+                return None
+        if position.liquidation > 0.0:
+            levels.append((position.liquidation, ExitReason.LIQUIDATION))
         for price, reason in levels:
             if position.side * (price - worst) >= 0.0:
                 return exits.stop_fill(position.side, price, candle), reason
         return None
+
+    def _trailing_stop(
+        self, position: _Position, candle: tuple[float, float, float, float]
+    ) -> tuple[float, ExitReason] | None:
+        worst = candle[2] if position.side > 0 else candle[1]
+        stop = position.stop
+        if not position.has_trailed or stop is None or position.side * (stop - worst) < 0.0:
+            return None
+        rate = exits.trailing_fill(
+            position.side,
+            stop,
+            candle,
+            self.rules,
+            is_entry_candle=self.row == position.open_row,
+            best_profit=self._best_profit(position),
+            leverage=position.leverage,
+        )
+        return rate, ExitReason.TRAILING_STOP
 
     def _take_profit(
         self, position: _Position, candle: tuple[float, float, float, float]
@@ -260,8 +363,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         minutes = self.market.timeframe_minutes
         age_minutes = (self.row - position.open_row) * minutes
         rung = exits.roi_at(self.rules.minimal_roi, age_minutes)
-        best = candle[1] if position.side > 0 else candle[2]
-        if rung is None or self._profit_at(position, best) <= rung[1]:
+        if rung is None or self._best_profit(position) <= rung[1]:
             return None
         rate = exits.roi_fill(
             position.side,

@@ -37,6 +37,7 @@ class ExitReason(StrEnum):
     EMERGENCY = "emergency_loss"
     BREAK_EVEN = "break_even"
     STOP_LOSS = "stop_loss"
+    TRAILING_STOP = "trailing_stop_loss"
     LIQUIDATION = "liquidation"
     ROI = "roi"
     END_OF_DATA = "force_exit"
