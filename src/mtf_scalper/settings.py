@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from functools import cache
+from functools import lru_cache
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
@@ -736,7 +736,7 @@ def _one_line(model: type[BaseModel], error: ValidationError) -> str:
     return f"{where}: {first['msg']} (got {first['input']!r})"
 
 
-@cache
+@lru_cache(maxsize=None)
 def _kinds(model: type[BaseModel], name: str) -> frozenset[type]:
     """Return the types that a field's annotation is made of."""
     found: set[type] = set()

@@ -86,7 +86,7 @@ def _failure_of(jobs: Sequence[Job]) -> BaseException | None:
     try:
         for job in jobs:
             job()
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for it
         return error
     return None
 
