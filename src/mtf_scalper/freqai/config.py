@@ -20,7 +20,14 @@ from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.user_rewards import reward_code, reward_digest
 from mtf_scalper.telemetry import SETTINGS_FILE
 
-__all__ = ["check_identifier", "made_by", "read_settings", "rl_section", "trade_rules"]
+__all__ = [
+    "check_identifier",
+    "made_by",
+    "name_models_by_strategy",
+    "read_settings",
+    "rl_section",
+    "trade_rules",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +189,21 @@ def made_by(config: Mapping[str, Any], strategy: Any, model: type) -> dict[str, 
         entry = strategy.enumerate_parameters("buy")
         facts |= {f"strategy.{name}": parameter.value for name, parameter in entry}
     return facts
+
+
+def name_models_by_strategy(config: dict[str, Any]) -> None:
+    """Give each strategy of ``--strategy-list`` models of its own.
+
+    They depend on the strategy's rules and entries; freqtrade hands each strategy a copy of the
+    configuration, in which all have one identifier.
+
+    Parameters
+    ----------
+    config : dict
+        The strategy's copy; its ``freqai.identifier`` is changed.
+    """
+    if len(config.get("strategy_list") or []) > 1:
+        config["freqai"]["identifier"] += f"-{config['strategy']}"
 
 
 def check_identifier(

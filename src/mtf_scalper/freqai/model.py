@@ -28,7 +28,13 @@ from mtf_scalper.compute import configure_torch
 from mtf_scalper.errors import MarketError, MtfScalperError, UntrainableError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
-from mtf_scalper.freqai.config import check_identifier, made_by, read_settings, trade_rules
+from mtf_scalper.freqai.config import (
+    check_identifier,
+    made_by,
+    name_models_by_strategy,
+    read_settings,
+    trade_rules,
+)
 from mtf_scalper.freqai.decisions import Decisions
 from mtf_scalper.freqai.drawer import Drawer
 from mtf_scalper.freqai.left_out import (
@@ -52,6 +58,7 @@ from mtf_scalper.freqai.windows import build_market, check_raw_prices, check_win
 from mtf_scalper.inference import Policy, observed_batch_sizes
 from mtf_scalper.market.candles import check_candles
 from mtf_scalper.market.market import Market
+from mtf_scalper.market.pairs import check_linear
 from mtf_scalper.progress import LoggedProgress, WindowBar
 from mtf_scalper.settings import Advantage, Settings
 from mtf_scalper.simulator.environments import make_vec_env
@@ -84,6 +91,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         # Where the user is silent freqtrade would fail on the first and feed prices to the network.
         loaded = kwargs["config"]["freqai"]["rl_config"]
         loaded.setdefault("model_reward_parameters", {})
+        name_models_by_strategy(kwargs["config"])
         loaded["drop_ohlc_from_features"] = True
         super().__init__(**kwargs)
         self.dd = Drawer.taking_over(self.dd)
@@ -108,6 +116,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         """Learn the strategy's trade rules once, then do what FreqAI does."""
         pair = metadata["pair"]
         try:
+            check_linear(pair)
             if not self._has_rules:
                 self._begin(strategy)
             if pair in self._left_out.reasons:

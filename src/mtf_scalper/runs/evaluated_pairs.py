@@ -12,6 +12,7 @@ import pandas as pd
 
 from mtf_scalper.errors import MarketError, SettingsError, UntrainableError
 from mtf_scalper.evaluation.recipe import Recipe
+from mtf_scalper.market.pairs import check_linear
 from mtf_scalper.market.planted import PlantedKind, planted_market
 from mtf_scalper.market.recorded import FEE_RATE, RecordedPair, recorded_pair
 from mtf_scalper.runs.learned_window import check_window
@@ -132,6 +133,7 @@ def load_pairs(
     recordeds: dict[str, RecordedPair] = {}
     left_out: dict[str, str] = {}
     for pair in pairs:
+        check_linear(pair)
         try:
             recorded = source.load(pair, windows)
             for window in windows:

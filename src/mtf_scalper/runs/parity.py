@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mtf_scalper.errors import MarketError
+from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
+from mtf_scalper.market.pairs import check_linear
 from mtf_scalper.monitoring.inventory import find_candles
-from mtf_scalper.runs.program import MODEL, STRATEGY
+from mtf_scalper.runs.program import MODEL, STRATEGY, merged
 from mtf_scalper.runs.project import demo_market, find_project
 
 __all__ = ["offline_arguments"]
@@ -61,6 +62,7 @@ def offline_arguments(
     """
     project = find_project()
     market = (datadir or demo_market(project)).resolve()
+    _check_exchange(configs, pairs)
     _check_pairs(pairs, market)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     folder = folder or project / "user_data" / "runs" / f"parity-{stamp}"
@@ -78,6 +80,28 @@ def offline_arguments(
             "timerange": timerange,
             "export": "none",
         }
+
+
+def _check_exchange(configs: Sequence[Path], pairs: Sequence[str]) -> None:
+    """Refuse what the replay exchange does not have: other exchanges, spot, coin-margined pairs."""
+    config: dict[str, Any] = {}
+    for path in configs:
+        config = merged(config, json.loads(path.read_text(encoding="utf-8")))
+    exchange = config.get("exchange", {})
+    name = exchange.get("name", "binance")
+    if name != "binance":
+        raise SettingsError(
+            f"exchange.name: the replay exchange is binance's and not {name}'s; run freqtrade "
+            f"itself, which asks {name}, or set it to binance"
+        )
+    mode = config.get("trading_mode", "futures")
+    if mode != "futures":
+        raise SettingsError(
+            f"trading_mode: the replay exchange has futures and no {mode} markets; run freqtrade "
+            "itself, which asks the exchange, or set it to futures"
+        )
+    for pair in pairs or exchange.get("pair_whitelist", []):
+        check_linear(pair)
 
 
 def _check_pairs(pairs: Sequence[str], datadir: Path) -> None:

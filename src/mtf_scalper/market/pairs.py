@@ -1,0 +1,29 @@
+"""What a pair's name says of its contract."""
+
+from __future__ import annotations
+
+from mtf_scalper.errors import MarketError
+
+__all__ = ["check_linear"]
+
+
+def check_linear(pair: str) -> None:
+    """Refuse a coin-margined contract, whose profit is no multiple of a price's change.
+
+    Parameters
+    ----------
+    pair : str
+        freqtrade's name, ``BASE/QUOTE:SETTLE``, or ``BASE/QUOTE`` in spot trading.
+
+    Raises
+    ------
+    MarketError
+        If it settles in anything but its quote currency.
+    """
+    symbol, _, settle = pair.partition(":")
+    base, _, quote = symbol.partition("/")
+    if settle and settle != quote:
+        raise MarketError(
+            f"{pair}: settles in {settle} and not in {quote}; coin-margined contracts are not "
+            f"simulated (freqtrade does not trade them either), take {base}/USDT:USDT, say"
+        )

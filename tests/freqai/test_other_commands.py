@@ -1,0 +1,62 @@
+"""Commands of freqtrade besides a plain backtest, with the real program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtf_scalper.freqai.config import name_models_by_strategy
+
+STRATEGIES = """
+from mtf_scalper.freqai.strategy import HybridStrategy
+
+
+class First(HybridStrategy):
+    pass
+
+
+class Second(HybridStrategy):
+    stoploss = -0.05
+"""
+DAY = ("--timerange", "20240130-20240131")
+
+
+def test_strategies_of_a_list_have_models_of_their_own(
+    make_program: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Second's stoploss is another one, so that First's models are not its own."""
+    program = make_program(tmp_path / "run")
+    (tmp_path / "Two.py").write_text(STRATEGIES, encoding="utf-8")
+    folder = ("--strategy-path", str(tmp_path))
+    words = (*folder, "--strategy-list", "First", "Second", *DAY)
+    program.run("backtesting", *words, "--cache", "none", "--export", "none")
+    models = sorted(path.name for path in (program.folder / "user_data" / "models").iterdir())
+    assert models == ["mtf_scalper_rl-First", "mtf_scalper_rl-Second"]
+    assert len(program.runs) == 2
+    assert {run.manifest["identifier"] for run in program.runs} == set(models)
+
+
+def test_hyperopt_tries_the_thresholds_of_exits(
+    make_program: Callable[..., Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna", reason="make install adds freqtrade's hyperopt")
+    program = make_program(tmp_path / "run")
+    # What it finds would else be written beside the strategy, and be in force from then on.
+    loss = ("--hyperopt-loss", "SharpeHyperOptLossDaily", "--disable-param-export")
+    program.run("hyperopt", *DAY, "--epochs", "2", "--spaces", "sell", "-j", "1", *loss)
+    results = list((program.folder / "user_data" / "hyperopt_results").glob("*.fthypt"))
+    assert len(results) == 1
+    lines = results[0].read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2
+    assert all("exit_confidence" in line for line in lines)
+    assert program.runs == []
+
+
+def test_one_strategy_keeps_its_identifier() -> None:
+    for listed in (None, [], ["First"]):
+        config = {"strategy": "First", "strategy_list": listed, "freqai": {"identifier": "mine"}}
+        name_models_by_strategy(config)
+        assert config["freqai"] == {"identifier": "mine"}
