@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
@@ -266,7 +266,9 @@ class TradeRules(_Frozen):
     @model_validator(mode="after")
     def _check_trailing_stop(self) -> Self:
         if self.trailing_stop and self.stoploss is None:
-            raise ValueError("trailing_stop: true needs a stoploss, the distance at which it trails")
+            raise ValueError(
+                "trailing_stop: true needs a stoploss, the distance at which it trails"
+            )
         if not self.trailing_stop and (
             self.trailing_stop_positive is not None or self.trailing_only_offset_is_reached
         ):
@@ -609,7 +611,8 @@ def _told(unknown: list[Unknown]) -> str:
     if len(unknown) == 1:
         ((section, key, _),) = unknown
         return f"freqai.{section}.{key}: {unknown_key(key, section, known[section])}"
-    lines, far = [], set()
+    lines: list[str] = []
+    far: set[str] = set()
     for section, key, _ in unknown:
         words = unknown_key(key, section, known[section])
         if words.startswith("unknown key; known keys"):
@@ -719,7 +722,7 @@ def _one_line(model: type[BaseModel], error: ValidationError) -> str:
     return f"{where}: {first['msg']} (got {first['input']!r})"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kinds(model: type[BaseModel], name: str) -> frozenset[type]:
     """Return the types that a field's annotation is made of."""
     found: set[type] = set()

@@ -30,6 +30,7 @@ from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
 from mtf_scalper.freqai.config import check_identifier, made_by, read_settings, trade_rules
 from mtf_scalper.freqai.decisions import Decisions
 from mtf_scalper.freqai.drawer import Drawer
+from mtf_scalper.freqai.reads import column_warnings
 from mtf_scalper.freqai.recording import ProgramRecord
 from mtf_scalper.freqai.reuse import (
     check_features,
@@ -73,10 +74,13 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             self.settings: Settings = read_settings(kwargs["config"])
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
-        # Where the user is silent freqtrade would fail on the first and feed prices to the network.
-        loaded = kwargs["config"]["freqai"]["rl_config"]
+        # Where the user is silent freqtrade would fail, or feed prices to the network.
+        loaded = kwargs["config"]["freqai"].setdefault("rl_config", {})
         loaded.setdefault("model_reward_parameters", {})
+        loaded.setdefault("policy_type", "MlpPolicy")
         loaded["drop_ohlc_from_features"] = True
+        # Checkpoints load as stable-baselines3's PPO, which masks here as MaskablePPO does.
+        loaded["model_type"] = "PPO"
         super().__init__(**kwargs)
         self.dd = Drawer.taking_over(self.dd)
         # FreqAI's constructor has just set torch's threads from its own estimate.
@@ -118,6 +122,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         check_identifier(
             Path(self.full_path), self.settings, makers=made_by(self.config, strategy, type(self))
         )
+        for warning in column_warnings(strategy, self.settings):
+            logger.warning(warning)
         self._has_rules = True
 
     def train(
