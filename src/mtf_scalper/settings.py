@@ -495,6 +495,11 @@ class Settings(_Frozen):
         )
         if unknown:
             raise SettingsError(_told(unknown))
+        for key, value in model_training_parameters.items():
+            name = _ALIASES.get(key, key)
+            # What rl_config overrides has no effect, and is no excuse for nonsense.
+            if name in written and not written[name][0].endswith(f"parameters.{key}"):
+                _check_alone(cls, name, value, f"freqai.model_training_parameters.{key}")
         _refuse_unsupported(rl_config)
         values = {name: value for name, (_, value) in written.items()}
         places = {name: place for name, (place, _) in written.items()}
@@ -643,6 +648,15 @@ def _reward_parameters(parameters: Any, places: Mapping[str, str]) -> RewardPara
         return RewardParameters(**parameters)
     except SettingsError as error:
         raise SettingsError(f"{where}.{error}") from None
+
+
+def _check_alone(model: type[BaseModel], name: str, value: Any, place: str) -> None:
+    try:
+        model(**{name: value})
+    except SettingsError as error:
+        # At odds with the other settings' defaults is not wrong in itself.
+        if str(error).startswith((f"{name}:", f"{name}.")):
+            raise SettingsError(_with_places(str(error), {name: place})) from None
 
 
 def _with_places(message: str, places: Mapping[str, str]) -> str:

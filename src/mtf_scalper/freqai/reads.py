@@ -129,8 +129,8 @@ def _of_exits(reads: Reads, settings: Settings, name: str) -> list[str]:
         )
     if settings.add_state_info and (by_action or by_position):
         warnings.append(
-            f"{name} takes exits from columns, but with freqai.rl_config.add_state_info they depend "
-            "on the trade: the columns show a trade one candle old without profit; set it "
+            f"{name} takes exits from columns, but with freqai.rl_config.add_state_info they "
+            "depend on the trade: the columns show a trade one candle old without profit; set it "
             "to false, or ask the agent in custom_exit as the package's HybridStrategy does"
         )
     return warnings
