@@ -381,7 +381,7 @@ class Settings(_Frozen):
     clip_range_vf: Bound | None = None
     normalize_advantage: bool = True
     ent_coef: Coefficient = 0.0
-    vf_coef: Coefficient = 0.5
+    vf_coef: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.5
     max_grad_norm: Bound = 0.5
     target_kl: Bound | None = None
 

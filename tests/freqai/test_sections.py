@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
@@ -11,10 +12,14 @@ from typing import Any
 
 import pytest
 from freqtrade.enums import RunMode
+from freqtrade.exceptions import OperationalException
+from stable_baselines3 import PPO
 
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.freqai.config import read_settings
 from mtf_scalper.freqai.loading import load_configuration
+from mtf_scalper.freqai.model import MtfScalperRLModel
+from mtf_scalper.freqai.recipe import read_recipe
 from mtf_scalper.training import train
 
 Path_ = tuple[str, ...]
@@ -79,6 +84,47 @@ def test_no_change_of_a_section_ends_in_a_traceback(
     finally:
         logging.disable(logging.NOTSET)
     assert refused > 300
+
+
+@pytest.mark.parametrize("value", [GONE, None])
+def test_an_evaluation_of_a_configuration_with_holes_ends_in_one_line(
+    shipped: dict[str, Any], tmp_path: Path, project: Path, value: Any
+) -> None:
+    """With the strategy, and all that is read of both: any other exception fails the test."""
+    names = ("MtfScalper_RL_Hybrid", "MtfScalperRLModel")
+    file = tmp_path / "config.json"
+    for place in places(shipped["freqai"], ("freqai",)):
+        file.write_text(json.dumps(changed(shipped, place, value)), encoding="utf-8")
+        with contextlib.suppress(SettingsError):
+            read_recipe([file], project / "user_data", tmp_path, *names)
+
+
+def test_a_program_without_a_part_of_freqai_ends_in_one_line(make_config) -> None:
+    config = make_config()
+    del config["original_config"]["freqai"]["feature_parameters"]["indicator_periods_candles"]
+    with pytest.raises(OperationalException) as caught:
+        MtfScalperRLModel(config=config)
+    assert str(caught.value) == (
+        "freqai.feature_parameters.indicator_periods_candles: is missing; "
+        "see configs/config_rl_hybrid.json"
+    )
+
+
+def test_a_configuration_without_rl_config_has_the_defaults(make_config) -> None:
+    config = make_config()
+    for written in (config, config["original_config"]):
+        written["freqai"].pop("rl_config")
+        written["freqai"]["model_training_parameters"] = {}
+    model = MtfScalperRLModel(config=config)
+    assert model.settings == read_settings(config)
+    assert model.settings.net_arch == (512, 512, 256)
+
+
+def test_maskable_ppo_is_ppo_here(make_config, rl_config) -> None:
+    config = make_config(rl_config(model_type="MaskablePPO"))
+    model = MtfScalperRLModel(config=config)
+    assert model.MODELCLASS is PPO
+    assert model.dd.model_type == "stable_baselines3"  # what saved models are loaded with
 
 
 MEANT_BY_NOBODY = [

@@ -154,7 +154,7 @@ def stock(
             env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "500"},
             capture_output=True,
             encoding="utf-8",
-            timeout=240,
+            timeout=600,
             check=False,
         )
         return done.returncode, done.stdout + done.stderr

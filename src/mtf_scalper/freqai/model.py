@@ -39,6 +39,7 @@ from mtf_scalper.freqai.reuse import (
     note_predicted,
     source_frames,
 )
+from mtf_scalper.freqai.sections import check_sections
 from mtf_scalper.freqai.traded import market_of_program
 from mtf_scalper.freqai.waiting import WaitingPairs
 from mtf_scalper.freqai.windows import build_market, check_raw_prices, check_window, log_gaps
@@ -70,12 +71,14 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     dd: FreqaiDataDrawer
 
     def __init__(self, **kwargs: Any) -> None:
+        config = kwargs["config"]
         try:
-            self.settings: Settings = read_settings(kwargs["config"])
+            check_sections(config.get("original_config", config))
+            self.settings: Settings = read_settings(config)
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
         # Where the user is silent freqtrade would fail, or feed prices to the network.
-        loaded = kwargs["config"]["freqai"].setdefault("rl_config", {})
+        loaded = config["freqai"].setdefault("rl_config", {})
         loaded.setdefault("model_reward_parameters", {})
         loaded.setdefault("policy_type", "MlpPolicy")
         loaded["drop_ohlc_from_features"] = True

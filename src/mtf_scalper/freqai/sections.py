@@ -13,7 +13,18 @@ from mtf_scalper.errors import SettingsError
 
 __all__ = ["check_sections", "section"]
 
-_REQUIRED = ("train_period_days", "backtest_period_days", "identifier", "feature_parameters")
+_REQUIRED = (
+    "exchange.name",
+    "freqai.train_period_days",
+    "freqai.backtest_period_days",
+    "freqai.identifier",
+    "freqai.feature_parameters",
+    "freqai.feature_parameters.include_timeframes",
+    "freqai.feature_parameters.include_corr_pairlist",
+    "freqai.feature_parameters.indicator_periods_candles",
+    "freqai.data_split_parameters",
+)
+"""FreqAI 2026.9 reads them without asking whether they are there."""
 _LONGEST_DAYS = 36_500
 _MOST_CANDLES = 10_000
 
@@ -61,9 +72,10 @@ def check_sections(config: Mapping[str, Any], *, is_whole: bool = True) -> None:
     if is_whole:
         if not freqai:
             raise SettingsError("freqai: is missing; see configs/config_rl_hybrid.json")
-        for key in (*_REQUIRED, "data_split_parameters"):
-            if key not in freqai:
-                raise SettingsError(f"freqai.{key}: is missing; see configs/config_rl_hybrid.json")
+        for place in _REQUIRED:
+            *sections, key = place.split(".")
+            if key not in section(config, *sections):
+                raise SettingsError(f"{place}: is missing; see configs/config_rl_hybrid.json")
     for place, (is_right, wanted) in _VALUES.items():
         *sections, key = place.split(".")
         inside = section(config, *sections)
@@ -146,6 +158,10 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "exchange.pair_blacklist": (_is_list_of(_is_text), "a list of pairs, each in quotes"),
     "freqai.enabled": _SWITCH,
     "freqai.identifier": (_is_text, "a name in quotes"),
+    "freqai.purge_old_models": (
+        lambda value: isinstance(value, bool) or _is_number(0, 1_000_000, whole=True)(value),
+        "true, false or a number of models",
+    ),
     "freqai.train_period_days": (_is_number(1, _LONGEST_DAYS, whole=True), f"a whole {_DAYS[2:]}"),
     "freqai.backtest_period_days": (_is_number(1e-4, _LONGEST_DAYS), _DAYS),
     "freqai.live_retrain_hours": (
@@ -173,7 +189,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a list of pairs, each in quotes",
     ),
     "freqai.feature_parameters.indicator_periods_candles": (
-        _is_list_of(_is_number(1, _MOST_CANDLES, whole=True)),
+        _is_list_of(_is_number(1, _MOST_CANDLES, whole=True), least=1),
         f"a list of whole numbers of candles from 1 to {_MOST_CANDLES}",
     ),
     "freqai.feature_parameters.label_period_candles": (
