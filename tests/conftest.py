@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import psutil
 import pytest
 
 from mtf_scalper.market.candles import resample_candles, timeframe_delta
+from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.synthetic import SyntheticSpec, generate_candles
 from mtf_scalper.settings import Settings
@@ -23,6 +27,7 @@ hypothesis.settings.register_profile("project", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("project")
 
 InventedMarket = Callable[..., Path]
+WarmDatadir = Callable[..., None]
 MakeMarket = Callable[..., Market]
 MakeSettings = Callable[..., Settings]
 
@@ -81,6 +86,32 @@ def invented_market() -> InventedMarket:
 
 
 @pytest.fixture(scope="session")
+def warm_datadir() -> WarmDatadir:
+    """Return a writer of synthetic data directories with days for indicators to settle before."""
+
+    def write(spec: SyntheticSpec, folder: Path, start: str, end: str, *, days: int) -> None:
+        write_datadir(spec, folder, start, end)
+        first = pd.Timestamp(start, tz="UTC")
+        before = folder.with_name(f"{folder.name}-before")
+        write_datadir(spec, before, first - pd.Timedelta(days=days), first)
+        for each in spec.pairs:
+            name = each.pair.replace("/", "_").replace(":", "_")
+            five = f"futures/{name}-5m-futures.feather"
+            joins = pd.read_feather(folder / five)["open"].iloc[0]
+            ratio = joins / pd.read_feather(before / five)["close"].iloc[-1]
+            decimals = len(f"{each.tick_size:g}".partition(".")[2])
+            for path in sorted(folder.glob(f"futures/{name}-*.feather")):
+                earlier = pd.read_feather(before / "futures" / path.name)
+                if "funding_rate" not in path.name:
+                    prices = ["open", "high", "low", "close"]
+                    earlier[prices] = (earlier[prices] * ratio).round(decimals)
+                whole = pd.concat([earlier, pd.read_feather(path)], ignore_index=True)
+                whole.to_feather(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def make_market() -> MakeMarket:
     """Return a builder of markets: of the given candles, or of a seeded random walk."""
 
@@ -133,6 +164,58 @@ def tiny_settings() -> MakeSettings:
         return Settings(**{**defaults, **values})
 
     return make
+
+
+Ready = Callable[[list[psutil.Process]], bool]
+KillWhen = Callable[..., tuple[list[psutil.Process], list[psutil.Process]]]
+
+
+@pytest.fixture
+def kill_when() -> Iterator[KillWhen]:
+    """Return what starts a program, kills it when its descendants are as wanted, and looks on.
+
+    It returns all descendants that were ever seen, and those of them that live on.
+    """
+    seen: list[psutil.Process] = []
+
+    def kill(
+        command: Sequence[str],
+        is_ready: Ready,
+        how: int = signal.SIGTERM if os.name == "nt" else signal.SIGKILL,
+        **options: Any,
+    ) -> tuple[list[psutil.Process], list[psutil.Process]]:
+        with subprocess.Popen(list(command), **options) as started:
+            root, deadline = psutil.Process(started.pid), time.monotonic() + 300.0
+            try:
+                while True:
+                    assert started.poll() is None, f"it ended with {started.returncode} by itself"
+                    assert time.monotonic() < deadline, f"not ready: {seen}"
+                    now = root.children(recursive=True)
+                    seen.extend(child for child in now if child not in seen)
+                    if is_ready(now):
+                        break
+                    time.sleep(0.02)
+                started.send_signal(how)
+                started.wait(30.0)
+            finally:
+                started.kill()
+        # One that is still loading on a busy machine needs time to get to its end.
+        deadline = time.monotonic() + 60.0
+        while any(map(lives, seen)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return seen, [child for child in seen if lives(child)]
+
+    yield kill
+    for child in filter(lives, seen):  # where the test fails, and is right to
+        child.kill()
+
+
+def lives(process: psutil.Process) -> bool:
+    """Return whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ What a command needs is imported when it runs, so that ``--help`` answers at onc
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,14 @@ import typer
 from mtf_scalper._version import __version__
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.market.synthetic_spec import SyntheticSpec, pair_spec
+from mtf_scalper.paths import (
+    check_file,
+    check_file_to_write,
+    check_folder,
+    check_folder_to_write,
+    check_runs_folder,
+    problem_with_files,
+)
 
 if TYPE_CHECKING:
     from mtf_scalper.market.market import Market
@@ -30,14 +39,34 @@ _EXIT_CODES = (
     "why; 2 the command line was not understood; 130 interrupted with Ctrl-C."
 )
 
+PathCheck = Callable[[Path, str], None]
+
+
+def _path_checked_by(check: PathCheck) -> Callable[[typer.Context, typer.CallbackParam, Any], Any]:
+    """Return a callback that checks what the user gave; defaults are checked where they are used.
+
+    typer's own checks end with exit code 2 and a page about the usage, which was understood.
+    """
+
+    def callback(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP"):
+            given = value if isinstance(value, (list, tuple)) else [value]
+            for path in given:
+                check(path, max(parameter.opts, key=len))
+        return value
+
+    return callback
+
+
 SYNTHETIC_DATADIR = Path("user_data", "data", "synthetic")
 
 RealDatadir = Annotated[
     Path | None,
     typer.Option(
         "--datadir",
-        file_okay=False,
-        exists=True,
+        callback=_path_checked_by(check_folder),
         help="freqtrade data directory to use instead of a synthetic market.",
     ),
 ]
@@ -71,18 +100,31 @@ app.add_typer(runs_app, name="runs")
 
 RunsFolder = Annotated[
     Path,
-    typer.Option("--folder", file_okay=False, help="Folder that holds the runs."),
+    typer.Option(
+        "--folder",
+        callback=_path_checked_by(check_runs_folder),
+        help="Folder that holds the runs.",
+    ),
 ]
 RUNS = Path("user_data", "runs")
 RUN_HELP = "A run's id, the beginning of it, its folder, `latest`, or `latest-demo` and the like."
 
 
 def main() -> None:
-    """Run the command line; every error that this package raises ends as one line on stderr."""
+    """Run the command line; every error that this package raises ends as one line on stderr.
+
+    So does whatever a file or folder refuses: one that cannot be written, a disk that is full.
+    """
     try:
         app()
     except MtfScalperError as error:
         sys.exit(f"mtf-scalper: error: {error}")
+    except OSError as error:
+        problem = problem_with_files(error)
+        if problem is None:
+            raise
+        _leave_output_alone()
+        sys.exit(f"mtf-scalper: error: {problem}")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mtf_scalper"):
             raise
@@ -90,6 +132,14 @@ def main() -> None:
             f"mtf-scalper: error: {error.name} is not installed; install it with: "
             'python -m pip install "mtf-scalper[freqtrade]"'
         )
+
+
+def _leave_output_alone() -> None:
+    """Drop what stdout did not take: Python would try again at its end, and say so at length."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _markets_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Market], Settings]:
@@ -137,7 +187,7 @@ def validate(
     output: Annotated[
         Path | None,
         typer.Option(
-            file_okay=False,
+            callback=_path_checked_by(check_folder_to_write),
             show_default="the records in user_data/runs",
             help="Folder for the samples (CSV) and the verdicts (JSON).",
         ),
@@ -159,8 +209,7 @@ def parity(
     config: Annotated[
         list[Path],
         typer.Option(
-            dir_okay=False,
-            exists=True,
+            callback=_path_checked_by(check_file),
             metavar="FILE",
             help="freqtrade configuration; repeat it to lay others over the first.",
         ),
@@ -213,8 +262,7 @@ def evaluate(
     config: Annotated[
         list[Path],
         typer.Option(
-            dir_okay=False,
-            exists=True,
+            callback=_path_checked_by(check_file),
             metavar="FILE",
             help="freqtrade configuration laid over the shipped one; repeat it for several.",
         ),
@@ -290,7 +338,11 @@ def evaluate(
 @app.command(epilog=_EXIT_CODES)
 def synth(
     datadir: Annotated[
-        Path, typer.Option(file_okay=False, help="freqtrade data directory to write.")
+        Path,
+        typer.Option(
+            callback=_path_checked_by(check_folder_to_write),
+            help="freqtrade data directory to write.",
+        ),
     ] = SYNTHETIC_DATADIR,
     start: Annotated[
         datetime,
@@ -348,7 +400,9 @@ def synth(
 def exchange(
     datadir: Annotated[
         Path,
-        typer.Option(file_okay=False, help="freqtrade data directory to serve."),
+        typer.Option(
+            callback=_path_checked_by(check_folder), help="freqtrade data directory to serve."
+        ),
     ] = SYNTHETIC_DATADIR,
     host: Annotated[str, typer.Option(help="127.0.0.1, ::1 or localhost.")] = "127.0.0.1",
     port: Annotated[
@@ -433,7 +487,10 @@ def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)] = "latest",
     output: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="File to write; report.html in the run's folder if not."),
+        typer.Option(
+            callback=_path_checked_by(check_file_to_write),
+            help="File to write; report.html in the run's folder if not.",
+        ),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     folder: RunsFolder = RUNS,

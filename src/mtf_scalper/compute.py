@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from mtf_scalper.settings import Device, MatmulPrecision, Settings
+from mtf_scalper.settings import Device, Settings
 
-__all__ = ["ComputeSetup", "available_cpus", "configure_torch", "matmul_precision"]
+__all__ = ["ComputeSetup", "available_cpus", "configure_torch"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,22 +66,6 @@ def configure_torch(settings: Settings) -> ComputeSetup:
         setup.interop_threads,
     )
     return setup
-
-
-@contextmanager
-def matmul_precision(precision: MatmulPrecision) -> Iterator[None]:
-    """Let torch multiply float32 matrices at this precision, and as before afterwards.
-
-    With bfloat16 factors and float32 sums a network learns as well (Kalamkar et al. 2019, "A study
-    of BFLOAT16 for deep learning training", https://arxiv.org/abs/1905.12322), and processors with
-    matrix units take a fraction of the time.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(str(precision))
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _set_interop_threads(wanted: int) -> None:

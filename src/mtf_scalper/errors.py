@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["MarketError", "MtfScalperError", "SettingsError", "WorkerDiedError"]
+__all__ = [
+    "MarketError",
+    "MtfScalperError",
+    "SettingsError",
+    "UntrainableError",
+    "WorkerDiedError",
+]
 
 
 class MtfScalperError(Exception):
@@ -15,6 +21,10 @@ class SettingsError(MtfScalperError):
 
 class MarketError(MtfScalperError):
     """Candles, features or signals cannot be traded on: names pair, column and place."""
+
+
+class UntrainableError(MarketError):
+    """A pair has too few candles to learn from, or none that move; others may have enough."""
 
 
 class WorkerDiedError(MtfScalperError):

@@ -20,7 +20,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.utils import configure_logger
 
-from mtf_scalper.compute import ComputeSetup, matmul_precision
+from mtf_scalper.compute import ComputeSetup
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.market import Market
 from mtf_scalper.models import facts_in_force, load_weights, new_model
@@ -30,6 +30,7 @@ from mtf_scalper.ppo.late_buffer import LateRolloutBuffer
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.position_policy import PositionPolicy
 from mtf_scalper.ppo.surrogate import LOSSES
+from mtf_scalper.ppo.team import team
 from mtf_scalper.selection import Judge
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.types import Action
@@ -85,7 +86,7 @@ def learn_exactly(
         if tensorboard_log is not None:
             model.set_logger(configure_logger(0, tensorboard_log, name))
         first_step = member * settings.train_cycles * steps_per_pass
-        with matmul_precision(settings.float32_matmul_precision):
+        with team():
             _learn(model, settings, book, held, reports, first_step, steps_per_pass)
     model = models[0] if settings.n_seeds == 1 else _ensemble(models, markets[0], settings, compute)
     model.num_timesteps = reports.steps

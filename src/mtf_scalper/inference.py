@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from stable_baselines3 import PPO
 
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.market import Market
+from mtf_scalper.market.names import check_names, column_names
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
+from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.freqtrade_env import five_actions
 from mtf_scalper.simulator.masks import masked_action, masked_probabilities
@@ -35,6 +37,8 @@ __all__ = [
     "confidence",
     "decisions_by_side",
     "observed_batch_sizes",
+    "remember_features",
+    "remembered_features",
     "simulate",
 ]
 
@@ -55,6 +59,17 @@ def observed_batch_sizes(model: PPO) -> Iterator[list[int]]:
         hook.remove()
 
 
+def remember_features(model: PPO, names: tuple[str, ...]) -> None:
+    """Note the names of the features that a model was trained on; its checkpoints keep them."""
+    # stable-baselines3 saves a model's attributes, and sets them when it loads.
+    model.feature_names = list(names)  # type: ignore[attr-defined]
+
+
+def remembered_features(model: PPO) -> tuple[str, ...]:
+    """Return the names that ``remember_features`` noted; empty for older checkpoints."""
+    return tuple(getattr(model, "feature_names", ()))
+
+
 class Policy:
     """A network that maps what the agent sees to probabilities of the five actions.
 
@@ -65,14 +80,23 @@ class Policy:
     settings : Settings
         The settings that it was trained with.
 
+    Attributes
+    ----------
+    feature_names : tuple of str
+        Features of the training in the network's order; empty where the checkpoint is older than
+        that they are noted.
+
     Raises
     ------
     SettingsError
         If the model is not made for such observations.
     """
 
+    feature_names: tuple[str, ...] = ()
+
     def __init__(self, model: PPO, settings: Settings) -> None:
         self.model = model
+        self.feature_names = remembered_features(model)
         self.settings = settings
         self._actions = list(five_actions(settings.n_actions))
         shape = model.observation_space.shape or ()
@@ -95,6 +119,17 @@ class Policy:
         assert isinstance(policy, MaskedPolicy)
         return policy.n_members
 
+    def check_features(self, names: Sequence[str], pair: str) -> None:
+        """Compare features by name and order with those of the training.
+
+        Raises
+        ------
+        MarketError
+            Names the pair and the first feature that is missing, unknown or moved.
+        """
+        cure = "give the features of the policy's training, in their order"
+        check_names(self.feature_names, names, pair, cure)
+
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the probability of every action at every row, for an agent without a position.
 
@@ -104,6 +139,7 @@ class Policy:
         Parameters
         ----------
         features : ndarray of float32, shape (T, F)
+            Of a DataFrame the names of the columns are compared with those of the training.
 
         Returns
         -------
@@ -114,10 +150,11 @@ class Policy:
         Raises
         ------
         MarketError
-            If the number of features is not that of the policy.
+            If the features are not those of the policy.
         """
         return np.asarray(self.member_probabilities(features).mean(axis=0))
 
+    @team()
     def member_probabilities(
         self, features: NDArray[np.float32], side: Side = Side.FLAT
     ) -> NDArray[np.float64]:
@@ -128,7 +165,10 @@ class Policy:
         sees it.
         """
         window, n_features = self.window_shape
+        names = column_names(features)
         features = np.asarray(features, dtype=np.float32)
+        if names:
+            self.check_features(names, "features")
         if features.ndim != 2 or features.shape[1] != n_features:
             raise MarketError(
                 f"the policy was trained on {n_features} features, got shape {features.shape}"
@@ -166,6 +206,7 @@ class Policy:
         chances: NDArray[np.float64] = self.probabilities_of(window[None], state[None])[0]
         return chances
 
+    @team()
     def probabilities_of(
         self, windows: NDArray[np.float32], states: NDArray[np.float32]
     ) -> NDArray[np.float64]:
@@ -262,8 +303,14 @@ def simulate(
         training episodes only (where they start, the drawdown that ends them) does not apply.
     exit_threshold : float
         Probability among valid actions from which an exit is taken.
+
+    Raises
+    ------
+    MarketError
+        If the market has other features than the training had, or is too short.
     """
     settings = settings or policy.settings
+    policy.check_features(market.feature_names, market.pair)
     probabilities = policy.probabilities(market.features)
     decisions = decisions_by_side(probabilities, market, settings, exit_threshold)
     by_position = policy.settings.add_state_info

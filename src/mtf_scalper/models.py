@@ -15,11 +15,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from mtf_scalper.compute import ComputeSetup
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
 
 __all__ = ["facts_in_force", "load_weights", "new_model", "release"]
 
 
+@team()
 def new_model(
     algorithm: type[PPO],
     policy: type[ActorCriticPolicy],
@@ -32,6 +34,8 @@ def new_model(
     **policy_kwargs: Any,
 ) -> PPO:
     """Return a model with the run's settings, and with the weights of ``initial`` if given.
+
+    In a team, because torch's orthogonal matrices depend on the number of its threads as well.
 
     Raises
     ------
@@ -101,6 +105,9 @@ def release(model: PPO) -> None:
     """Drop what only training needed: closed environments and the rollout's memory."""
     model.env = None
     del model.rollout_buffer
+    # Weights that were views of one array get the places in memory that loaded ones have.
+    for parameter in model.policy.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def facts_in_force(

@@ -21,6 +21,7 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.models import facts_in_force, new_model
 from mtf_scalper.ppo.fast_ppo import FastPPO
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
+from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Algorithm, Settings
 from mtf_scalper.simulator.candle_vec_env import CandleVecEnv
 from mtf_scalper.simulator.types import Action
@@ -65,7 +66,8 @@ def learn_from_rollouts(
     total_steps = settings.train_cycles * n_candles
     events.write("training_started", **facts_in_force(model, settings, compute, total_steps))
     callback = _TrainingCallback(model, settings, validation, total_steps, on_progress, events)
-    _learn(model, total_steps, callback)
+    with team():
+        _learn(model, total_steps, callback)
     callback.load_best()
     return model, callback.history
 

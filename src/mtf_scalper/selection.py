@@ -95,7 +95,8 @@ class Judge:
         self.log_return, self.n_trades = score.log_return, score.n_trades
         self._latest.append(score.log_return)
         smoothed = float(np.mean(self._latest))
-        error = float(np.linalg.norm(score.rewards - self._start.rewards))
+        # NumPy's norm would add in another order with another number of threads.
+        error = float(np.sqrt(((score.rewards - self._start.rewards) ** 2).sum()))
         is_evident = smoothed - self._start.log_return > self._evidence * error
         if is_evident and smoothed > self._best:
             self._best, self._weights = smoothed, weights

@@ -40,6 +40,7 @@ __all__ = [
     "RewardParameters",
     "Settings",
     "TradeRules",
+    "UntrainablePairs",
     "VecEnvKind",
 ]
 
@@ -85,6 +86,19 @@ class VecEnvKind(StrEnum):
     SUBPROC = "subproc"
     DUMMY = "dummy"
     BATCHED = "batched"
+
+
+class UntrainablePairs(StrEnum):
+    """What becomes of a run in which a pair cannot be trained.
+
+    ``leave_out``: pairs with too few candles, or a price that never moves, are left out and named,
+    the others go on. ``leave_out_damaged``: so are pairs with candles or features that cannot be.
+    ``fail``: the run ends with the first of them.
+    """
+
+    LEAVE_OUT = "leave_out"
+    LEAVE_OUT_DAMAGED = "leave_out_damaged"
+    FAIL = "fail"
 
 
 class Advantage(StrEnum):
@@ -368,6 +382,7 @@ class Settings(_Frozen):
     fills: Fills = Fills.BACKTEST
     n_actions: Annotated[int, Field(ge=3, le=5)] = 5
     progress_bar: bool = False
+    untrainable_pairs: UntrainablePairs = UntrainablePairs.LEAVE_OUT
     reward: RewardName | str = RewardName.LOG_RETURN
     allow_uncompiled_reward: bool = False
     reward_parameters: RewardParameters = RewardParameters()

@@ -15,8 +15,9 @@ from mtf_scalper.compute import ComputeSetup, configure_torch
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.evaluation.report import Report, evaluate
 from mtf_scalper.exact_training import learn_exactly
-from mtf_scalper.inference import Policy, simulate
+from mtf_scalper.inference import Policy, remember_features, remembered_features, simulate
 from mtf_scalper.market.market import Market
+from mtf_scalper.market.names import check_names, feature_difference
 from mtf_scalper.models import release
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.rollout_training import learn_from_rollouts
@@ -129,6 +130,10 @@ def train(
     log = None if tensorboard_log is None else str(tensorboard_log)
     try:
         _check(markets, held, settings, env)
+        if initial is not None:
+            cure = "go on with the features of the first training, in their order, or begin anew"
+            now = markets[0]
+            check_names(remembered_features(initial), now.feature_names, now.pair, cure)
         if is_exact:
             model, history = learn_exactly(
                 markets,
@@ -160,6 +165,7 @@ def train(
         if env is not None:
             env.close()
     release(model)
+    remember_features(model, markets[0].feature_names)
     policy = Policy(model, settings)
     reports = tuple(_report(policy, each) for each in held)
     result = TrainResult(
@@ -214,12 +220,17 @@ def _check(
         if each.feature_names != markets[0].feature_names:
             raise MarketError(
                 f"{each.pair}: has other features ({each.n_features}) than {markets[0].pair} "
-                f"({markets[0].n_features})"
+                f"({markets[0].n_features}): {_difference(markets[0], each)}"
             )
     for each in validation:
         ReferenceEnv(each, settings)
         if each.feature_names != markets[0].feature_names:
             raise MarketError(
                 f"{each.pair}: the validation market has other features "
-                f"({each.n_features}) than the training market ({markets[0].n_features})"
+                f"({each.n_features}) than the training market ({markets[0].n_features}): "
+                f"{_difference(markets[0], each)}"
             )
+
+
+def _difference(trained: Market, given: Market) -> str:
+    return feature_difference(trained.feature_names, given.feature_names)

@@ -29,7 +29,6 @@ from freqtrade.strategy import IStrategy
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.model import MtfScalperRLModel
-from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec
 from mtf_scalper.records.reader import Run, runs_in
 from mtf_scalper.records.writer import RUN_VARIABLE
@@ -89,11 +88,11 @@ def project() -> Path:
 
 
 @pytest.fixture(scope="session")
-def datadir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifteen wild days of BTC and ETH across the end of a month; indicators are warm on day 9."""
+def datadir(tmp_path_factory: pytest.TempPathFactory, warm_datadir: Callable[..., None]) -> Path:
+    """Ten wild days of BTC and ETH across the end of a month; indicators are warm from day 5 on."""
     folder = tmp_path_factory.mktemp("market") / "binance"
     spec = SyntheticSpec(seed=7, volatility=0.004, jump_probability=0.01)
-    write_datadir(spec, folder, "2024-01-19", "2024-02-03 01:00")
+    warm_datadir(spec, folder, "2024-01-24", "2024-02-03 01:00", days=5)
     return folder
 
 

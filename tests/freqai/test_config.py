@@ -221,9 +221,9 @@ def test_wrong_trade_rules_are_named(rl_config: Config, attributes: Config, word
 
 def test_what_training_does_not_simulate_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        trade_rules(SILENT, strategy_of(trailing_stop=True, position_adjustment_enable=True))
+        trade_rules(SILENT, strategy_of(use_custom_roi=True, position_adjustment_enable=True))
     assert [record.message.split()[0] for record in caplog.records] == [
-        "trailing_stop",
+        "use_custom_roi",
         "position_adjustment_enable",
     ]
 

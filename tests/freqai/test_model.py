@@ -627,9 +627,10 @@ def test_bad_input_leaves_models_and_predictions_as_they_were(
     assert any(name.endswith("_model.zip") for name in before)
     assert any("backtesting_predictions" in name for name in before)
 
-    double = candles.loc[[*range(2000), *range(1999, len(candles))]]
+    row = int(candles["date"].searchsorted(pd.Timestamp("2024-01-30 22:35", tz="UTC")))
+    double = candles.loc[[*range(row + 1), *range(row, len(candles))]]
     crossed = candles.copy()
-    crossed.loc[2000, "low"] = 2.0 * crossed.loc[2000, "high"]
+    crossed.loc[row + 1, "low"] = 2.0 * crossed.loc[row + 1, "high"]
     for bad, problem in (
         (double, "column 'date' has a duplicate candle at 2024-01-30 22:35 (1 such row)"),
         (crossed, "is above 'high'"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ccxt import TICK_SIZE
 from freqtrade.exchange import Exchange
+from freqtrade.exchange.exchange_utils import price_to_precision
 from freqtrade.persistence import LocalTrade
 from freqtrade.strategy import IStrategy
 from rich.console import Console
@@ -33,7 +34,7 @@ from mtf_scalper.freqai.parity import (
     load_config,
 )
 from mtf_scalper.freqai.parity_report import first_difference, print_report
-from mtf_scalper.simulator.exits import stop_price
+from mtf_scalper.simulator.exits import round_to_tick, stop_price
 from mtf_scalper.simulator.observation import flat_state
 from mtf_scalper.simulator.reference import EQUITY_FLOOR
 from mtf_scalper.simulator.types import Action, Side
@@ -75,6 +76,34 @@ CASES = {
     "liquidation": Case(
         attributes={**NO_SAFETY_EXITS, "stoploss": -0.99, "minimal_roi": {0: 0.5}},
         reasons=frozenset({"liquidation"}),
+        leverage=20.0,
+    ),
+    "trailing stop": Case(
+        attributes={**NO_SAFETY_EXITS, "stoploss": -0.04, "trailing_stop": True},
+        reasons=frozenset({"trailing_stop_loss", "stop_loss"}),
+    ),
+    "trailing stop that comes nearer, with a ladder": Case(
+        attributes={
+            **NO_SAFETY_EXITS,
+            "minimal_roi": LADDER,
+            "stoploss": -0.10,
+            "trailing_stop": True,
+            "trailing_stop_positive": 0.01,
+            "trailing_stop_positive_offset": 0.015,
+        },
+        reasons=frozenset({"trailing_stop_loss", "roi"}),
+    ),
+    "trailing stop from an offset at leverage 20": Case(
+        attributes={
+            **NO_SAFETY_EXITS,
+            "stoploss": -0.99,
+            "minimal_roi": {0: 0.5},
+            "trailing_stop": True,
+            "trailing_stop_positive": 0.02,
+            "trailing_stop_positive_offset": 0.03,
+            "trailing_only_offset_is_reached": True,
+        },
+        reasons=frozenset({"trailing_stop_loss"}),
         leverage=20.0,
     ),
 }
@@ -445,3 +474,17 @@ def test_stops_stand_where_freqtrade_puts_them() -> None:
         side = Side.SHORT if is_short else Side.LONG
         ours = stop_price(side, open_rate, leverage, stoploss, 10.0**-digits)
         assert ours == trade.stop_loss
+
+
+def test_prices_in_the_middle_of_two_steps_are_rounded_as_freqtrade_rounds_them() -> None:
+    """ccxt rounds the text of a price; half of them lie below the middle as doubles."""
+    rng = np.random.default_rng(0)
+    n_up = 0
+    for digits in (1, 2, 4, 8):
+        for steps in rng.integers(0, 10**6, 500).tolist():
+            middle = float(f"{steps}5e-{digits + 1}")
+            for price in (middle, steps / 10**digits * 1.0166666666666666):
+                theirs = price_to_precision(price, 10.0**-digits, TICK_SIZE)
+                assert round_to_tick(price, 1.0 / 10**digits) == theirs, (price, digits)
+                n_up += theirs > price
+    assert n_up > 1000

@@ -241,9 +241,7 @@ def test_the_middle_ends_with_the_first_movement(random_candles):
     assert (rsi.iloc[40:] == 100.0).all()
 
 
-@pytest.mark.parametrize(
-    ("price", "volume"), [(2.0**-40, 1.0), (2.0**40, 2.0**-40), (1.0, 2.0**40)]
-)
+@pytest.mark.parametrize(("price", "volume"), [(-40, 0), (40, -40), (0, 40)])
 def test_no_unit_is_too_small_or_too_large(random_candles, price, volume):
     """Powers of two are exact, so that nothing but a fixed limit somewhere could differ."""
     frame = random_candles(1500)

@@ -342,8 +342,11 @@ def test_without_dates_the_row_alone_is_named() -> None:
 
 
 def test_a_slice_is_a_market_of_those_rows() -> None:
+    fields = arrays()
+    fields["dates"] = fields["dates"][0] + np.arange(N) * np.timedelta64(15, "m")
     market = Market(
-        **arrays(),
+        **fields,
+        timeframe_minutes=15,
         entry_long=[1, 0, 1, 0, 1, 0],
         entry_short=[0, 1, 0, 1, 0, 1],
         fee_rate=0.001,
@@ -352,7 +355,6 @@ def test_a_slice_is_a_market_of_those_rows() -> None:
         tick_size=[0.1] * 6,
         liquidation_long=[0.9, 0.8, np.nan, 0.7, 0.6, 0.5],
         liquidation_short=[1.1, 1.2, 1.3, 1.4, 0.0, 1.5],
-        timeframe_minutes=15,
     )
     part = market.slice(2, 5)
     assert len(part) == 3

@@ -59,6 +59,18 @@ for _ in range(25):
     subprocess.run([sys.executable, "-S", "-c", "pass"])
 """
 
+SHORT_AND_LONG = """
+import os, subprocess, sys
+burn = "import time\\nwhile time.process_time() < {}: pass"
+nested = "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', sys.argv[1]])"
+input()
+for seconds in (0.8, *[0.08] * 10):
+    subprocess.run([sys.executable, "-S", "-c", burn.format(seconds)])
+subprocess.run([sys.executable, "-S", "-c", nested, burn.format(0.5)])
+print(sum(os.times()[2:4]), flush=True)
+input()
+"""
+
 ORPHAN = """
 import subprocess, sys
 command = [sys.executable, "-c", "import time; time.sleep(600.0)"]
@@ -128,6 +140,30 @@ def test_cpu_use_of_the_tree_adds_up_to_what_a_grandchild_has_used() -> None:
     assert used == pytest.approx(1.0, abs=0.2)
     assert all(sample.resident_bytes >= sample.unique_bytes > 0 for sample in samples)
     assert all(len(sample.core_percent) == psutil.cpu_count() for sample in samples)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux adds up children waited for")
+@pytest.mark.parametrize("interval", [0.02, 0.25, 2.0])
+def test_children_between_two_samples_count_and_those_that_were_seen_count_once(
+    interval: float,
+) -> None:
+    """What is right is the operating system's account of all children that were waited for."""
+    with (
+        running(SHORT_AND_LONG) as process,
+        ProcessSampler(process.pid, interval_seconds=interval) as sampler,
+    ):
+        wait_for(sampler, lambda sample: sample.processes == 1)
+        before = list(sampler.samples)
+        tell(process)
+        of_children = float(hear(process))
+        wait_for(sampler, lambda sample: True)
+        wait_for(sampler, lambda sample: True)
+        after = sampler.samples[len(before) - 1 :]
+        own = sum(psutil.Process(process.pid).cpu_times()[:2])
+    used = sum(b.tree_cores * (b.time - a.time) for a, b in pairwise(after))
+    assert of_children > 2.0
+    # Some of the program's own start lies before; samples are timed to a few milliseconds.
+    assert 0.9 * of_children < used < 1.1 * (of_children + own)
 
 
 @pytest.mark.parametrize("method", mp.get_all_start_methods())

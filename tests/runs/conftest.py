@@ -14,7 +14,6 @@ import psutil
 import pytest
 from rich.console import Console
 
-from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec, utc_timestamp
 from mtf_scalper.monitoring.facts import RunFacts
 from mtf_scalper.monitoring.verdicts import Recipe
@@ -59,12 +58,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_datadir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return sixteen days of one pair: warm-up, three days of training and two of backtest."""
+def tiny_datadir(
+    tmp_path_factory: pytest.TempPathFactory, warm_datadir: Callable[..., None]
+) -> Path:
+    """Return seventeen days of one pair: warm-up, three days of training and two of backtest."""
     datadir = tmp_path_factory.mktemp("datadir")
     # In this market the classic rule fires on both days of the backtest, long and short.
     spec = SyntheticSpec(seed=5, pairs=(pair_spec(PAIR),))
-    write_datadir(spec, datadir, "2023-12-28", "2024-01-13")
+    warm_datadir(spec, datadir, "2024-01-01", "2024-01-13", days=5)
     return datadir
 
 

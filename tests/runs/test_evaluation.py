@@ -14,6 +14,7 @@ from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.records.reader import Status, runs_in
+from mtf_scalper.runs.agreement import Agreement
 from mtf_scalper.runs.evaluated_pairs import PlantedPairs, RecordedPairs, planted_recipe
 from mtf_scalper.runs.evaluation import EvaluationPlan, evaluate_walks, run_evaluation
 from mtf_scalper.runs.evaluation_choice import EvaluationChoice, plan_evaluation
@@ -191,6 +192,26 @@ def test_earlier_evaluations_with_other_settings_count_as_variants(plan, tmp_pat
     assert text.splitlines()[0].endswith("2 variants tried)")
     elsewhere = replace(plan, timerange="20240108-20240123")
     assert evaluated(elsewhere, tmp_path)[2].statistics()["n_variants"] == 1
+
+
+def test_where_the_real_program_trades_otherwise_nothing_is_judged(plan, tmp_path, monkeypatch):
+    """The first seed of the second pair has a trade that the Python API has not."""
+    said = "only freqtrade has the trade of 2024-01-09 10:05"
+    found = [
+        Agreement(pair, seed, 8, 7, 7, said if (pair, seed) == (PAIRS[1], 1) else None)
+        for pair in PAIRS
+        for seed in (1, 2)
+    ]
+    monkeypatch.setattr("mtf_scalper.runs.evaluation._agreements", lambda *_: found)
+    code, text, run = evaluated(plan, tmp_path)
+    assert code == 1
+    assert run.verdict == f"not judged: the replay differs at {PAIRS[1]}, seed 1: {said}"
+    assert text.splitlines()[0] == run.verdict
+    assert "agent above the baselines" not in text
+    assert (run.figures(), run.statistics()) == ([], None)
+    assert len(run.trades())
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "Not judged: the replay differs at ETH/USDT:USDT, seed 1: only freqtrade has" in page
 
 
 def test_choices_become_a_plan(tmp_path, datadir):

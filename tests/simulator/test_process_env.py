@@ -283,3 +283,43 @@ def test_a_script_without_a_main_guard_can_train(start_method, tmp_path: Path) -
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["started", "trained 128 left []"]
+
+
+KILLED = """
+import sys, threading
+import numpy as np
+from mtf_scalper import Market, Settings
+from mtf_scalper.simulator.environments import make_vec_env
+
+if __name__ == "__main__":
+    rng = np.random.default_rng(0)
+    prices = 100.0 * np.exp(np.cumsum(0.002 * rng.standard_normal(100)))
+    market = Market(
+        features=rng.standard_normal((100, 3)),
+        ohlc=np.stack([prices, 1.001 * prices, 0.999 * prices, prices], 1),
+    )
+    method = None if sys.argv[1] == "None" else sys.argv[1]
+    settings = Settings(advantage="gae", n_envs=2, n_steps=32, batch_size=32, window_size=4,
+        vec_env="subproc", start_method=method, rules={"entry": "any"})
+    env = make_vec_env(market, settings)
+    env.reset()
+    open(sys.argv[2], "w").close()
+    while True:
+        if sys.argv[3] == "busy":
+            env.step(np.zeros(2, dtype=int))
+"""
+
+
+@pytest.mark.parametrize(
+    ("start_method", "state"), [(None, "busy"), (None, "waiting"), ("spawn", "busy")]
+)
+def test_whatever_kills_a_training_its_processes_end(
+    start_method, state, tmp_path: Path, kill_when
+) -> None:
+    """Workers, fork server and resource tracker, while the workers step and while they wait."""
+    script, ready = tmp_path / "killed.py", tmp_path / "ready"
+    script.write_text(KILLED, encoding="utf-8")
+    command = [sys.executable, "-W", "ignore", str(script), str(start_method), str(ready), state]
+    seen, left = kill_when(command, lambda _: ready.exists())
+    assert len(seen) >= 3
+    assert left == []

@@ -109,6 +109,7 @@ def permutation_importance(
             f"n_repeats and block_candles must be positive, got {n_repeats} and {block_candles}"
         )
     settings = settings or policy.settings
+    policy.check_features(market.feature_names, market.pair)
     (base,) = _log_returns(policy, market, settings, [market.features])
     shuffled = _shuffles(market.features, n_repeats, block_candles, seed)
     returns: list[float] = []

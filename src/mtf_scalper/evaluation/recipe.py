@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pandas as pd
 from mtf_scalper.market.candles import BASE_TIMEFRAME, timeframe_delta
 from mtf_scalper.market.recorded import FEE_RATE
 from mtf_scalper.market.signals import EntryThresholds
+from mtf_scalper.market.terms import PairTerms
 from mtf_scalper.market.timeframes import SETTLED_CANDLES, entry_timeframes, warmup_candles
 from mtf_scalper.settings import Settings
 
@@ -39,6 +41,10 @@ class Recipe:
         The base, which is traded.
     startup_candles : int or None
         freqtrade's ``startup_candle_count``; by default as many as indicators need.
+    terms : callable, optional
+        From a pair to what the exchange asks of whoever trades it.
+    data_format : str or None
+        freqtrade's ``dataformat_ohlcv``; None for that of the files which there are.
     """
 
     settings: Settings
@@ -51,6 +57,8 @@ class Recipe:
     periods: tuple[int, ...] = (10, 20)
     timeframe: str = BASE_TIMEFRAME
     startup_candles: int | None = None
+    terms: Callable[[str], PairTerms] | None = None
+    data_format: str | None = None
 
     @property
     def longest_trade(self) -> int:

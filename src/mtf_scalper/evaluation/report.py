@@ -13,6 +13,7 @@ from mtf_scalper.errors import MarketError
 from mtf_scalper.evaluation.baselines import buy_and_hold, classic_exits, flat, random_exits
 from mtf_scalper.evaluation.degenerate import degeneracy, exposure
 from mtf_scalper.market.market import Market
+from mtf_scalper.market.names import check_names
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import with_entry_mode
 from mtf_scalper.simulator.playback import Simulation
@@ -192,7 +193,7 @@ def evaluate(
     Raises
     ------
     MarketError
-        If the run or the oracle was not traded on a market of this length.
+        If the run or the oracle was not traded on a market of this length and these features.
     """
     for name, played in (("run", run), ("oracle", oracle)):
         if played is not None and len(played.equity) != len(market):
@@ -200,6 +201,9 @@ def evaluate(
                 f"{market.pair}: the {name} has {len(played.equity)} candles and the market "
                 f"{len(market)}; evaluate it on the market that it was traded on"
             )
+        if played is not None:
+            cure = f"evaluate the {name} on the market that it was traded on"
+            check_names(played.feature_names, market.feature_names, market.pair, cure)
     settings = with_entry_mode(settings, market)
     draws = random_exits(run, market, settings, n_draws=n_draws, seed=seed) if n_draws else ()
     returns = np.array([draw.log_return for draw in draws])

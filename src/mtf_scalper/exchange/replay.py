@@ -199,7 +199,9 @@ class Replay:
             symbol=symbol.name,
             price_change=f"{last - first:.{grid.price_decimals}f}",
             price_change_percent=f"{100 * (last / first - 1):.3f}",
-            weighted_avg_price=f"{quote_volume / volume if volume else last:.8f}",
+            weighted_avg_price=(
+                f"{quote_volume / volume if volume else last:.{max(8, grid.price_decimals)}f}"
+            ),
             last_price=decimal_text(last),
             last_qty=decimal_text(grid.lot_size),
             open_price=decimal_text(first),
@@ -242,7 +244,7 @@ class Replay:
         past, grid = self._past(symbol), self._grid(symbol)
         quantity = max(past.volume[-1] / 100, grid.lot_size)
         text = f"{quantity:.{grid.quantity_decimals}f}"
-        ticks = round(past.close[-1] / grid.tick_size)
+        ticks = max(1, round(past.close[-1] / grid.tick_size))
         bids = [ticks - level for level in range(min(limit, ticks))]
         asks = [ticks + level for level in range(1, limit + 1)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,14 @@ from mtf_scalper.exchange.store import Candles, Symbol
 
 __all__ = ["Grid", "decimal_text", "exchange_info", "grid_of", "symbol_info"]
 
-_MOST_PRICE_DECIMALS = 8
+_PRICE_DIGITS = 8
+_MOST_PRICE_DECIMALS = 10
+"""freqtrade 2026.9 trades no pair whose price step is 1e-11 or less (``market_is_tradable``)."""
 _MOST_QUANTITY_DECIMALS = 3
 _MIN_NOTIONAL = "5"
 _MOST_LOTS_PER_ORDER = 10_000_000
+_LEAST_MAXIMUM = 10_000_000
+"""Value in the quote asset that an order may have at least, however low the price."""
 _PERPETUAL_DELIVERY_MS = 4_133_404_800_000
 
 
@@ -58,18 +63,20 @@ def grid_of(candles: Candles) -> Grid:
     """Return the coarsest decimal grid on which all prices and volumes lie.
 
     Where none fits, as with prices that were never rounded, the finest is taken: 8 decimals for
-    prices and 3 for quantities.
+    prices from 1 on, more for lower ones but never more than 10, and 3 for quantities.
     """
     prices = np.concatenate([candles.open, candles.high, candles.low, candles.close])
-    return Grid(
-        _decimals(prices, _MOST_PRICE_DECIMALS), _decimals(candles.volume, _MOST_QUANTITY_DECIMALS)
-    )
+    zeros = max(0, -math.floor(math.log10(prices.min())) - 1)
+    most = min(_PRICE_DIGITS + zeros, _MOST_PRICE_DECIMALS)
+    return Grid(_decimals(prices, most), _decimals(candles.volume, _MOST_QUANTITY_DECIMALS))
 
 
 def _decimals(values: NDArray[np.float64], most: int) -> int:
     for decimals in range(most):
         scaled = values * 10.0**decimals
-        if (np.abs(scaled - np.rint(scaled)) <= 1e-6).all():
+        steps = np.rint(scaled)
+        # A price below a step is on no grid, however small its distance from zero.
+        if ((np.abs(scaled - steps) <= 1e-6) & ((steps > 0.0) | (values == 0.0))).all():
             return decimals
     return most
 
@@ -86,7 +93,8 @@ def symbol_info(symbol: Symbol, candles: Candles) -> SymbolInfo:
     """
     grid = grid_of(candles)
     tick, lot = decimal_text(grid.tick_size), decimal_text(grid.lot_size)
-    max_quantity = decimal_text(grid.lot_size * _MOST_LOTS_PER_ORDER)
+    lots = max(_MOST_LOTS_PER_ORDER, _LEAST_MAXIMUM / candles.low.min() / grid.lot_size)
+    max_quantity = decimal_text(grid.lot_size * math.ceil(lots))
     return SymbolInfo(
         symbol=symbol.name,
         pair=symbol.name,

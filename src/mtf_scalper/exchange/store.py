@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mtf_scalper.exchange.errors import DataDirectoryError
+from mtf_scalper.market.datafiles import DAMAGE, FORMATS, parse_file
 
 __all__ = ["INTERVALS_MS", "CandleKind", "CandleStore", "Candles", "FundingRates", "Symbol"]
 
@@ -44,8 +45,10 @@ INTERVALS_MS: dict[str, int] = {
 _PRICE_COLUMNS = ("open", "high", "low", "close")
 _FILE_NAME = re.compile(
     r"(?P<base>[^_\-]+)_(?P<quote>USDT|USDC)_(?P=quote)"
-    r"-(?P<interval>\d+[mhdw])-(?P<kind>futures|mark|funding_rate)\.feather"
+    r"-(?P<interval>\d+[mhdw])-(?P<kind>futures|mark|funding_rate)"
+    r"\.(?P<ending>feather|parquet|json|json\.gz)"
 )
+_ENDINGS = tuple(FORMATS.values())
 
 
 class CandleKind(StrEnum):
@@ -147,7 +150,8 @@ class CandleStore:
     Parameters
     ----------
     datadir
-        The exchange's folder, the one that holds ``futures/``. Only feather files are read.
+        The exchange's folder, the one that holds ``futures/``. Feather files come first, then
+        parquet and JSON.
 
     Raises
     ------
@@ -158,16 +162,20 @@ class CandleStore:
     def __init__(self, datadir: Path | str) -> None:
         self.datadir = Path(datadir)
         self._folder = self.datadir / "futures"
-        recorded: dict[tuple[Symbol, str], list[str]] = {}
+        recorded: dict[tuple[Symbol, str], dict[str, Path]] = {}
         if self._folder.is_dir():
-            for path in sorted(self._folder.iterdir()):
-                match = _FILE_NAME.fullmatch(path.name)
-                if match and match["interval"] in INTERVALS_MS:
+            found = [(_FILE_NAME.fullmatch(path.name), path) for path in self._folder.iterdir()]
+            matches = [(match, path) for match, path in found if match]
+            matches.sort(key=lambda each: _ENDINGS.index(each[0]["ending"]))
+            for match, path in matches:
+                if match["interval"] in INTERVALS_MS:
                     symbol = Symbol(match["base"], match["quote"])
-                    recorded.setdefault((symbol, match["kind"]), []).append(match["interval"])
-        for intervals in recorded.values():
-            intervals.sort(key=INTERVALS_MS.__getitem__)
-        self._recorded = recorded
+                    files = recorded.setdefault((symbol, match["kind"]), {})
+                    files.setdefault(match["interval"], path)
+        self._recorded = {
+            key: dict(sorted(files.items(), key=lambda each: INTERVALS_MS[each[0]]))
+            for key, files in recorded.items()
+        }
         self._symbols = {
             symbol.name: symbol for symbol, kind in sorted(recorded) if kind == CandleKind.TRADES
         }
@@ -202,8 +210,8 @@ class CandleStore:
         """
         key = (symbol, kind, interval)
         if key not in self._candles:
-            path = self._folder / symbol.file_name(interval, kind.value)
-            self._candles[key] = _read_candles(path, INTERVALS_MS[interval])
+            path = self._recorded[(symbol, kind.value)][interval]
+            self._candles[key] = _read_candles(path, INTERVALS_MS[interval], kind.value)
         return self._candles[key]
 
     def finest(self, symbol: Symbol, kind: CandleKind = CandleKind.TRADES) -> Candles:
@@ -219,10 +227,9 @@ class CandleStore:
             The file cannot be read, or a time or rate in it is not valid.
         """
         if symbol not in self._funding:
-            intervals = self._recorded.get((symbol, "funding_rate"), ())
-            if intervals:
-                path = self._folder / symbol.file_name(intervals[0], "funding_rate")
-                self._funding[symbol] = _read_funding(path)
+            files = self._recorded.get((symbol, "funding_rate"))
+            if files:
+                self._funding[symbol] = _read_funding(next(iter(files.values())))
             else:
                 self._funding[symbol] = FundingRates(np.empty(0, np.int64), np.empty(0))
         return self._funding[symbol]
@@ -233,8 +240,8 @@ class CandleStore:
         return max(int(candles.open_ms[-1]) + candles.interval_ms for candles in ends)
 
 
-def _read_candles(path: Path, interval_ms: int) -> Candles:
-    frame = _read_frame(path, (*_PRICE_COLUMNS, "volume"))
+def _read_candles(path: Path, interval_ms: int, kind: str) -> Candles:
+    frame = _read_frame(path, kind, (*_PRICE_COLUMNS, "volume"))
     open_ms = _rising_times_ms(path, frame, interval_ms)
     prices = [_finite(path, frame, column) for column in _PRICE_COLUMNS]
     for column, values in zip(_PRICE_COLUMNS, prices, strict=True):
@@ -254,7 +261,7 @@ def _read_candles(path: Path, interval_ms: int) -> Candles:
 
 
 def _read_funding(path: Path) -> FundingRates:
-    frame = _read_frame(path, ())
+    frame = _read_frame(path, "funding_rate", ())
     # freqtrade kept the rate in "open" before it gave funding a column of its own.
     column = "funding_rate" if "funding_rate" in frame else "open"
     if column not in frame:
@@ -262,17 +269,18 @@ def _read_funding(path: Path) -> FundingRates:
     return FundingRates(_rising_times_ms(path, frame, 1), _finite(path, frame, column))
 
 
-def _read_frame(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def _read_frame(path: Path, kind: str, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
-        frame = pd.read_feather(path)
-    except (OSError, ValueError) as error:
+        frame = parse_file(path, kind)
+    except DAMAGE as error:
         reason = str(error).partition("\n")[0]
-        raise DataDirectoryError(f"{path}: not a readable feather file ({reason})") from error
+        ending = path.name.partition(".")[2]
+        raise DataDirectoryError(f"{path}: not a readable {ending} file ({reason})") from error
+    if frame.empty:
+        raise DataDirectoryError(f"{path}: no rows; delete the file or download it again")
     missing = [column for column in ("date", *columns) if column not in frame]
     if missing:
         raise DataDirectoryError(f"{path}: no column {', '.join(missing)}")
-    if frame.empty:
-        raise DataDirectoryError(f"{path}: no rows; delete the file or download it again")
     return frame
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "ACTION",
+    "ATR_PCT",
     "BY_POSITION",
     "CONFIDENCE",
     "ENTRY_LONG",
@@ -38,6 +39,9 @@ ENTRY_SHORT = "classic_short"
 """Where the strategy's classic rule proposes an entry (bool), for the training environment."""
 LEVERAGE = "classic_leverage"
 """Leverage of a trade decided at this candle (optional; 1 where the column is missing)."""
+
+ATR_PCT = "classic_atr_pct"
+"""ATR14 / close of this candle, by which the strategy stakes (optional)."""
 
 RAW_PRICES = ("%-raw_open", "%-raw_high", "%-raw_low", "%-raw_close")
 """FreqAI's raw prices; they reach the environment and never the network."""

@@ -14,10 +14,12 @@ from mtf_scalper._version import __version__
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.freqai.reads import sets_classic_entries
 from mtf_scalper.freqai.sections import check_sections, section
+from mtf_scalper.freqai.trading_options import Use, check_trading_options
+from mtf_scalper.own_code import file_digest, own_code
 from mtf_scalper.records.files import plain
 from mtf_scalper.records.manifest import engine_digest
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
-from mtf_scalper.simulator.user_rewards import reward_digest
+from mtf_scalper.simulator.user_rewards import reward_code, reward_digest
 from mtf_scalper.telemetry import SETTINGS_FILE
 
 __all__ = ["check_identifier", "made_by", "read_settings", "rl_section", "trade_rules"]
@@ -34,14 +36,6 @@ _MAKING = (
 """What FreqAI's own section says about how models and predictions are made."""
 _TELLING = ("plot_feature_importances",)
 
-_UNMODELLED = (
-    "trailing_stop",
-    "use_custom_stoploss",
-    "use_custom_roi",
-    "position_adjustment_enable",
-    "ignore_roi_if_entry_signal",
-)
-
 
 def rl_section(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``freqai.rl_config`` as the user wrote it.
@@ -52,10 +46,12 @@ def rl_section(config: Mapping[str, Any]) -> dict[str, Any]:
     return section(config.get("original_config", config), "freqai", "rl_config")
 
 
-def trade_rules(config: Mapping[str, Any], strategy: Any) -> TradeRules:
+def trade_rules(config: Mapping[str, Any], strategy: Any, use: Use = Use.TRAINING) -> TradeRules:
     """Return the rules of a trade as freqtrade will apply them to ``strategy``.
 
-    Stoploss and ROI are the strategy's as loaded (the configuration's where it overrides them);
+    Options that the simulator does not follow are told of, or refused, by what the rules are for;
+    see ``trading_options``. Stoploss, trailing stop and ROI are the strategy's as loaded (the
+    configuration's where it overrides them);
     ``emergency_loss``, ``break_even_trigger`` and ``break_even_floor`` are attributes of the
     strategy; ``rl_config`` may set ``entry`` and ``max_trade_duration_candles``.
 
@@ -68,9 +64,7 @@ def trade_rules(config: Mapping[str, Any], strategy: Any) -> TradeRules:
             "use_exit_signal: false keeps freqtrade from asking for the agent's exits and the "
             "safety exits; set it to true"
         )
-    for name in _UNMODELLED:
-        if getattr(strategy, name, False):
-            logger.warning("%s is not simulated in training; the agent will not know of it", name)
+    check_trading_options(config, strategy, use)
     rl_config = rl_section(config)
     duration = rl_config.get(
         "max_trade_duration_candles", getattr(strategy, "max_trade_duration_candles", None)
@@ -79,13 +73,38 @@ def trade_rules(config: Mapping[str, Any], strategy: Any) -> TradeRules:
         entry=_entry_mode(rl_config, strategy),
         can_short=bool(strategy.can_short),
         stoploss=strategy.stoploss,
+        **_trailing_stop(strategy),
         minimal_roi={int(minutes): ratio for minutes, ratio in strategy.minimal_roi.items()},
         max_trade_duration_candles=duration,
         emergency_loss=getattr(strategy, "emergency_loss", None),
         break_even_trigger=getattr(strategy, "break_even_trigger", None),
         break_even_floor=getattr(strategy, "break_even_floor", 0.0),
+        is_liquidated=config.get("margin_mode") != "cross",
         liquidation_buffer=config.get("liquidation_buffer", 0.05),
+        exit_timeout_minutes=_exit_timeout(config, strategy),
     )
+
+
+def _trailing_stop(strategy: Any) -> dict[str, Any]:
+    if not getattr(strategy, "trailing_stop", False):
+        return {}
+    return {
+        "trailing_stop": True,
+        "trailing_stop_positive": getattr(strategy, "trailing_stop_positive", None),
+        "trailing_stop_positive_offset": getattr(strategy, "trailing_stop_positive_offset", 0.0),
+        "trailing_only_offset_is_reached": bool(
+            getattr(strategy, "trailing_only_offset_is_reached", False)
+        ),
+    }
+
+
+def _exit_timeout(config: Mapping[str, Any], strategy: Any) -> float | None:
+    """Return after how many minutes freqtrade withdraws an exit order that waits."""
+    given = config.get("unfilledtimeout") or getattr(strategy, "unfilledtimeout", None) or {}
+    timeout = given.get("exit")
+    if timeout is None:
+        return None
+    return float(timeout) / (60.0 if given.get("unit", "minutes") == "seconds" else 1.0)
 
 
 def read_settings(config: Mapping[str, Any], rules: TradeRules | None = None) -> Settings:
@@ -149,9 +168,10 @@ def made_by(config: Mapping[str, Any], strategy: Any, model: type) -> dict[str, 
     config : mapping
         freqtrade's.
     strategy : IStrategy
-        Its file and its entry parameters count.
+        Its file, all files of the user's own that it imports or inherits from, and its entry
+        parameters count; see ``own_code``.
     model : type
-        The FreqAI model's class; its file counts.
+        The FreqAI model's class; the same files count.
     """
     freqai = section(config.get("original_config", config), "freqai")
     facts: dict[str, Any] = {}
@@ -163,8 +183,17 @@ def made_by(config: Mapping[str, Any], strategy: Any, model: type) -> dict[str, 
             facts[name] = value
     facts["timeframe"] = str(config.get("timeframe"))
     for name, cls in (("strategy", type(strategy)), ("freqaimodel", model)):
-        path = getattr(strategy, "__file__", None) if name == "strategy" else None
-        facts[name] = f"{cls.__name__} {_file_digest(path or _source(cls))}"
+        path = _source(cls, strategy if name == "strategy" else None)
+        source = getattr(strategy, "__source__", None) if name == "strategy" else None
+        facts[name] = f"{cls.__name__} {_file_digest(path, source)}"
+        found = own_code(path, objects=(cls,))
+        facts |= {f"{name} imports {file}": digest for file, digest in found.digests.items()}
+        if found.unseen:
+            logger.warning(
+                "changes of what the %s loads here are not noticed under an identifier: %s",
+                name,
+                "; ".join(found.unseen),
+            )
     if hasattr(strategy, "enumerate_parameters"):
         entry = strategy.enumerate_parameters("buy")
         facts |= {f"strategy.{name}": parameter.value for name, parameter in entry}
@@ -195,12 +224,14 @@ def check_identifier(
     now = {
         "version": __version__,
         "engine": engine_digest(),
-        **settings.model_dump(mode="json", exclude={"progress_bar"}),
+        **settings.model_dump(mode="json", exclude={"progress_bar", "untrainable_pairs"}),
         "made_by": plain(makers or {}),
     }
     digest = reward_digest(settings)
     if digest is not None:
         now["reward_digest"] = digest
+        imported = reward_code(settings)
+        now |= {f"reward imports {file}": each for file, each in imported.items()}
     path = models_folder / SETTINGS_FILE
     if path.is_file():
         then = json.loads(path.read_text(encoding="utf-8"))
@@ -230,15 +261,19 @@ def _spread(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in values.items() if key != "made_by"}, **made}
 
 
-def _source(cls: type) -> str | None:
+def _source(cls: type, strategy: Any = None) -> Path | None:
+    """Return the file that a class stands in; freqtrade notes it at those that it has loaded."""
+    noted = getattr(strategy, "__file__", None) or cls.__dict__.get("__file__")
     try:
-        return inspect.getsourcefile(cls)
+        found = noted or inspect.getsourcefile(cls)
     except (OSError, TypeError):  # of a class that stands in no file
         return None
+    return None if found is None else Path(found)
 
 
-def _file_digest(path: str | None) -> str:
-    if path is None or not Path(path).is_file():
-        return "without a file"
-    text = Path(path).read_bytes().replace(b"\r\n", b"\n")
-    return hashlib.sha256(text).hexdigest()[:16]
+def _file_digest(path: Path | None, source: str | None) -> str:
+    if path is not None and path.is_file():
+        return file_digest(path)
+    if source is not None:  # a strategy that was given as text
+        return hashlib.sha256(source.replace("\r\n", "\n").encode()).hexdigest()[:16]
+    return "without a file"

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,19 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from mtf_scalper.compute import configure_torch
-from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.errors import MarketError, MtfScalperError, UntrainableError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
 from mtf_scalper.freqai.config import check_identifier, made_by, read_settings, trade_rules
 from mtf_scalper.freqai.decisions import Decisions
 from mtf_scalper.freqai.drawer import Drawer
+from mtf_scalper.freqai.left_out import (
+    LeftOut,
+    check_trainable,
+    check_warm,
+    pair_without_candles,
+    without_predictions,
+)
 from mtf_scalper.freqai.reads import column_warnings
 from mtf_scalper.freqai.recording import ProgramRecord
 from mtf_scalper.freqai.reuse import (
@@ -91,7 +99,11 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self.decisions = Decisions()
         self.record = ProgramRecord()
         self._has_rules = False
-        self._failure: str | None = None
+        self._strategy: IStrategy | None = None
+        self._left_out = LeftOut()
+        self._begins: datetime | None = None
+        self._warm_up = timedelta()
+        self._failure: Exception | None = None
         self._window = DataFrame()
         self._signals = signals_of(self._window)
         self._rows: dict[str, Index] = {}
@@ -105,6 +117,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         try:
             if not self._has_rules:
                 self._begin(strategy)
+            if pair in self._left_out.reasons:
+                return without_predictions(dataframe)
             check_candles(dataframe, pair)
             if strategy.dp.runmode not in TRADE_MODES:
                 frames = source_frames(self.config, strategy.dp, pair, dataframe)
@@ -112,6 +126,9 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
                 self.record.phase("features", pair)
             result: DataFrame = super().start(dataframe, metadata, strategy)
         except (MtfScalperError, OperationalException) as error:
+            cause = error if isinstance(error, MtfScalperError) else error.__cause__
+            if self._goes_on_without(pair, cause, strategy):
+                return without_predictions(dataframe)
             self.record.failed(str(error))
             raise OperationalException(str(error)) from None
         if not self.live:
@@ -121,6 +138,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     def _begin(self, strategy: IStrategy) -> None:
         """Do what can be done only once the strategy is known."""
         self.settings = read_settings(self.config, trade_rules(self.config, strategy))
+        self._strategy = strategy
         self.record = ProgramRecord.begin(self.config, self.settings, strategy.dp)
         check_identifier(
             Path(self.full_path), self.settings, makers=made_by(self.config, strategy, type(self))
@@ -128,6 +146,35 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         for warning in column_warnings(strategy, self.settings):
             logger.warning(warning)
         self._has_rules = True
+        if strategy.dp.runmode not in TRADE_MODES:
+            for pair in self._pairs(strategy):
+                reason = pair_without_candles(self.config, pair)
+                if reason is None:
+                    continue
+                error = UntrainableError(reason)
+                if not self._goes_on_without(pair, error, strategy):
+                    raise error
+
+    def _goes_on_without(self, pair: str, error: BaseException | None, strategy: IStrategy) -> bool:
+        """Leave a pair out of a backtest; False where that ends the run instead."""
+        if strategy.dp.runmode in TRADE_MODES or not self._left_out.may(error, self.settings):
+            return False
+        reason = str(error)
+        self.clean_up()
+        self.record.left_out(pair, reason)
+        try:
+            self._left_out.add(pair, reason, self._pairs(strategy))
+        except UntrainableError as nothing_left:
+            self.record.failed(str(nothing_left))
+            raise OperationalException(str(nothing_left)) from None
+        return True
+
+    def _pairs(self, strategy: IStrategy) -> list[str]:
+        """Return all pairs of the run."""
+        try:
+            return list(strategy.dp.current_whitelist())
+        except OperationalException:  # no pair lists, as in a call from Python
+            return list(self.config["exchange"]["pair_whitelist"])
 
     def train(
         self, unfiltered_df: DataFrame, pair: str, dk: FreqaiDataKitchen, **kwargs: Any
@@ -136,7 +183,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self._failure = None
         self._window = unfiltered_df
         try:
-            check_window(unfiltered_df, dk.training_features_list, pair, self.settings)
+            self._check_window(unfiltered_df, pair, dk)
             log_gaps(unfiltered_df, pair, str(self.config["timeframe"]))
             if not self.live:
                 self.record.phase(None)
@@ -145,8 +192,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             # What FreqAI notes beside a saved model; predictions are compared with it.
             dk.data["training_features_list"] = dk.training_features_list
         except Exception as error:
-            expected = isinstance(error, MtfScalperError)
-            self._failure = str(error) if expected else f"{pair}: {error!r}".splitlines()[0][:300]
+            self._failure = error
             raise
         finally:
             self._window = DataFrame()
@@ -176,6 +222,17 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             super().extract_data_and_train_model(
                 new_trained_timerange, pair, strategy, dk, data_load_timerange
             )
+
+    def _check_window(self, window: DataFrame, pair: str, dk: FreqaiDataKitchen) -> None:
+        """Check candles and features; of those that are not warm yet say that."""
+        try:
+            check_window(window, dk.training_features_list, pair, self.settings)
+        except MarketError as error:
+            is_warm = window[dk.training_features_list].notna().all(axis=1).any()
+            if is_warm or self.live or self._begins is None:
+                raise
+            train, first = self.training_timerange, self._begins
+            raise check_warm(error, pair, first, train, self._warm_up) from None
 
     def build_ohlc_price_dataframes(
         self, data_dictionary: dict[str, DataFrame], pair: str, dk: FreqaiDataKitchen
@@ -302,9 +359,13 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         strategy: IStrategy,
     ) -> FreqaiDataKitchen:
         """Predict anew where exits need the network; saved predictions know of no position."""
-        names = [_window_name(dk.pair, train.stopts) for train in dk.training_timeranges]
-        self.record.windows(dk.pair, names, dk.training_timeranges, dk.backtesting_timeranges)
-        self.record.candles(dk.pair, dataframe, dk.backtesting_timeranges[0].startdt)
+        trained, tested = dk.training_timeranges, dk.backtesting_timeranges
+        check_trainable(dataframe, trained, tested, dk.pair, self.settings)
+        self._begins = dataframe["date"].iloc[0]
+        self._warm_up = strategy.startup_candle_count * timedelta(seconds=self.base_tf_seconds)
+        names = [_window_name(dk.pair, train.stopts) for train in trained]
+        self.record.windows(dk.pair, names, trained, tested)
+        self.record.candles(dk.pair, dataframe, tested[0].startdt)
         if self.settings.add_state_info:
             find_saved = dk.check_if_backtest_prediction_is_valid
             # It also sets where predictions are saved.
@@ -342,8 +403,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             with observed_batch_sizes(model) as batch_sizes:
                 features = dataframe.to_numpy(dtype=np.float32)
                 members = [policy.member_probabilities(features)] * len(SIDES)
-                if self.settings.add_state_info:
-                    members[1:] = [policy.member_probabilities(features, s) for s in SIDES[1:]]
+            if self.settings.add_state_info:
+                members[1:] = [policy.member_probabilities(features, side) for side in SIDES[1:]]
         except MtfScalperError as error:
             checkpoint = f"checkpoint {Path(dk.data_path).name}/{dk.model_filename}_model.zip"
             raise OperationalException(f"{dk.pair}, {checkpoint}: {error}") from None
@@ -375,7 +436,10 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self, dk: FreqaiDataKitchen, dataframe_backtest: DataFrame
     ) -> None:
         """End the backtest with the reason, where FreqAI would go on with neutral predictions."""
-        raise OperationalException(self._failure or f"{dk.pair}: the training failed")
+        error = self._failure or MtfScalperError(f"{dk.pair}: the training failed")
+        expected = isinstance(error, MtfScalperError)
+        text = str(error) if expected else f"{dk.pair}: {error!r}".splitlines()[0][:300]
+        raise OperationalException(text) from error
 
     def _market(self, features: DataFrame, pair: str) -> Market:
         if self.data_provider is None:
@@ -387,6 +451,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             self.settings,
             config=self.config,
             provider=self.data_provider,
+            strategy=self._strategy,
         )
 
     def _events(self, dk: FreqaiDataKitchen) -> EventLog:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,14 @@ from mtf_scalper.freqai.given_predictions import (
     ParityError,
     bounded_timerange,
 )
-from mtf_scalper.freqai.traded import check_pairs, traded_market, traded_markets, traded_rows
+from mtf_scalper.freqai.traded import (
+    check_pairs,
+    traded_market,
+    traded_markets,
+    traded_rows,
+    with_early_ends,
+)
+from mtf_scalper.freqai.trading_options import Use, check_trading_options
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
@@ -183,11 +190,15 @@ def backtest(
     ------
     ParityError
         If freqtrade fails, or a pair has no candles.
+    SettingsError
+        If an option is in force that the simulator does not follow.
     """
     with _opened(config, exchange) as backtesting:
         strategy = backtesting.strategylist[0]
         if prepare is not None:
             prepare(strategy)
+        # Before the backtester's work, which takes minutes where FreqAI trains.
+        check_trading_options(config, strategy, Use.PARITY)
         return _run(backtesting, strategy, given)
 
 
@@ -226,7 +237,7 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
         rules=trade_rules(config, strategy),
     )
     # The backtester's own provider knows nothing after the last candle any more, funding included.
-    provider = DataProvider(config, backtesting.exchange)
+    provider = DataProvider(config, backtesting.exchange, backtesting.pairlists)
     pairs = {}
     for pair, candles in data.items():
         frame = strategy.feature_engineering_standard(candles.copy(), {"pair": pair})
@@ -243,12 +254,15 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
             settings,
             config=config,
             provider=provider,
+            strategy=strategy,
         )
+    markets = with_early_ends({pair: each.market for pair, each in pairs.items()})
+    pairs = {pair: replace(each, market=markets[pair]) for pair, each in pairs.items()}
     return Backtested(
         settings=settings,
         exit_threshold=float(strategy.exit_confidence.value),
         pairs=pairs,
-        conditions=_conditions(backtesting, strategy),
+        conditions=_conditions(backtesting, strategy, settings),
         refused_stakes=len(refused),
     )
 
@@ -295,12 +309,20 @@ def _pair_backtest(
     *,
     config: Mapping[str, Any],
     provider: DataProvider,
+    strategy: IStrategy,
 ) -> PairBacktest:
     probabilities = predicted[list(columns.PROBABILITIES)].to_numpy(dtype=np.float64, na_value=0.0)
     is_predicted = (predicted["do_predict"].to_numpy() == 1) & (probabilities.sum(axis=1) > 0.0)
     return PairBacktest(
         market=traded_market(
-            frame, traded, is_predicted, pair, settings, config=config, provider=provider
+            frame,
+            traded,
+            is_predicted,
+            pair,
+            settings,
+            config=config,
+            provider=provider,
+            strategy=strategy,
         ),
         probabilities=np.where(is_predicted[:, None], probabilities, _NEUTRAL)[traded],
         is_predicted=is_predicted[traded],
@@ -313,13 +335,15 @@ def _decide_of(strategy: IStrategy, pair: str) -> Decide:
     return partial(strategy.freqai.decisions.probabilities, pair)
 
 
-def _conditions(backtesting: Backtesting, strategy: IStrategy) -> tuple[str, ...]:
+def _conditions(
+    backtesting: Backtesting, strategy: IStrategy, settings: Settings
+) -> tuple[str, ...]:
     config = backtesting.config
     return (
         "protections off",
         f"max_open_trades {strategy.max_open_trades:g}",
         f"wallet {_wallet(config)} {config['stake_currency']}",
-        f"entry {trade_rules(config, strategy).entry}",
+        f"entry {settings.rules.entry}",
         f"fee {backtesting.fee:.3%}",
     )
 

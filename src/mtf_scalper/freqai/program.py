@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
-import os
-import signal
 import sys
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from freqtrade.enums import RunMode
 
-from mtf_scalper.records.manifest import is_alive
+from mtf_scalper.lifetimes import end_with_parent
 
 __all__ = ["KINDS", "Fate", "end_with_parent", "kind_of_program"]
 
 KINDS = {RunMode.BACKTEST: "backtest", RunMode.DRY_RUN: "dry-run", RunMode.LIVE: "live"}
 """What a program's record is called."""
 _COMMANDS = ("backtesting", "trade")
-_WATCH_SECONDS = 1.0
-_STOP_SECONDS = 15.0
 
 
 def kind_of_program(runmode: RunMode, arguments: Sequence[str] | None = None) -> str | None:
@@ -77,18 +70,3 @@ class Fate(logging.Handler):
         if error is None or (isinstance(error, KeyboardInterrupt) and kind != "backtest"):
             return None
         return str(error).partition("\n")[0] or type(error).__name__
-
-
-def end_with_parent(parent: Mapping[str, Any]) -> None:
-    """Interrupt this program when the one that records it has gone; nobody else would end it."""
-
-    def watch() -> None:
-        pause = threading.Event()
-        while is_alive(int(parent["pid"]), float(parent["started"])):
-            pause.wait(_WATCH_SECONDS)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as background jobs have it
-            _thread.interrupt_main()
-            pause.wait(_STOP_SECONDS)
-        os._exit(1)  # it ignores interrupts, or waits for something that never comes
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -15,9 +15,12 @@ from freqtrade.resolvers import StrategyResolver
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.freqai.config import read_settings, trade_rules
+from mtf_scalper.freqai.leverage import has_own_leverage
 from mtf_scalper.freqai.loading import load_configuration
+from mtf_scalper.freqai.offline import OfflineExchange
 from mtf_scalper.freqai.strategy import HybridStrategy
-from mtf_scalper.market.recorded import FEE_RATE
+from mtf_scalper.freqai.trading_options import Use
+from mtf_scalper.market.datafiles import FORMATS
 from mtf_scalper.market.timeframes import check_multiples
 
 __all__ = ["read_recipe"]
@@ -76,16 +79,22 @@ def read_recipe(
             f"{strategy_name}: has features of its own, which the Python API does not make; "
             "backtest it with freqtrade, or evaluate the shipped strategy"
         )
+    if has_own_leverage(strategy):
+        raise SettingsError(
+            f"{strategy_name}: has a leverage() of its own, which the Python API does not ask; "
+            "backtest it with freqtrade, or evaluate the shipped strategy"
+        )
     return _recipe(config, strategy)
 
 
-def _recipe(config: Mapping[str, Any], strategy: HybridStrategy) -> Recipe:
+def _recipe(config: dict[str, Any], strategy: HybridStrategy) -> Recipe:
     freqai = config["freqai"]
     features = freqai["feature_parameters"]
     _refuse_other_features(features)
     base, included = str(config["timeframe"]), tuple(features["include_timeframes"])
     check_multiples(base, included)
-    settings = read_settings(config, trade_rules(config, strategy))
+    settings = read_settings(config, trade_rules(config, strategy, Use.EVALUATION))
+    exchange = OfflineExchange(config)
     test_size = freqai.get("data_split_parameters", {}).get("test_size", 0.1)
     return Recipe(
         settings=settings.changed(validation_share=test_size),
@@ -93,7 +102,7 @@ def _recipe(config: Mapping[str, Any], strategy: HybridStrategy) -> Recipe:
         thresholds=strategy._thresholds(),
         max_leverage=float(strategy.max_leverage),
         exit_threshold=float(strategy.exit_confidence.value),
-        fee_rate=FEE_RATE if config.get("fee") is None else float(config["fee"]),
+        fee_rate=exchange.fee_rate,
         timeframes=included,
         periods=tuple(features["indicator_periods_candles"]),
         timeframe=base,
@@ -101,7 +110,17 @@ def _recipe(config: Mapping[str, Any], strategy: HybridStrategy) -> Recipe:
         startup_candles=max(
             int(strategy.startup_candle_count), *features["indicator_periods_candles"]
         ),
+        terms=exchange.pair_terms,
+        data_format=_data_format(config),
     )
+
+
+def _data_format(config: Mapping[str, Any]) -> str | None:
+    """Return the configured format of candle files; the shipped one leaves others a chance."""
+    data_format = config.get("dataformat_ohlcv", "feather")
+    if data_format not in FORMATS:
+        raise SettingsError(f"dataformat_ohlcv: {data_format!r} is not one of {', '.join(FORMATS)}")
+    return None if data_format == "feather" else str(data_format)
 
 
 def _refuse_other_features(features: Mapping[str, Any]) -> None:

@@ -37,6 +37,7 @@ from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import PROBABILITIES, Run
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
 from mtf_scalper.runs.judgment import Judged
+from mtf_scalper.runs.left_out import LEFT_OUT, left_out_note
 from mtf_scalper.runs.recording import judge_into, verdict_checks
 from mtf_scalper.runs.verdict import verdict_sentence
 from mtf_scalper.settings import Settings
@@ -88,6 +89,8 @@ class ProgramRecord:
         self._settings = Settings()
         self._markets: dict[str, Market] = {}
         self._not_judged: str | None = None
+        self._pairs: Sequence[str] = ()
+        self._left_out: dict[str, str] = {}
 
     @classmethod
     def begin(
@@ -106,7 +109,7 @@ class ProgramRecord:
             pairs = provider.current_whitelist()
             record = RunRecord(Path(told)) if told else _begin(config, settings, pairs, kind)
             found = cls(record, kind, is_own=not told, config=config)
-            found._settings = settings
+            found._settings, found._pairs = settings, pairs
             found._start(settings)
         except (OSError, RecordError) as error:
             logger.warning("this run leaves no record: %s", error)
@@ -223,6 +226,11 @@ class ProgramRecord:
             record.append_trades(_row(trade, self._settings.random_state) for trade in fresh)
             self._profits |= {trade.id: float(trade.close_profit or 0.0) for trade in fresh}
 
+    def left_out(self, pair: str, reason: str) -> None:
+        """Note that the run goes on without a pair, and what the pair lacks."""
+        self._left_out[pair] = reason
+        self.event(LEFT_OUT, pair=pair, reason=reason)
+
     def failed(self, error: str) -> None:
         """Note why the program is about to end."""
         self._failure = error
@@ -252,7 +260,9 @@ class ProgramRecord:
             if problem:
                 record.fail(problem)
             else:
-                record.finish(self._judged(record) or self._verdict(), self._results())
+                verdict = self._judged(record) or self._verdict()
+                note = left_out_note(self._left_out, self._pairs)
+                record.finish(f"{verdict}{note}", self._results())
 
     def _judged(self, record: RunRecord) -> str | None:
         """Set a backtest beside the baselines; return the verdict, None where that cannot be."""
@@ -267,7 +277,8 @@ class ProgramRecord:
                 record.write_json("checks", [check.as_dict() for check in checks])
                 verdict = verdict_sentence(judged)
                 level = logging.INFO if isinstance(judged, Judged) else logging.WARNING
-                logger.log(level, "%s", verdict)
+                note = left_out_note(self._left_out, self._pairs)
+                logger.log(level, "%s%s", verdict, note)
                 logger.info("more of it: mtf-scalper report %s", record.run_id)
                 return verdict
             except Exception as error:  # whatever it was, the backtest itself has succeeded

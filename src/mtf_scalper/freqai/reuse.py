@@ -10,7 +10,6 @@ compared by ``config.check_identifier``.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from freqtrade.enums import CandleType
 from pandas import DataFrame, Timestamp
 
 from mtf_scalper.errors import MarketError, SettingsError
+from mtf_scalper.market.names import feature_difference
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.telemetry import EVENTS_FILE, EventLog, read_events
 
@@ -170,26 +170,7 @@ def check_features(trained: Sequence[str] | None, given: Sequence[str], pair: st
     if trained is None:
         problem = "the features that the model was trained on are not known"
     else:
-        problem = _difference(trained, given)
+        problem = feature_difference(trained, given)
     raise MarketError(
         f"{pair}: {problem}; restore the strategy's features, or train under a new identifier"
     )
-
-
-def _difference(trained: Sequence[str], given: Sequence[str]) -> str:
-    """Name the first feature in which two lists that differ do so."""
-    missing = list((Counter(trained) - Counter(given)).elements())
-    unknown = list((Counter(given) - Counter(trained)).elements())
-    parts = []
-    if missing:
-        parts.append(f"{missing[0]!r} of the model's training is missing")
-    if unknown:
-        parts.append(f"{unknown[0]!r} is not known to the model")
-    if parts:
-        return (
-            f"feature {', '.join(parts)} ({len(missing)} missing, {len(unknown)} unknown, "
-            f"{len(trained)} trained)"
-        )
-    now = next(i for i, names in enumerate(zip(given, trained, strict=True)) if len({*names}) > 1)
-    then = list(trained).index(given[now])
-    return f"feature {given[now]!r} is number {now + 1}, in the model's training {then + 1}"

@@ -26,6 +26,7 @@ from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.config import read_settings, trade_rules
 from mtf_scalper.freqai.rule_frames import included_timeframes, log_added, longer_candles, plots
+from mtf_scalper.freqai.terms import exchange_option
 from mtf_scalper.market import features
 from mtf_scalper.market.signals import (
     ENTRY_TIMEFRAMES,
@@ -183,11 +184,13 @@ class HybridStrategy(IStrategy):
         """Ask for funding rates and mark prices, which training charges."""
         if self.dp is None or self.config.get("trading_mode") != "futures":
             return []
-        return [
-            (pair, "1h", kind)
-            for pair in self.dp.current_whitelist()
-            for kind in ("mark", "funding_rate")
-        ]
+        exchange = self.dp._exchange  # freqtrade offers no public way to it
+        marks = exchange_option(exchange, "mark_ohlcv_price", "mark")
+        sources = (
+            (exchange_option(exchange, "mark_ohlcv_timeframe", "1h"), marks),
+            (exchange_option(exchange, "funding_fee_timeframe", "1h"), "funding_rate"),
+        )
+        return [(pair, *source) for pair in self.dp.current_whitelist() for source in sources]
 
     def feature_engineering_expand_all(
         self, dataframe: DataFrame, period: int, metadata: dict[str, Any], **kwargs: Any
@@ -213,6 +216,7 @@ class HybridStrategy(IStrategy):
         extra[columns.LEVERAGE] = pd.Series(
             leverage_for(indicators, self.max_leverage), index=dataframe.index
         )
+        extra[columns.ATR_PCT] = indicators[f"atr_pct_{self._timeframes[0]}"]
         frame = features.standard(dataframe)
         return pd.concat([frame, DataFrame(extra)], axis=1)
 
@@ -226,7 +230,10 @@ class HybridStrategy(IStrategy):
     def populate_indicators(self, dataframe: DataFrame, metadata: dict[str, Any]) -> DataFrame:
         """Let FreqAI train and predict, then add the indicators of the entry rule."""
         dataframe = self.freqai.start(dataframe, metadata, self)
-        training_only = [columns.ENTRY_LONG, columns.ENTRY_SHORT, columns.LEVERAGE]
+        training_only = [
+            *(columns.ENTRY_LONG, columns.ENTRY_SHORT),
+            *(columns.LEVERAGE, columns.ATR_PCT),
+        ]
         dataframe = dataframe.drop(columns=training_only, errors="ignore")
         indicators = self._indicators(dataframe, metadata["pair"])
         leverage = pd.Series(leverage_for(indicators, self.max_leverage), index=dataframe.index)

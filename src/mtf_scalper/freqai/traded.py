@@ -7,6 +7,7 @@ leverage are what the backtester charges, finds and uses.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,14 @@ from mtf_scalper.freqai.windows import build_market
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 
-__all__ = ["check_pairs", "market_of_program", "traded_market", "traded_markets", "traded_rows"]
+__all__ = [
+    "check_pairs",
+    "market_of_program",
+    "traded_market",
+    "traded_markets",
+    "traded_rows",
+    "with_early_ends",
+]
 
 
 def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Settings]:
@@ -51,7 +59,7 @@ def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Setting
     data, timerange = backtesting.load_bt_data()
     check_pairs(config, data)
     settings = read_settings(config, trade_rules(config, strategy))
-    provider = DataProvider(config, backtesting.exchange)
+    provider = DataProvider(config, backtesting.exchange, backtesting.pairlists)
     strategy.dp = provider  # as the backtest gives it one before it asks for indicators
     markets = {}
     for pair, candles in data.items():
@@ -64,8 +72,21 @@ def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Setting
             settings,
             config=config,
             provider=provider,
+            strategy=strategy,
         )
-    return markets, settings
+    return with_early_ends(markets), settings
+
+
+def with_early_ends(markets: Mapping[str, Market]) -> dict[str, Market]:
+    """Return the markets of one backtest, those marked that end before the last of them does."""
+    ends = {pair: market.dates[-1] for pair, market in markets.items() if market.dates is not None}
+    last = max(ends.values(), default=None)
+    return {
+        pair: replace(market, ends_early=True, report_gaps=False)
+        if last is not None and pair in ends and ends[pair] < last
+        else market
+        for pair, market in markets.items()
+    }
 
 
 def market_of_program(
@@ -94,17 +115,26 @@ def market_of_program(
         If signals are missing, or the timerange is open.
     """
     frame = strategy.feature_engineering_standard(candles.reset_index(drop=True), {"pair": pair})
-    first = int(frame["date"].searchsorted(bounded_timerange(config).startdt))
-    return traded_market(
+    period = bounded_timerange(config)
+    first = int(frame["date"].searchsorted(period.startdt))
+    # That of the strategy serves candles up to the one that is traded.
+    provider = DataProvider(dict(config), strategy.dp._exchange, strategy.dp._pairlists)
+    market = traded_market(
         frame,
         slice(first, len(frame)),
         is_predicted(config, frame["date"]).to_numpy(dtype=np.bool_),
         pair,
         settings,
         config=config,
-        # That of the strategy serves candles up to the one that is traded.
-        provider=DataProvider(dict(config), strategy.dp._exchange),
+        provider=provider,
+        strategy=strategy,
     )
+    last = frame["date"].iloc[-1]
+    timeframe, pairs = str(config["timeframe"]), strategy.dp.current_whitelist()
+    others = (provider.historic_ohlcv(other, timeframe)["date"] for other in pairs)
+    if last >= period.stopdt or not any(len(dates) and dates.iloc[-1] > last for dates in others):
+        return market
+    return replace(market, ends_early=True, report_gaps=False)
 
 
 def check_pairs(config: Mapping[str, Any], data: Mapping[str, pd.DataFrame]) -> None:
@@ -143,6 +173,7 @@ def traded_market(
     *,
     config: Mapping[str, Any],
     provider: DataProvider,
+    strategy: IStrategy | None = None,
 ) -> Market:
     """Return the candles that the backtest trades.
 
@@ -157,11 +188,24 @@ def traded_market(
     settings : Settings
     config : mapping
     provider : DataProvider
+    strategy : IStrategy, optional
     """
     for name in {columns.ENTRY_LONG, columns.ENTRY_SHORT} & set(frame.columns):
         frame[name] = frame[name].to_numpy(dtype=np.bool_) & predicted
     # Of the whole frame: the backtester finds price steps from the warm-up's candles too. Features
     # there have to be, but nothing looks at them.
     features = frame[["close"]]
-    market = build_market(features, frame, pair, settings, config=config, provider=provider)
+    first, last = (
+        int(frame["date"].iloc[row].timestamp()) for row in (traded.start, traded.stop - 1)
+    )
+    market = build_market(
+        features,
+        frame,
+        pair,
+        settings,
+        config=config,
+        provider=provider,
+        strategy=strategy,
+        backtested=TimeRange("date", "date", first, last),
+    )
     return market.slice(traded.start, traded.stop)

@@ -8,16 +8,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from freqtrade.configuration import TimeRange
 from freqtrade.data.btanalysis import get_tick_size_over_time
 from freqtrade.data.dataprovider import DataProvider
+from freqtrade.data.history import load_pair_history
 from freqtrade.enums import CandleType
-from freqtrade.exchange import Exchange, timeframe_to_minutes
+from freqtrade.exchange import timeframe_to_minutes
+from freqtrade.strategy import IStrategy
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MarketError
-from mtf_scalper.freqai import columns
+from mtf_scalper.errors import MarketError, UntrainableError
+from mtf_scalper.freqai import columns, terms
+from mtf_scalper.freqai.leverage import has_own_stakes, leverage_of
 from mtf_scalper.market.candles import check_candles
+from mtf_scalper.market.funding import Funding, funding_notice, funding_of, no_funding
 from mtf_scalper.market.market import PRICES, Market, bad_rows, gap_notice
+from mtf_scalper.market.problems import jump_notice
+from mtf_scalper.market.recorded import stakes_for
 from mtf_scalper.settings import EntryMode, Settings
 
 __all__ = [
@@ -25,6 +32,7 @@ __all__ = [
     "check_raw_prices",
     "check_window",
     "fee_rate",
+    "funding_due",
     "funding_per_unit",
     "log_gaps",
 ]
@@ -44,7 +52,7 @@ def check_window(frame: pd.DataFrame, features: list[str], pair: str, settings: 
         Names the pair, the window, the column and the first date.
     """
     if frame.empty:
-        raise MarketError(f"{pair}: the training window has no candles; download more data")
+        raise UntrainableError(f"{pair}: the training window has no candles; download more data")
     check_candles(frame, pair)
     where = f"{pair}, window {frame['date'].iloc[0]:%Y-%m-%d} to {frame['date'].iloc[-1]:%Y-%m-%d}"
     check_raw_prices(frame, where)
@@ -61,13 +69,13 @@ def check_window(frame: pd.DataFrame, features: list[str], pair: str, settings: 
         raise MarketError(f"{where}: {bad_rows(features[column], problem, bad[:, column], dates)}")
     needed = 2 * (settings.window_size + 2)
     if len(frame) - warm_up < needed:
-        raise MarketError(
+        raise UntrainableError(
             f"{where}: {len(frame) - warm_up} usable candles are too few, at least {needed} are "
             "needed; raise train_period_days or download earlier data"
         )
     closes = frame["close"].to_numpy(dtype=np.float64)
     if closes.min() == closes.max():
-        raise MarketError(f"{where}: column 'close' is constant ({closes[0]})")
+        raise UntrainableError(f"{where}: column 'close' is constant ({closes[0]})")
 
 
 def check_raw_prices(frame: pd.DataFrame, where: str) -> None:
@@ -81,15 +89,17 @@ def check_raw_prices(frame: pd.DataFrame, where: str) -> None:
 
 
 def log_gaps(window: pd.DataFrame, pair: str, timeframe: str) -> None:
-    """Log how many candles a training window misses, if any.
+    """Log how many candles a training window misses, and prices that jump as none does.
 
     freqtrade has filled what was missing on disk or at the exchange; the strategy may drop rows,
     and a bot that was stopped for long leaves a gap behind.
     """
     dates = window["date"].to_numpy(dtype="datetime64[ns]")
-    notice = gap_notice(dates, timeframe_to_minutes(timeframe))
-    if notice is not None:
-        logger.warning("%s: %s", pair, notice)
+    prices = window[list(PRICES)].to_numpy(dtype=np.float64)
+    minutes = timeframe_to_minutes(timeframe)
+    for notice in (jump_notice(prices, dates), gap_notice(dates, minutes)):
+        if notice is not None:
+            logger.warning("%s: %s", pair, notice)
 
 
 def build_market(
@@ -100,6 +110,8 @@ def build_market(
     *,
     config: Mapping[str, Any],
     provider: DataProvider,
+    strategy: IStrategy | None = None,
+    backtested: TimeRange | None = None,
 ) -> Market:
     """Return the market of the rows of ``features``, with the prices and signals of ``window``.
 
@@ -109,11 +121,20 @@ def build_market(
         What the network sees; its index selects the rows of ``window``.
     window : DataFrame
         The strategy's frame: candles, entry signals, leverage.
+    pair : str
+    settings : Settings
+    config : mapping
+    provider : DataProvider
+    strategy : IStrategy, optional
+        Whose ``leverage()`` is asked if it is not the shipped one.
+    backtested : TimeRange, optional
+        What a backtest loads funding of; by default what the provider knows.
 
     Raises
     ------
     MarketError
-        Where a signal is missing, and whatever ``Market`` refuses.
+        Where a signal is missing, where freqtrade refuses the stake or the strategy's leverage
+        cannot be known, and whatever ``Market`` refuses.
     """
     rows = window.loc[features.index]
     missing = [c for c in (columns.ENTRY_LONG, columns.ENTRY_SHORT) if c not in rows.columns]
@@ -122,17 +143,25 @@ def build_market(
             f"{pair}: column {missing[0]!r} is missing, which entry={settings.rules.entry} needs; "
             'set it in the strategy, or set freqai.rl_config.entry to "any"'
         )
-    dates = rows["date"]
+    exchange = provider._exchange  # freqtrade offers strategies no public way to it
+    leverage = leverage_of(strategy, rows, window, pair, settings.rules, config, exchange)
+    stakes = _stakes(rows, leverage, strategy, config)
+    long_at, short_at = terms.liquidation_multiples(config, exchange, pair, leverage, stakes)
+    dates = rows["date"].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
+    funding = funding_due(dates, pair, provider, backtested)
     return Market(
         features=features.to_numpy(dtype=np.float32),
         ohlc=rows[list(PRICES)].to_numpy(dtype=np.float64),
         entry_long=_column(rows, columns.ENTRY_LONG, False).astype(np.bool_),
         entry_short=_column(rows, columns.ENTRY_SHORT, False).astype(np.bool_),
-        leverage=_column(rows, columns.LEVERAGE, 1.0).astype(np.float64),
+        leverage=leverage,
         fee_rate=fee_rate(config, provider, pair),
-        funding=funding_per_unit(dates, pair, provider),
-        tick_size=_tick_sizes(rows),
-        dates=dates.dt.tz_localize(None).to_numpy(dtype="datetime64[ns]"),
+        funding=funding.at_open,
+        funding_between=funding.between,
+        tick_size=_tick_sizes(rows, terms.price_step(exchange, pair)),
+        liquidation_long=long_at,
+        liquidation_short=short_at,
+        dates=dates,
         timeframe_minutes=timeframe_to_minutes(str(config["timeframe"])),
         pair=pair,
         feature_names=tuple(features.columns),
@@ -141,48 +170,89 @@ def build_market(
 
 
 def fee_rate(config: Mapping[str, Any], provider: DataProvider, pair: str) -> float:
-    """Return the fee that freqtrade's backtester charges: configured, or the exchange's worst."""
-    if config.get("fee") is not None:
-        return float(config["fee"])
-    exchange = provider._exchange  # freqtrade offers strategies no public way to it
-    if exchange is None:
-        raise MarketError(f"{pair}: no exchange to ask for its fee; set 'fee' in the configuration")
-    fees = (exchange.get_fee(symbol=pair, taker_or_maker=kind) for kind in ("taker", "maker"))
-    return float(max(fee for fee in fees if fee is not None))
+    """Return the fee that freqtrade charges on a pair; see ``terms.fee_rate``."""
+    pairlists = getattr(provider, "_pairlists", None)
+    first = pairlists.whitelist[0] if pairlists is not None and pairlists.whitelist else None
+    return terms.fee_rate(config, provider._exchange, pair, first=first)
 
 
 def funding_per_unit(dates: pd.Series, pair: str, provider: DataProvider) -> NDArray[np.float64]:
-    """Return the funding due at each candle's open, in quote currency per unit of base currency.
+    """Return the funding due at each candle's open, in quote currency per unit of base currency."""
+    opens = dates.dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
+    return funding_due(opens, pair, provider).at_open
 
-    Rate times mark price where both are known for that time, as freqtrade computes it; 0 in spot
-    trading. Where candles of the window lie outside the known funding, the log says so.
+
+def funding_due(
+    dates: NDArray[np.datetime64],
+    pair: str,
+    provider: DataProvider,
+    backtested: TimeRange | None = None,
+) -> Funding:
+    """Return the funding due to a pair's trades, as freqtrade computes it; none in spot trading.
+
+    Where candles lie outside the known funding, the log says so.
+
+    Parameters
+    ----------
+    dates : ndarray of datetime64[ns], shape (T,)
+    pair : str
+    provider : DataProvider
+    backtested : TimeRange, optional
+        A backtest loads rates and marks of its own period alone, which matters where
+        ``futures_funding_rate`` stands for rates before the first.
     """
-    due = np.zeros(len(dates))
     exchange = provider._exchange
     if exchange is None or exchange.trading_mode != "futures":
-        return due
-    rates = provider.get_pair_dataframe(
-        pair, exchange.get_option("funding_fee_timeframe"), CandleType.FUNDING_RATE
-    )
-    marks = provider.get_pair_dataframe(
-        pair, exchange.get_option("mark_ohlcv_timeframe"), CandleType.MARK
-    )
-    if rates.empty or marks.empty:
-        logger.warning("%s: no funding rates or mark prices; funding counts as 0 in training", pair)
-        return due
-    fallback = provider._config.get("futures_funding_rate")
-    known = Exchange.combine_funding_and_mark(rates.copy(), marks.copy(), fallback)
-    if known["date"].iloc[0] > dates.iloc[0] + pd.Timedelta(hours=8):
-        logger.warning(
-            "%s: funding is known from %s on, it counts as 0 in training before",
-            pair,
-            known["date"].iloc[0],
+        return no_funding(len(dates))
+    mark_kind = terms.exchange_option(exchange, "mark_ohlcv_price", CandleType.MARK)
+    rates, marks = (
+        _known_frame(provider, pair, exchange.get_option(option), kind, backtested)
+        for option, kind in (
+            ("funding_fee_timeframe", CandleType.FUNDING_RATE),
+            ("mark_ohlcv_timeframe", CandleType.from_string(mark_kind)),
         )
-    per_unit = (known["open_fund"] * known["open_mark"]).to_numpy(dtype=np.float64)
-    by_date = pd.Series(per_unit, index=known["date"])
-    by_date = by_date[~by_date.index.duplicated()]
-    due[:] = by_date.reindex(dates).fillna(0.0).to_numpy(dtype=np.float64)
-    return due
+    )
+    fallback = provider._config.get("futures_funding_rate")
+    if marks.empty or (rates.empty and fallback is None):
+        logger.warning("%s: no funding rates or mark prices; funding counts as 0 in training", pair)
+        return no_funding(len(dates))
+    found = funding_of(dates, rates, marks, pair=pair, fallback=fallback)
+    notice = None if backtested is not None else funding_notice(found, dates)
+    if notice is not None:
+        logger.warning("%s: %s in training", pair, notice)
+    return found
+
+
+def _known_frame(
+    provider: DataProvider, pair: str, timeframe: str, kind: CandleType, period: TimeRange | None
+) -> pd.DataFrame:
+    found: pd.DataFrame
+    if period is None:
+        found = provider.get_pair_dataframe(pair, timeframe, kind)
+        return found
+    config = provider._config
+    found = load_pair_history(
+        pair,
+        timeframe,
+        config["datadir"],
+        timerange=period,
+        data_format=config["dataformat_ohlcv"],
+        candle_type=kind,
+    )
+    return found
+
+
+def _stakes(
+    rows: pd.DataFrame,
+    leverage: NDArray[np.float64],
+    strategy: IStrategy | None,
+    config: Mapping[str, Any],
+) -> NDArray[np.float64]:
+    """Return what the strategy stakes at each row, or what freqtrade proposes to it."""
+    if columns.ATR_PCT not in rows.columns or (strategy is not None and has_own_stakes(strategy)):
+        return np.full(len(rows), terms.starting_stake(config, strategy))
+    atr_pct = rows[columns.ATR_PCT].to_numpy(dtype=np.float64)
+    return stakes_for(atr_pct, leverage, terms.stake_equity(config))
 
 
 def _column(rows: pd.DataFrame, name: str, default: Any) -> NDArray[Any]:
@@ -191,9 +261,10 @@ def _column(rows: pd.DataFrame, name: str, default: Any) -> NDArray[Any]:
     return np.full(len(rows), default)
 
 
-def _tick_sizes(rows: pd.DataFrame) -> NDArray[np.float64]:
+def _tick_sizes(rows: pd.DataFrame, exchange_step: float) -> NDArray[np.float64]:
     """Return the price step at each row as freqtrade's backtester finds it from the candles."""
     monthly = get_tick_size_over_time(rows[["date", *PRICES]].copy())
-    # A month of whole numbers tells nothing; the backtester looks further back.
-    steps = monthly.ffill().reindex(rows["date"], method="ffill").fillna(0.0)
+    # A month of whole numbers tells nothing; the backtester looks further back, and at the
+    # exchange where there is nothing.
+    steps = monthly.ffill().reindex(rows["date"], method="ffill").fillna(exchange_step)
     return np.asarray(steps, dtype=np.float64)

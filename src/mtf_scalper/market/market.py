@@ -9,7 +9,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MarketError
+from mtf_scalper.errors import MarketError, UntrainableError
+from mtf_scalper.market.arrays import (
+    one_number,
+    read_mask,
+    read_numbers,
+    read_prices,
+    shared_dates,
+)
+from mtf_scalper.market.dates import read_dates
+from mtf_scalper.market.names import names_of
+from mtf_scalper.market.problems import (
+    PRICES,
+    Dates,
+    bad_rows,
+    date_problem,
+    gap_notice,
+    jump_notice,
+    price_problem,
+    step_problem,
+)
 
 __all__ = [
     "CLOSE",
@@ -28,12 +47,12 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 OPEN, HIGH, LOW, CLOSE = range(4)
-PRICES = ("open", "high", "low", "close")
 LIQUIDATIONS = ("liquidation_long", "liquidation_short")
 _MOST_LIQUIDATION = 10.0
 """No margin carries a short trade farther; a price in quote currency mostly lies beyond it."""
 
-Dates = NDArray[np.datetime64]
+_MASKS = ("entry_long", "entry_short")
+_CONDITIONS = ("leverage", "funding", "funding_between", "tick_size")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,12 +68,17 @@ class Market:
     entry_long, entry_short : ndarray of bool, shape (T,)
         Where the classic rule proposes an entry at the close of row ``t``. Default: nowhere.
     fee_rate : float
-        Fee per side as a share of the traded value (0.0005 is 0.05%).
+        Fee per side as a share of the traded value (0.0005 is 0.05%); one for all rows, as
+        freqtrade has it.
     leverage : ndarray of float64, shape (T,)
         Leverage of a trade decided at row ``t``, at least 1. A scalar is spread over all rows.
     funding : ndarray of float64, shape (T,)
         Funding due at the open of row ``t``, in quote currency per unit of the base currency held
         (rate times mark price); longs pay it when it is positive and shorts receive it.
+    funding_between : ndarray of float64, shape (T,)
+        Funding due after the open of row ``t - 1`` and before that of row ``t``, where candles are
+        longer than the time between settlements or some are missing; a trade that opens at row
+        ``t`` has no part in it. Default: none.
     tick_size : ndarray of float64, shape (T,)
         Price step of the exchange at each row; 0 leaves prices unrounded.
     liquidation_long, liquidation_short : ndarray of float64, shape (T,)
@@ -62,11 +86,12 @@ class Market:
         as a multiple of the rate at which it opens; 0 where it is never liquidated, NaN (the
         default) where ``TradeRules.maintenance_margin_rate`` and the leverage say it.
     dates : ndarray of datetime64[ns], shape (T,), optional
-        Candle open times, strictly increasing. Missing candles are accepted: the rows around a gap
-        count as neighbours, and one line of the log names the pair, their number and the longest
-        gap.
+        Candle open times in UTC, strictly increasing; see ``dates.read_dates`` for what is taken.
+        Where none are given, an index of dates that Series or DataFrames have is taken. Missing
+        candles are accepted: the rows around a gap count as neighbours, and one line of the log
+        names the pair, their number and the longest gap.
     timeframe_minutes : int
-        Length of a candle.
+        Length of a candle; dates that lie another length apart are refused.
     ends_early : bool
         Whether a backtest that goes on with other pairs ends after the last row. freqtrade enters
         at the last candle of such a pair, and leaves at the same open where nothing inside that
@@ -74,9 +99,14 @@ class Market:
     pair : str
         Name used in messages and trades.
     feature_names : tuple of str
-        Names of the columns of ``features``.
+        Names of the columns of ``features``; a DataFrame brings its own. They are compared wherever
+        a policy meets a market, so that columns that moved are no silent matter.
     report_gaps : bool
-        Whether to log missing candles; off for a part of candles whose gaps have been reported.
+        Whether to log missing candles and prices that jump as none does, and to compare the dates
+        with the timeframe; off for a part of candles of which that is done.
+
+    ``features``, ``ohlc`` and the rest are taken as arrays, lists, tensors, Series or DataFrames;
+    in a DataFrame the prices are found by the names of its columns. What is no number is refused.
 
     Raises
     ------
@@ -92,6 +122,7 @@ class Market:
     fee_rate: float = 0.0005
     leverage: NDArray[np.float64] = field(default_factory=lambda: np.array(1.0))
     funding: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
+    funding_between: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
     tick_size: NDArray[np.float64] = field(default_factory=lambda: np.array(0.0))
     liquidation_long: NDArray[np.float64] = field(default_factory=lambda: np.array(np.nan))
     liquidation_short: NDArray[np.float64] = field(default_factory=lambda: np.array(np.nan))
@@ -104,36 +135,64 @@ class Market:
 
     def __post_init__(self, report_gaps: bool) -> None:
         """Bring every array into its shape and type, then check it."""
-        # Copies: what was checked stays as it was, and the caller's arrays stay writable.
-        with np.errstate(over="ignore"):  # too large for float32 becomes inf and is reported
-            features = np.array(self.features, dtype=np.float32, order="C")
-        ohlc = np.array(self.ohlc, dtype=np.float64, order="C")
-        if features.ndim != 2 or features.shape[1] == 0:
-            self._fail(f"features must have shape (T, F) with F >= 1, got {features.shape}")
-        n_candles = len(features)
-        if ohlc.shape != (n_candles, 4):
-            self._fail(f"ohlc must have shape ({n_candles}, 4) as features has, got {ohlc.shape}")
-        if n_candles < 3:
-            self._fail(f"needs at least 3 candles, got {n_candles}")
-        names = tuple(self.feature_names) or tuple(f"feature_{i}" for i in range(features.shape[1]))
-        if len(names) != features.shape[1]:
-            self._fail(f"{len(names)} feature_names for {features.shape[1]} features")
-        values: dict[str, Any] = {"features": features, "ohlc": ohlc, "feature_names": names}
-        for name in ("entry_long", "entry_short"):
-            values[name] = self._entry_mask(name, n_candles)
-        for name in ("leverage", "funding", "tick_size", *LIQUIDATIONS):
-            values[name] = _spread(np.asarray(getattr(self, name), dtype=np.float64), n_candles)
-        if self.dates is not None:
-            values["dates"] = np.array(self.dates, dtype="datetime64[ns]")
+        try:
+            values = self._read()
+        except MarketError as error:
+            raise MarketError(f"{self.pair}: {error}") from None
         for name, value in values.items():
             object.__setattr__(self, name, value)
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
         self._check()
-        if report_gaps and self.dates is not None:
-            notice = gap_notice(self.dates, self.timeframe_minutes)
+        if not report_gaps:
+            return
+        notices = [jump_notice(self.ohlc, self.dates)]
+        if self.dates is not None:
+            self._refuse(step_problem(self.dates, self.timeframe_minutes))
+            notices.append(gap_notice(self.dates, self.timeframe_minutes))
+        for notice in notices:
             if notice is not None:
                 logger.warning("%s: %s", self.pair, notice)
+
+    def _read(self) -> dict[str, Any]:
+        """Return all fields as they are kept. Copies: the caller's arrays stay writable."""
+        given = read_numbers("features", self.features, takes_booleans=True)
+        with np.errstate(over="ignore"):  # too large for float32 becomes inf and is reported
+            features = np.array(given, dtype=np.float32, order="C")
+        ohlc = read_prices(self.ohlc)
+        if features.ndim != 2 or features.shape[1] == 0:
+            raise MarketError(f"features must have shape (T, F) with F >= 1, got {features.shape}")
+        n_candles = len(features)
+        if ohlc.shape != (n_candles, 4):
+            wanted = f"({n_candles}, 4) as features has"
+            raise MarketError(f"ohlc must have shape {wanted}, got {ohlc.shape}")
+        if n_candles < 3:
+            raise MarketError(f"needs at least 3 candles, got {n_candles}")
+        values: dict[str, Any] = {"features": features, "ohlc": ohlc}
+        values["feature_names"] = names_of(self.features, self.feature_names, features.shape[1])
+        for name in _MASKS:
+            mask = read_mask(name, getattr(self, name))
+            values[name] = mask if mask.size else np.zeros(n_candles, dtype=np.bool_)
+        for name in (*_CONDITIONS, *LIQUIDATIONS):
+            condition = np.asarray(read_numbers(name, getattr(self, name)), dtype=np.float64)
+            values[name] = _spread(condition, n_candles)
+        values["fee_rate"] = one_number("fee_rate", self.fee_rate)
+        values["timeframe_minutes"] = _whole_minutes(self.timeframe_minutes)
+        values["dates"] = self._read_dates(n_candles)
+        return values
+
+    def _read_dates(self, n_candles: int) -> Dates | None:
+        """Return the dates that are given, or that the rows are indexed by."""
+        names = ("features", "ohlc", *_MASKS, *_CONDITIONS, *LIQUIDATIONS)
+        index = shared_dates({name: getattr(self, name) for name in names})
+        dates = None if self.dates is None else read_dates(self.dates, n_candles)
+        if index is None:
+            return dates
+        found = read_dates(index, n_candles, "the index's dates")
+        if dates is not None and (found != dates).any():
+            row = int(np.argmax(found != dates))
+            raise MarketError(f"dates differ from the index at row {row}")
+        return found
 
     def __len__(self) -> int:
         """Return the number of candles T."""
@@ -155,6 +214,7 @@ class Market:
             fee_rate=self.fee_rate,
             leverage=self.leverage[rows],
             funding=self.funding[rows],
+            funding_between=self.funding_between[rows],
             tick_size=self.tick_size[rows],
             liquidation_long=self.liquidation_long[rows],
             liquidation_short=self.liquidation_short[rows],
@@ -166,27 +226,16 @@ class Market:
             report_gaps=False,
         )
 
-    def _entry_mask(self, name: str, n_candles: int) -> NDArray[np.bool_]:
-        given = np.asarray(getattr(self, name))
-        if not given.size:
-            return np.zeros(n_candles, dtype=np.bool_)
-        # As a bool a missing value would be an entry.
-        bad = np.flatnonzero(~((given == 0) | (given == 1)))
-        if bad.size:
-            self._fail(f"{name} is {given.flat[bad[0]]} at row {bad[0]}; use True and False")
-        return given.astype(np.bool_)
-
     def _check(self) -> None:
         n_candles = len(self)
-        per_row = ("entry_long", "entry_short", "leverage", "funding", "tick_size", "dates")
-        for name in (*per_row, *LIQUIDATIONS):
+        for name in (*_MASKS, *_CONDITIONS, *LIQUIDATIONS):
             value = getattr(self, name)
-            if value is not None and value.shape != (n_candles,):
+            if value.shape != (n_candles,):
                 self._fail(f"{name} must have shape ({n_candles},), got {value.shape}")
         if self.dates is not None:
             self._refuse(date_problem(self.dates, "dates"))
         self._check_finite(self.features, self.feature_names)
-        for name in ("leverage", "funding", "tick_size"):
+        for name in _CONDITIONS:
             self._check_finite(getattr(self, name)[:, None], (name,))
         self._refuse(price_problem(self.ohlc, self.dates))
         self._check_rows(self.leverage < 1.0, "leverage", "is below 1")
@@ -197,7 +246,10 @@ class Market:
             beyond = level > _MOST_LIQUIDATION
             self._check_rows(beyond, name, "is no multiple of the open rate")
         if float(self.ohlc.max()) == float(self.ohlc.min()):
-            self._fail(f"the price is constant ({self.ohlc[0, OPEN]}) over all {len(self)} candles")
+            raise UntrainableError(
+                f"{self.pair}: the price is constant ({self.ohlc[0, OPEN]}) over all "
+                f"{len(self)} candles"
+            )
         if not 0.0 <= self.fee_rate < 0.1:
             self._fail(f"fee_rate must lie in [0, 0.1), got {self.fee_rate}")
         if self.timeframe_minutes < 1:
@@ -221,98 +273,12 @@ class Market:
         raise MarketError(f"{self.pair}: {problem}")
 
 
-def price_problem(ohlc: NDArray[np.float64], dates: Dates | None = None) -> str | None:
-    """Say what is wrong with prices that no candle can have, None if nothing is.
-
-    Parameters
-    ----------
-    ohlc : ndarray of float64, shape (T, 4)
-        Open, high, low and close. Flat candles are fine.
-    dates : ndarray of datetime64, shape (T,), optional
-        Candle open times, to name the first offending candle by.
-    """
-    for column, name in enumerate(PRICES):
-        values = ohlc[:, column]
-        for bad, rule in ((~np.isfinite(values), ""), (values <= 0.0, ", not above zero,")):
-            if bad.any():
-                return bad_rows(name, f"is {values[np.argmax(bad)]}{rule}", bad, dates)
-    if not len(ohlc):
-        return None
-    opened, high, low, close = ohlc.T
-    crossed = low > high
-    row = np.argmax(crossed)
-    rules = (
-        (crossed, "low", f"({low[row]}) is above 'high' ({high[row]})"),
-        (high < np.maximum(opened, close), "high", "is below open or close"),
-        (low > np.minimum(opened, close), "low", "is above open or close"),
-    )
-    for bad, name, problem in rules:
-        if bad.any():
-            return bad_rows(name, problem, bad, dates)
-    return None
-
-
-def date_problem(dates: Dates, column: str = "date") -> str | None:
-    """Say where candle open times are missing, repeat or go back, None if they only rise.
-
-    Parameters
-    ----------
-    dates : ndarray of datetime64, shape (T,)
-    column : str
-        What the caller calls them.
-    """
-    missing = np.isnat(dates)
-    if missing.any():
-        return bad_rows(column, "is missing", missing, None)
-    same = np.concatenate([[False], dates[1:] == dates[:-1]])
-    back = np.concatenate([[False], dates[1:] < dates[:-1]])
-    row = int(np.argmax(same | back))
-    if same[row]:
-        return f"{bad_rows(column, 'has a duplicate candle', same, dates)}; drop duplicates"
-    if back[row]:
-        problem = f"is out of order after {_date_text(dates[row - 1])}"
-        return f"{bad_rows(column, problem, back, dates)}; sort the candles"
-    return None
-
-
-def bad_rows(column: str, problem: str, bad: NDArray[np.bool_], dates: Dates | None) -> str:
-    """Say what is wrong with a column, where first, and in how many rows.
-
-    Parameters
-    ----------
-    column, problem : str
-    bad : ndarray of bool, shape (T,)
-        At least one is true.
-    dates : ndarray of datetime64, shape (T,), optional
-        The row's number stands where there are none.
-    """
-    row = int(np.argmax(bad))
-    place = f"row {row}" if dates is None else _date_text(dates[row])
-    return f"column {column!r} {problem} at {place} ({_count(int(bad.sum()), 'such row')})"
-
-
-def gap_notice(dates: Dates, timeframe_minutes: int) -> str | None:
-    """Say how many candles are missing between rising dates and where most are, None if none is."""
-    steps = np.diff(dates) // np.timedelta64(timeframe_minutes, "m")
-    missing = np.maximum(steps - 1, 0)
-    if not missing.any():
-        return None
-    longest = int(np.argmax(missing))
-    return (
-        f"{_count(int(missing.sum()), 'candle')} of {timeframe_minutes}m missing in "
-        f"{_count(int(np.count_nonzero(missing)), 'gap')}, at most {missing[longest]} of them "
-        f"after {_date_text(dates[longest])}; the rows around a gap count as neighbours"
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _date_text(moment: np.datetime64) -> str:
-    whole = moment == moment.astype("datetime64[m]")
-    return str(np.datetime_as_string(moment, unit="m" if whole else "ms")).replace("T", " ")
-
-
 def _spread(value: NDArray[np.float64], n_candles: int) -> NDArray[np.float64]:
     return np.full(n_candles, float(value)) if value.ndim == 0 else value.copy()
+
+
+def _whole_minutes(given: Any) -> int:
+    minutes = one_number("timeframe_minutes", given)
+    if minutes != minutes // 1:  # NaN and infinity too
+        raise MarketError(f"timeframe_minutes must be a whole number, got {given!r}")
+    return int(minutes)

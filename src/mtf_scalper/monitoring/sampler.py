@@ -32,7 +32,9 @@ class Sample:
     core_percent : tuple of float
         Use of every core of the machine, by all programs, 0 to 100.
     tree_percent : float
-        CPU use of the tree in percent of one core.
+        CPU use of the tree in percent of one core, processes included that came and went between
+        two samples, where the system keeps the use of children that were waited for (not on
+        Windows or macOS).
     processes : int
         Processes of the tree, its root included.
     workers : int
@@ -143,6 +145,15 @@ def csv_row(sample: Sample) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class _Used:
+    """CPU seconds of a process that were counted: its own, and of children it has waited for."""
+
+    own: float = 0.0
+    children: float = 0.0
+    parent: int = 0
+
+
 class ProcessSampler:
     """Samples a process and all its descendants from a thread, while the context is entered.
 
@@ -178,7 +189,7 @@ class ProcessSampler:
         self._on_sample = on_sample
         self._keeps = keeps
         self._interval_seconds = interval_seconds
-        self._seen: dict[psutil.Process, float] = {}
+        self._seen: dict[psutil.Process, _Used] = {}
         self._sampled_at = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"sampler-{pid}", daemon=True)
@@ -258,23 +269,47 @@ class ProcessSampler:
             pass  # it has ended; those of its children that were seen may still run
         tree = [process for process in found if _is_running(process)]
         for process in tree:
-            self._seen.setdefault(process, 0.0)
+            self._seen.setdefault(process, _Used())
         return tree
 
     def _cpu_seconds(self, tree: Iterable[psutil.Process]) -> float:
-        """Return the CPU use since the last call, in percent of one core."""
+        """Return the CPU use since the last call, in percent of one core.
+
+        When a process has waited for a child, the system adds the child's whole use to the
+        parent's "children" times. That is how children are counted that no sample has seen; of
+        those that were seen, what was counted already is taken off again.
+        """
         now = time.monotonic()
+        known = self._uses_of_ended()
         used = 0.0
         for process in tree:
             try:
-                times = process.cpu_times()
+                times, parent = process.cpu_times(), process.ppid()
             except psutil.Error:
                 continue
-            total = times.user + times.system
-            used += max(0.0, total - self._seen[process])
-            self._seen[process] = total
+            before, own = self._seen[process], times.user + times.system
+            children = times.children_user + times.children_system
+            waited_for = children - before.children - known.get(process.pid, 0.0)
+            used += max(0.0, own - before.own) + max(0.0, waited_for)
+            self._seen[process] = _Used(own, children, parent)
         elapsed, self._sampled_at = now - self._sampled_at, now
         return 100.0 * used / elapsed if elapsed > 0.0 else 0.0
+
+    def _uses_of_ended(self) -> dict[int, float]:
+        """Return what was counted of processes that have ended, by the ancestor that still runs.
+
+        They are looked for before any time is read: what a parent has waited for since then is
+        taken off in the next sample, in which it is found to have ended.
+        """
+        ended = [process for process in self._seen if not process.is_running()]
+        parents = {process.pid: self._seen[process].parent for process in ended}
+        known: dict[int, float] = {}
+        for process in ended:
+            counted, ancestor = self._seen.pop(process), process.pid
+            while ancestor in parents:
+                ancestor = parents[ancestor]
+            known[ancestor] = known.get(ancestor, 0.0) + counted.own + counted.children
+        return known
 
     def _write(self, sample: Sample) -> None:
         if self._file is None:

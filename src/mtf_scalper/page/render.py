@@ -24,6 +24,7 @@ from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.evaluation.libraries import library
 from mtf_scalper.page.build import build_page
 from mtf_scalper.page.parts import Page, Section
+from mtf_scalper.paths import check_file_to_write
 from mtf_scalper.records.reader import Run
 
 __all__ = [
@@ -60,6 +61,8 @@ def write_page(folder: Path, output: Path | None = None) -> Path:
         If the folder is no run, one of its files is damaged, plotly is not installed, or the page
         cannot be written.
     """
+    if output is not None:
+        check_file_to_write(output, "the page")
     html = render_page(build_page(Run.open(folder)))
     if len(html) > MAX_BYTES:
         logger.warning("the page of %s weighs %.1f MB", folder, len(html) / 1e6)

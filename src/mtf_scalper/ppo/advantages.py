@@ -21,9 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from mtf_scalper.jit import njit
 from mtf_scalper.simulator.chains import Chains
 
 __all__ = ["Evaluation", "PolicyTable", "evaluate_policy", "start_weights"]
@@ -159,7 +159,8 @@ def evaluate_policy(
         leave_advantages=leave,
         flat_occupancy=flat_occupancy,
         state_occupancy=state_occupancy,
-        objective=float(weights @ flat_values),
+        # NumPy's dot product would add in another order with another number of threads.
+        objective=float((weights * flat_values).sum()),
     )
 
 

@@ -18,13 +18,15 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from mtf_scalper.ppo.advantages import Evaluation, PolicyTable
 from mtf_scalper.ppo.contexts import Book, Targets
 from mtf_scalper.ppo.exact_networks import JoinedNetwork, WindowNetwork, network_of
+from mtf_scalper.ppo.rounded import has_bfloat16_units
 from mtf_scalper.ppo.surrogate import (
     LOSSES,
     gather_contexts,
     probabilities_of,
     surrogate_gradients,
 )
-from mtf_scalper.settings import Settings
+from mtf_scalper.ppo.team import team
+from mtf_scalper.settings import MatmulPrecision, Settings
 from mtf_scalper.simulator.chains import Chains
 
 __all__ = ["ExactLearner", "Score", "score"]
@@ -74,7 +76,10 @@ class ExactLearner:
         self._book = book
         self._settings = settings
         rows = max(settings.batch_size, _ROWS_PER_PASS)
-        self._network = network_of(policy, rows, settings.dropout)
+        is_rounded = (
+            settings.float32_matmul_precision is MatmulPrecision.MEDIUM and has_bfloat16_units()
+        )
+        self._network = network_of(policy, rows, settings.dropout, is_rounded=is_rounded)
         self._random = np.random.default_rng(seed)
         self._thinning = self._random if settings.dropout else None
         self._average = self._network.storage.weights.detach().clone()
@@ -82,6 +87,7 @@ class ExactLearner:
         self._contexts = np.empty(book.n_contexts, dtype=np.int64)
         self._owners = np.empty(book.n_contexts, dtype=np.int64)
 
+    @team()
     def cycle(self, fee_share: float) -> dict[str, float]:
         """Evaluate the policy, improve it over ``n_epochs`` epochs, and return the losses.
 
@@ -164,6 +170,7 @@ class ExactLearner:
         self._network.backward(gradient, owners, len(rows))
         return losses
 
+    @team()
     def score(self, book: Book) -> Score:
         """Return what the most probable actions earn on a book with the weights of the moment."""
         return score(book, probabilities_on(self._network, book))

@@ -35,13 +35,22 @@ class WindowNetwork:
         Most candles per pass.
     dropout : float
         Share of the hidden units that are left out at random where ``random`` is given.
+    is_rounded : bool
+        Multiply in bfloat16, see ``mtf_scalper.ppo.rounded``.
     """
 
-    def __init__(self, policy: ActorCriticPolicy, batch_size: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        batch_size: int,
+        dropout: float = 0.0,
+        *,
+        is_rounded: bool = False,
+    ) -> None:
         self.batch_size = batch_size
         self.storage = FlatStorage(policy)
         stack = [*policy.mlp_extractor.policy_net, policy.action_net]
-        self._tower = _tower(stack, batch_size, dropout)
+        self._tower = _tower(stack, batch_size, dropout, is_rounded)
         self._inputs = _inputs(self._tower, batch_size)
         self._gradient = torch.zeros_like(self._tower.output)
 
@@ -88,13 +97,20 @@ class JoinedNetwork:
     Parameters and methods are those of ``WindowNetwork``.
     """
 
-    def __init__(self, policy: ActorCriticPolicy, batch_size: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        batch_size: int,
+        dropout: float = 0.0,
+        *,
+        is_rounded: bool = False,
+    ) -> None:
         self.batch_size = batch_size
         self.storage = FlatStorage(policy)
         extractor = policy.mlp_extractor
         assert isinstance(extractor, JoinedExtractor)
         stack = [*extractor.policy_net, extractor.window_to_head]
-        self._tower = _tower(stack, batch_size, dropout)
+        self._tower = _tower(stack, batch_size, dropout, is_rounded)
         self._inputs = _inputs(self._tower, batch_size)
         self._gradient = torch.zeros_like(self._tower.output)
         weight = extractor.position_to_head.weight
@@ -133,20 +149,21 @@ class JoinedNetwork:
 
 
 def network_of(
-    policy: ActorCriticPolicy, batch_size: int, dropout: float = 0.0
+    policy: ActorCriticPolicy, batch_size: int, dropout: float = 0.0, *, is_rounded: bool = False
 ) -> WindowNetwork | JoinedNetwork:
     """Return the network of a policy that learns from exact advantages."""
     is_joined = isinstance(policy.mlp_extractor, JoinedExtractor)
-    return (JoinedNetwork if is_joined else WindowNetwork)(policy, batch_size, dropout)
+    kind = JoinedNetwork if is_joined else WindowNetwork
+    return kind(policy, batch_size, dropout, is_rounded=is_rounded)
 
 
-def _tower(stack: list[nn.Module], batch_size: int, dropout: float) -> Tower:
+def _tower(stack: list[nn.Module], batch_size: int, dropout: float, is_rounded: bool) -> Tower:
     activations = {type(m) for m in stack if not isinstance(m, nn.Linear)}
     if not activations <= {nn.ReLU}:
         names = ", ".join(sorted(kind.__name__ for kind in activations))
         raise SettingsError(f"advantage 'exact': activations must be ReLU, got {names}")
     layers = [Layer.of(m) for m in stack if isinstance(m, nn.Linear)]
-    return Tower(layers, True, batch_size, dropout)
+    return Tower(layers, True, batch_size, dropout, is_rounded=is_rounded)
 
 
 def _inputs(tower: Tower, batch_size: int) -> Tensor:

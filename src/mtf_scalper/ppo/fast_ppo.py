@@ -26,6 +26,7 @@ from mtf_scalper.ppo import kernels
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.outputs import NetworkOutputs
 from mtf_scalper.ppo.rollout_buffer import CandleRolloutBuffer, Samples
+from mtf_scalper.ppo.team import team
 from mtf_scalper.ppo.towers import Towers
 from mtf_scalper.simulator.candle_vec_env import CandleVecEnv
 
@@ -74,6 +75,7 @@ class FastPPO(PPO):
         # Stock PPO loads the checkpoint too, and takes a buffer of its own.
         return [*super()._excluded_save_params(), "_towers", "rollout_buffer_class"]
 
+    @team()
     def collect_rollouts(
         self,
         env: VecEnv,
@@ -121,6 +123,7 @@ class FastPPO(PPO):
         callback.on_rollout_end()
         return True
 
+    @team()
     def train(self) -> None:
         """Update the policy from the rollout; see ``PPO.train``."""
         buffer = self.rollout_buffer

@@ -24,6 +24,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from mtf_scalper.ppo.products import make_steady
+
 __all__ = ["INVALID_LOGIT", "MaskedPolicy", "WithoutMask"]
 
 INVALID_LOGIT = -1e8
@@ -71,6 +73,7 @@ class MaskedPolicy(ActorCriticPolicy):
             )
             for _ in range(n_members - 1)
         )
+        make_steady(self)
 
     @property
     def n_members(self) -> int:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from mtf_scalper.jit import njit
 from mtf_scalper.ppo.contexts import ACTIONS_IN
 
 __all__ = ["LOSSES", "gather_contexts", "probabilities_of", "surrogate_gradients"]

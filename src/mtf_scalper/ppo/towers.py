@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.ppo.flat_storage import FlatStorage, Layer
 from mtf_scalper.ppo.kernels import leave_out
+from mtf_scalper.ppo.products import affine, slopes
+from mtf_scalper.ppo.rounded import RoundedLayer
+from mtf_scalper.ppo.team import team
 
 __all__ = ["Tower", "Towers"]
 
@@ -32,12 +35,21 @@ class Tower:
         Share of the hidden units that ``forward`` leaves out at random on demand, rounded to
         1/256; the others count for more in turn. With ReLU only (Srivastava et al. 2014, "Dropout:
         a simple way to prevent neural networks from overfitting").
+    is_rounded : bool
+        Round factors and products of all layers but the last one to bfloat16; with ReLU only.
     """
 
     def __init__(
-        self, layers: list[Layer], is_relu: bool, batch_size: int, dropout: float = 0.0
+        self,
+        layers: list[Layer],
+        is_relu: bool,
+        batch_size: int,
+        dropout: float = 0.0,
+        *,
+        is_rounded: bool = False,
     ) -> None:
         self.layers = layers
+        self._rounded = [RoundedLayer(each, batch_size) for each in layers[:-1] if is_rounded]
         self._n_dropped = min(255, round(256 * dropout))
         self._scale = 1.0
         self._is_relu = is_relu
@@ -62,7 +74,11 @@ class Tower:
         n_rows, last = len(inputs), len(self.layers) - 1
         for depth, layer in enumerate(self.layers):
             output = self._outputs[depth][:n_rows]
-            torch.addmm(layer.bias, hidden, layer.weight.t(), out=output)
+            with team() as here:
+                if depth < len(self._rounded):
+                    self._rounded[depth].forward(here, hidden, output)
+                else:
+                    affine(here, output, layer.bias, hidden, layer.weight)
             if depth < last:
                 output.relu_() if self._is_relu else output.tanh_()
                 if random is not None:
@@ -77,19 +93,24 @@ class Tower:
         for depth in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[depth]
             hidden = self._outputs[depth - 1][:n_rows] if depth else self._inputs
-            torch.mm(gradient.t(), hidden, out=layer.weight_gradient)
-            torch.sum(gradient, 0, out=layer.bias_gradient)
-            if depth:
-                below = self._gradients[depth - 1][:n_rows]
-                torch.mm(gradient, layer.weight, out=below)
-                if self._is_relu:
-                    torch.ops.aten.threshold_backward.grad_input(below, hidden, 0, grad_input=below)
-                    # A unit that was left out is zero and passes nothing, like one that is off.
-                    if self._scale != 1.0:
-                        below.mul_(self._scale)
+            below = self._gradients[depth - 1][:n_rows] if depth else None
+            with team() as here:
+                if depth < len(self._rounded):
+                    self._rounded[depth].backward(here, gradient, below)
                 else:
-                    torch.ops.aten.tanh_backward.grad_input(below, hidden, grad_input=below)
-                gradient = below
+                    into = layer.weight_gradient
+                    slopes(here, gradient, hidden, layer.weight, into, below)
+                torch.sum(gradient, 0, out=layer.bias_gradient)
+            if below is None:
+                return
+            if self._is_relu:
+                torch.ops.aten.threshold_backward.grad_input(below, hidden, 0, grad_input=below)
+                # A unit that was left out is zero and passes nothing, like one that is off.
+                if self._scale != 1.0:
+                    below.mul_(self._scale)
+            else:
+                torch.ops.aten.tanh_backward.grad_input(below, hidden, grad_input=below)
+            gradient = below
 
     def zero_gradients(self) -> None:
         """Set the gradients of all parameters to zero."""

@@ -16,6 +16,7 @@ import pandas as pd
 import psutil
 
 from mtf_scalper._version import __version__
+from mtf_scalper.lifetimes import is_alive, process_facts
 
 __all__ = [
     "candle_digest",
@@ -30,7 +31,6 @@ __all__ = [
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "numpy", "numba", "pandas", "stable-baselines3", "freqtrade")
-_START_TOLERANCE_SECONDS = 2.0  # the system's boot time, which it counts from, is no exact figure
 _PRICES = ["open", "high", "low", "close", "volume"]
 _ENGINE = (
     "market",
@@ -141,24 +141,6 @@ def machine_facts() -> dict[str, Any]:
         "cpus": len(affinity(0)) if affinity is not None else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
     }
-
-
-def process_facts() -> dict[str, Any]:
-    """Return id and start time (seconds since the epoch) of this process."""
-    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
-
-
-def is_alive(pid: int, started: float) -> bool:
-    """Return whether the process that had this id and start time runs."""
-    try:
-        process = psutil.Process(pid)
-        if abs(process.create_time() - started) > _START_TOLERANCE_SECONDS:
-            return False
-        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True  # it is there, and somebody else's
 
 
 def _version(package: str) -> str | None:

@@ -12,8 +12,10 @@ from rich.table import Table
 
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.progress import EventBars
+from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.judgment import Judged
+from mtf_scalper.runs.left_out import left_out_note, left_out_of
 from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, BacktestRun, run_backtest
 from mtf_scalper.runs.project import demo_market, find_project, shown
@@ -83,14 +85,17 @@ def run_demo(
             judged, differences = judge_backtest(request, outcome, markets_of, record)
         checks = verdict_checks(judged, differences)
         record.write_json("checks", [check.as_dict() for check in checks])
-        verdict = verdict_sentence(judged)
+        run = Run.open(record.folder)
+        left_out = left_out_of(run)
+        verdict = f"{verdict_sentence(judged)}{left_out_note(left_out, run.manifest['pairs'])}"
         record.finish(
             verdict,
             {"freqtrade": outcome.results, "log": request.log, "models": request.models},
         )
     if isinstance(judged, Judged):
         console.print(verdict_table(judged))
-    for line in (*verdict_lines(judged, differences), f"verdict         {verdict}"):
+    told = (f"left out: {reason}" for reason in left_out.values())
+    for line in (*verdict_lines(judged, differences), *told, f"verdict         {verdict}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"whole run       {time.monotonic() - started:.0f} s")
     for what, path in (

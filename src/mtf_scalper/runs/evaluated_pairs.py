@@ -10,14 +10,15 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from mtf_scalper.errors import SettingsError
+from mtf_scalper.errors import MarketError, SettingsError, UntrainableError
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.planted import PlantedKind, planted_market
 from mtf_scalper.market.recorded import FEE_RATE, RecordedPair, recorded_pair
+from mtf_scalper.runs.learned_window import check_window
 from mtf_scalper.runs.windows import Window
-from mtf_scalper.settings import EntryMode, Settings, TradeRules
+from mtf_scalper.settings import EntryMode, Settings, TradeRules, UntrainablePairs
 
-__all__ = ["PairSource", "PlantedPairs", "RecordedPairs", "planted_recipe"]
+__all__ = ["PairSource", "PlantedPairs", "RecordedPairs", "load_pairs", "planted_recipe"]
 
 
 class PairSource(Protocol):
@@ -65,6 +66,8 @@ class RecordedPairs:
             periods=recipe.periods,
             timeframe=recipe.timeframe,
             startup_candles=recipe.startup_candles,
+            terms=None if recipe.terms is None else recipe.terms(pair),
+            data_format=recipe.data_format,
         )
 
 
@@ -102,6 +105,46 @@ class PlantedPairs:
         candles.insert(0, "date", pd.DatetimeIndex(dates, tz="UTC"))
         candles["volume"] = 0.0
         return RecordedPair(market, market.features.astype(np.float64), candles)
+
+
+def load_pairs(
+    source: PairSource, pairs: Sequence[str], windows: Sequence[Window], settings: Settings
+) -> tuple[dict[str, RecordedPair], dict[str, str]]:
+    """Load all pairs that can be learned in every window, and say what the others lack.
+
+    Returns
+    -------
+    recordeds : dict of str to RecordedPair
+    left_out : dict of str to str
+        By pair, why it is left out.
+
+    Raises
+    ------
+    MarketError
+        If a pair cannot be learned and ``settings.untrainable_pairs`` leaves none of its kind out,
+        or if no pair is left.
+    """
+    of_kind = {
+        UntrainablePairs.LEAVE_OUT: (UntrainableError,),
+        UntrainablePairs.LEAVE_OUT_DAMAGED: (MarketError,),
+        UntrainablePairs.FAIL: (),
+    }[settings.untrainable_pairs]
+    recordeds: dict[str, RecordedPair] = {}
+    left_out: dict[str, str] = {}
+    for pair in pairs:
+        try:
+            recorded = source.load(pair, windows)
+            for window in windows:
+                check_window(recorded, window, settings)
+        except of_kind as error:
+            left_out[pair] = str(error)
+        else:
+            recordeds[pair] = recorded
+    if not recordeds:
+        reason = next(iter(left_out.values()))
+        rest = f"; no pair is left, {len(left_out) - 1} more cannot be learned"
+        raise UntrainableError(reason + rest if len(left_out) > 1 else reason)
+    return recordeds, left_out
 
 
 def planted_recipe(kind: PlantedKind | str) -> Recipe:

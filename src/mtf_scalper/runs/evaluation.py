@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from mtf_scalper.runs.agreement import (
     not_judged,
     program_request,
 )
-from mtf_scalper.runs.evaluated_pairs import PairSource
+from mtf_scalper.runs.evaluated_pairs import PairSource, load_pairs
 from mtf_scalper.runs.evaluation_record import (
     KIND,
     tested_candles,
@@ -40,6 +40,7 @@ from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tabl
 from mtf_scalper.runs.evidence import measure_pair
 from mtf_scalper.runs.judgment import Judged, NotJudged, judge_pairs, write_judged
 from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, window_task
+from mtf_scalper.runs.left_out import LEFT_OUT, left_out_note
 from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.program import run_backtest
 from mtf_scalper.runs.project import shown
@@ -149,14 +150,14 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         If candles are missing, or a training or the program fails.
     """
     windows = plan.windows()
-    recordeds = {pair: plan.source.load(pair, windows) for pair in plan.recipe.pairs}
+    recordeds, left_out = load_pairs(plan.source, plan.recipe.pairs, windows, plan.settings)
     digests = {p: candle_digest(tested_candles(each, windows)) for p, each in recordeds.items()}
     root = project / "user_data" / "runs"
     record = RunRecord.begin(
         root,
         KIND,
         settings=plan.facts(),
-        pairs=plan.recipe.pairs,
+        pairs=list(recordeds),
         seeds=plan.seeds,
         timerange=plan.timerange,
         datadir=plan.datadir,
@@ -165,7 +166,9 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
     )
     sampler = ProcessSampler(os.getpid(), on_sample=record.append_sample, keeps=False)
     with record, sampler, _quiet_trainings():
-        _note_windows(record, plan, windows)
+        _note_windows(record, recordeds, windows)
+        for pair, reason in left_out.items():
+            record.events().write(LEFT_OUT, pair=pair, reason=reason)
         walks, learned = _learned(plan, windows, recordeds, record, console)
         for pair, each in walks.items():
             write_pair(record, recordeds[pair], each)
@@ -178,12 +181,13 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
                 others=lambda judged: earlier_variants(run, judged, root),
             )
             _write(record, evaluated, learned)
-        verdict = evaluated.sentence
+        verdict = f"{evaluated.sentence}{left_out_note(left_out, plan.recipe.pairs)}"
         console.print(verdict, markup=False, highlight=False, soft_wrap=True, style="bold")
         if isinstance(evaluated, Judged):
             for table in evaluation_tables(evaluated.figures, evaluated.edge, windows):
                 console.print(table)
-        lines = evaluation_lines(plan.source.name, plan.seeds, plan.embargo, learned)
+        lines = [f"left out: {reason}" for reason in left_out.values()]
+        lines += evaluation_lines(plan.source.name, plan.seeds, plan.embargo, learned)
         for line in (*lines, *(agreement.line for agreement in agreements)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         record.finish(verdict)
@@ -204,8 +208,8 @@ def _quiet_trainings() -> Iterator[None]:
         package.setLevel(level)
 
 
-def _note_windows(record: RunRecord, plan: EvaluationPlan, windows: Sequence[Window]) -> None:
-    for pair in plan.recipe.pairs:
+def _note_windows(record: RunRecord, pairs: Iterable[str], windows: Sequence[Window]) -> None:
+    for pair in pairs:
         for each in windows:
             record.events(pair=pair, window=each.name).write(
                 "window",
@@ -325,7 +329,7 @@ def _agreements(
             project / "user_data" / "runs" / record.run_id / f"freqtrade-seed-{seed}",
             plan.datadir,
             plan.timerange,
-            plan.recipe.pairs,
+            tuple(walks),
             plan.configs,
             seed=seed,
             train_days=plan.train_days,

@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 
-from mtf_scalper.errors import MarketError
+from mtf_scalper.errors import UntrainableError
 from mtf_scalper.evaluation.importance import Importance, permutation_importance
 from mtf_scalper.inference import Policy
-from mtf_scalper.market.market import Market
+from mtf_scalper.market.market import CLOSE, Market
 from mtf_scalper.market.recorded import RecordedPair, part_of
 from mtf_scalper.runs.windows import Window
 from mtf_scalper.settings import Settings
 from mtf_scalper.telemetry import EventLog
 from mtf_scalper.training import train
 
-__all__ = ["LearnedWindow", "WindowTask", "learn_window", "window_task"]
+__all__ = ["LearnedWindow", "WindowTask", "check_window", "learn_window", "window_task"]
 
 Floats = NDArray[np.float64]
 
@@ -150,7 +150,7 @@ def window_task(
     """
     bounds = (window.train_from, window.train_to, window.test_from, window.test_to)
     begin, end, first, last = (recorded.row_of(moment) for moment in bounds)
-    _check_candles(recorded, window, begin, end, first, last)
+    check_window(recorded, window, settings)
     n_held = math.ceil(settings.validation_share * (end - begin))
     split = end - n_held
     scale = _Scale(recorded.features[begin:split])
@@ -221,21 +221,39 @@ class _Scale:
         return np.asarray(scaled, dtype=np.float32)
 
 
-def _check_candles(
-    recorded: RecordedPair, window: Window, begin: int, end: int, first: int, last: int
-) -> None:
-    dates = recorded.market.dates
-    assert dates is not None
+def check_window(recorded: RecordedPair, window: Window, settings: Settings) -> None:
+    """Check that a window can be learned and traded.
+
+    Raises
+    ------
+    UntrainableError
+        Says what the pair lacks: candles, or any movement of its price.
+    """
+    market = recorded.market
+    assert market.dates is not None
+    begin, end, first, last = (
+        recorded.row_of(moment)
+        for moment in (window.train_from, window.train_to, window.test_from, window.test_to)
+    )
     wanted = window.train_from.tz_localize(None).to_datetime64()
-    if not len(dates) or dates[0] > wanted or end <= begin:
-        known = np.datetime_as_string(dates[0], unit="m").replace("T", " ")
-        raise MarketError(
-            f"{recorded.market.pair}: the window from {window.train_from:%Y-%m-%d} needs candles "
+    known = np.datetime_as_string(market.dates[0], unit="m").replace("T", " ")
+    if market.dates[0] > wanted:
+        raise UntrainableError(
+            f"{market.pair}: the window from {window.train_from:%Y-%m-%d} needs candles "
             f"and features from then on, and they begin at {known}; download earlier candles or "
             "evaluate a later period"
         )
-    if last <= first:
-        raise MarketError(
-            f"{recorded.market.pair}: no candles from {window.test_from:%Y-%m-%d} to "
+    n_held = math.ceil(settings.validation_share * (end - begin))
+    if end - n_held - begin < settings.window_size + 2 or last <= first:
+        raise UntrainableError(
+            f"{market.pair}: no candles from {window.test_from:%Y-%m-%d} to "
             f"{window.test_to:%Y-%m-%d}; download later candles or evaluate an earlier period"
         )
+    split = end - n_held
+    for start, stop in ((begin, split), (split, end), (first, last)):
+        prices = market.ohlc[start:stop]
+        if prices.size and prices.min() == prices.max():
+            raise UntrainableError(
+                f"{market.pair}: the price is constant ({prices[0, CLOSE]}) over all "
+                f"{len(prices)} candles of the window from {window.train_from:%Y-%m-%d}"
+            )

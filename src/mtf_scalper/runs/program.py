@@ -1,8 +1,8 @@
 """Run the unmodified ``freqtrade backtesting`` offline and collect what it did.
 
-The program runs as a process of its own against the replay exchange on loopback. Its models and
-results go to a folder of this run, from where the events of every training window are read while
-it works.
+The program runs as a process of its own, which ends with this one whatever happens, against the
+replay exchange on loopback. Its models and results go to a folder of this run, from where the
+events of every training window are read while it works.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import psutil
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
+from mtf_scalper.runs.watched import watched_command
 from mtf_scalper.telemetry import EVENTS_FILE, read_events
 
 __all__ = [
@@ -209,7 +210,7 @@ def _started(request: BacktestRequest, record: RunRecord | None) -> Iterator[Bac
         config.write_text(json.dumps(overrides, indent=1), encoding="utf-8")
         with request.log.open("wb") as log:
             process = subprocess.Popen(
-                request.command(config),
+                watched_command(request.command(config)),
                 cwd=request.project,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

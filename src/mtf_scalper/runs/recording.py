@@ -14,6 +14,7 @@ from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.judgment import Judged, NotJudged, write_judged
+from mtf_scalper.runs.left_out import left_out_of
 from mtf_scalper.runs.parity import offline_arguments
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, merged
 from mtf_scalper.runs.variants import earlier_variants
@@ -87,10 +88,14 @@ def judge_backtest(
         By pair, how its replay differs from the backtest.
     """
     shipped = request.project / "configs" / "config_rl_hybrid.json"
+    run = Run.open(record.folder)
+    left_out = left_out_of(run)
+    kept = [pair for pair in run.manifest.get("pairs", []) if pair not in left_out]
     with offline_arguments(
         (shipped, request.folder / "overrides.json"),
         request.timerange,
         datadir=request.datadir,
+        pairs=kept if left_out else (),
         train_cycles=None,
         folder=request.folder / "verdict",
     ) as arguments:

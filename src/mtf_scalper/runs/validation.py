@@ -32,7 +32,9 @@ from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.monitoring.speed import SpeedComparison, compare_speed
 from mtf_scalper.monitoring.verdicts import Check, Recipe
 from mtf_scalper.progress import EventBars, detail, progress_columns
+from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.runs.left_out import left_out_note, left_out_of
 from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRun, RunError, run_backtest
@@ -126,7 +128,12 @@ def _validate(
         if outcome is not None:
             with record.phase("judging"):
                 judged, _ = judge_backtest(request, outcome, markets_of, record)
-            sentence += f"; {verdict_sentence(judged)}"
+            run = Run.open(record.folder)
+            left_out = left_out_of(run)
+            note = left_out_note(left_out, run.manifest["pairs"])
+            sentence += f"; {verdict_sentence(judged)}{note}"
+            for reason in left_out.values():
+                console.print(f"left out: {reason}", markup=False, soft_wrap=True)
             results["freqtrade"] = outcome.results
         record.finish(sentence, {**results, "models": request.models})
     return checks, folder, page_or_reason(record.folder, request.project)

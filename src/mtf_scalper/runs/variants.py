@@ -15,7 +15,7 @@ from mtf_scalper.runs.judgment import DAILY, JUDGED
 __all__ = ["earlier_variants"]
 
 _SAME = 1e-12
-_NO_VARIANT = ("random_state", "cpu_count", "interop_threads", "progress_bar")
+_NO_VARIANT = ("random_state", "cpu_count", "interop_threads", "progress_bar", "untrainable_pairs")
 """Settings that luck or the machine decides."""
 
 

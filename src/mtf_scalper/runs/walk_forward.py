@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mtf_scalper.compute import available_cpus
 from mtf_scalper.inference import Policy, simulate
+from mtf_scalper.lifetimes import begin_worker
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, learn_window
@@ -117,7 +118,7 @@ def _learned(tasks: Iterable[WindowTask], jobs: int) -> Iterator[tuple[int, Lear
     HelperProcesses.own_those_not_running()
     try:
         level = logging.getLogger("mtf_scalper").level
-        with ProcessPoolExecutor(jobs, context, _log_from, (level,)) as pool:
+        with ProcessPoolExecutor(jobs, context, begin_worker, (level,)) as pool:
             try:
                 with without_main_module():
                     numbers = {pool.submit(learn_window, each): n for n, each in enumerate(tasks)}
@@ -128,11 +129,6 @@ def _learned(tasks: Iterable[WindowTask], jobs: int) -> Iterator[tuple[int, Lear
                 raise
     finally:
         HelperProcesses.stop()
-
-
-def _log_from(level: int) -> None:
-    """Let a process log what the one that started it does."""
-    logging.getLogger("mtf_scalper").setLevel(level)
 
 
 def traded_market(

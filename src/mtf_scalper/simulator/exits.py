@@ -27,6 +27,9 @@ __all__ = [
     "trailing_fill",
 ]
 
+_NEAR_HALF = 0.499_999
+"""Farther than this from a step, in steps, a price counts as one in the middle of two."""
+
 
 def profit_ratio(
     side: int,
@@ -60,12 +63,28 @@ def round_to_tick(price: float, tick_size: float, direction: int = 0) -> float:
     per_unit = math.floor(1.0 / tick_size + 0.5)
     if per_unit < 1 or abs(per_unit * tick_size - 1.0) > 1e-9:
         per_unit = 0
-    steps = math.floor(price / tick_size + 0.5)
+    shifted = price / tick_size + 0.5
+    steps = math.floor(shifted)
+    if abs(shifted - steps - 0.5) > _NEAR_HALF:
+        steps = _half_up(price, tick_size, per_unit, steps)
     nearest = steps / per_unit if per_unit else steps * tick_size
     if direction * (price - nearest) <= 0.0:
         return nearest
     steps += direction
     return steps / per_unit if per_unit else steps * tick_size
+
+
+def _half_up(price: float, tick_size: float, per_unit: int, steps: int) -> int:
+    """Return the nearest number of steps where a price lies all but in the middle of two.
+
+    ccxt rounds the price's shortest decimal text, half up: 0.63745 goes to 0.6375, though the
+    double of that name lies below the middle. That double is the middle's own.
+    """
+    for middle in (steps + 1, steps):
+        half = (2 * middle - 1) / (2 * per_unit) if per_unit else (middle - 0.5) * tick_size
+        if price >= half:
+            return middle
+    return steps - 1
 
 
 def stop_price(

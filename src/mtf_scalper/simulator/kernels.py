@@ -23,9 +23,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from mtf_scalper.jit import njit
 from mtf_scalper.market.market import LIQUIDATIONS, Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings
 from mtf_scalper.simulator.masks import entry_mode
@@ -50,6 +50,7 @@ STATE_LIMIT = 10.0
 N_STATE = 5
 N_ACTIONS = 5
 MARGIN = 1e-6
+NEAR_HALF = 0.499_999
 SERIES_LIMIT = 0.05
 
 NEUTRAL, LONG_ENTER, LONG_EXIT, SHORT_ENTER, SHORT_EXIT = range(5)
@@ -86,6 +87,7 @@ CANDLE = np.dtype(
         *((name, np.float64) for name in ("open", "high", "low", "close")),
         *((name, np.float64) for name in ("leverage", "funding", "tick_size", "exit_rate")),
         *((name, np.float64) for name in ("liquidation_long", "liquidation_short")),
+        ("funding_between", np.float64),
         *((name, np.bool_) for name in ("entry_long", "entry_short")),
     ]
 )
@@ -144,7 +146,8 @@ def candles_of(market: Market) -> NDArray[np.void]:
     candles = np.zeros(len(market), CANDLE)
     for column, name in enumerate(("open", "high", "low", "close")):
         candles[name] = market.ohlc[:, column]
-    for name in ("leverage", "funding", "tick_size", "entry_long", "entry_short", *LIQUIDATIONS):
+    names = ("leverage", "funding", "funding_between", "tick_size", "entry_long", "entry_short")
+    for name in (*names, *LIQUIDATIONS):
         candles[name] = getattr(market, name)
     _round_opens(candles)
     return candles
@@ -319,6 +322,8 @@ def step(
         else:
             code, rate = STAY, following.open
             state.funding_paid += side * candle.funding
+            if side_before != 0:
+                state.funding_paid += side * candle.funding_between
             if rule.trailing:
                 _trail(candle, rule, state)
             if (executed == LONG_EXIT) | (executed == SHORT_EXIT):
@@ -631,7 +636,7 @@ def _trailing_distance(rules: Any, profit: float) -> float:
 @njit(cache=True, error_model="numpy")
 def _trailing_fill(candle: Any, rules: Any, state: Any) -> float:
     side, leverage = state.side, state.leverage
-    price = _stop_fill(candle, side, state.stop)
+    price: float = _stop_fill(candle, side, state.stop)
     beyond = state.stop > candle.high if side > 0 else state.stop < candle.low
     if beyond or state.row != state.open_row:
         return price
@@ -642,7 +647,8 @@ def _trailing_fill(candle: Any, rules: Any, state: Any) -> float:
         distance = _trailing_distance(rules, _profit(rules, state, side, best, True))
         share = 1.0 - side * distance / leverage
     price = candle.open * share
-    return max(candle.low, price) if side > 0 else min(candle.high, price)
+    inside: float = max(candle.low, price) if side > 0 else min(candle.high, price)
+    return inside
 
 
 @njit(cache=True, error_model="numpy")
@@ -722,12 +728,26 @@ def _round_to_tick(price: float, tick_size: float, direction: int) -> float:
     per_unit = float(math.floor(1.0 / tick_size + 0.5))
     if per_unit < 1.0 or abs(per_unit * tick_size - 1.0) > 1e-9:
         per_unit = 0.0
-    steps = math.floor(price / tick_size + 0.5)
+    shifted = price / tick_size + 0.5
+    steps = math.floor(shifted)
+    if abs(shifted - steps - 0.5) > NEAR_HALF:
+        steps = _half_up(price, tick_size, per_unit, steps)
     nearest = steps / per_unit if per_unit > 0.0 else steps * tick_size
     if direction * (price - nearest) <= 0.0:
         return nearest
     steps += direction
     return steps / per_unit if per_unit > 0.0 else steps * tick_size
+
+
+@njit(cache=True, error_model="numpy")
+def _half_up(price: float, tick_size: float, per_unit: float, steps: int) -> int:
+    for middle in (steps + 1, steps):
+        half = (2 * middle - 1) / (2.0 * per_unit)
+        if per_unit == 0.0:
+            half = (middle - 0.5) * tick_size
+        if price >= half:
+            return middle
+    return steps - 1
 
 
 @njit(cache=True, error_model="numpy")

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from mtf_scalper.jit import njit
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, SIDES, Chains, chains_of

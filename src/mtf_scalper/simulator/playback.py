@@ -56,12 +56,15 @@ class Simulation:
     entries : ndarray of int64, shape (T,), optional
         Action that would be executed at the close of each row by an agent without a position: the
         entry rule by itself. None where it is not known.
+    feature_names : tuple of str
+        Features of the market that was traded; empty where they are not known.
     """
 
     trades: tuple[Trade, ...]
     equity: NDArray[np.float64]
     actions: NDArray[np.int64]
     entries: NDArray[np.int64] | None = None
+    feature_names: tuple[str, ...] = ()
 
     @property
     def log_return(self) -> float:
@@ -236,7 +239,7 @@ class _Record:
 
     def __init__(self, market: Market, outcomes: NDArray[np.void]) -> None:
         n_candles, n_runs = len(market), len(outcomes)
-        self._pair = market.pair
+        self._pair, self._feature_names = market.pair, market.feature_names
         # Views of what the kernel overwrites at every step. Rows of bytes are many times faster to
         # pick and to join than those of a structured array, whose fields are compared each time.
         names = ("executed", "equity", "exit_code", "terminated")
@@ -273,7 +276,9 @@ class _Record:
             equity, actions = self._equity[:, run].copy(), self._actions[:, run].copy()
             equity[end:] = equity[end]
             actions[end:] = 0
-            runs.append(Simulation(tuple(trades[run]), equity, actions))
+            runs.append(
+                Simulation(tuple(trades[run]), equity, actions, feature_names=self._feature_names)
+            )
         return tuple(runs)
 
     def _trades(self) -> list[list[Trade]]:

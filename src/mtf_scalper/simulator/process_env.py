@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from mtf_scalper.errors import SettingsError, WorkerDiedError
+from mtf_scalper.lifetimes import end_with_parent_process
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.reference import ReferenceEnv
@@ -41,6 +42,21 @@ class EnvFactory:
     def __call__(self) -> ReferenceEnv:
         """Return a new environment."""
         return ReferenceEnv(self.market, self.settings, first_row=self.first_row)
+
+
+@dataclass(frozen=True)
+class _InWorker:
+    """Builds an environment in a process of its own, which ends with the one that started it.
+
+    A worker that waits hears of that end, because its pipe closes; one that steps does not, nor
+    does one that is still loading.
+    """
+
+    make: EnvFactory
+
+    def __call__(self) -> ReferenceEnv:
+        end_with_parent_process()
+        return self.make()
 
 
 class ProcessVecEnv(SubprocVecEnv):
@@ -71,7 +87,8 @@ class ProcessVecEnv(SubprocVecEnv):
         HelperProcesses.own_those_not_running()
         try:
             with without_main_module():
-                super().__init__(list[Callable[[], Any]](env_fns), start_method=method)
+                workers: list[Callable[[], Any]] = [_InWorker(make) for make in env_fns]
+                super().__init__(workers, start_method=method)
         except _PIPE_ERRORS:
             error = self._worker_died("before it was ready")
             self.close()

@@ -240,6 +240,8 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
     def _live_through(self, position: _Position, agent_exits: bool) -> Trade | None:
         """Charge funding, look for the exit that comes first, and close the trade at it."""
         position.funding_paid += position.side * float(self.market.funding[self.row])
+        if self.row > position.open_row:
+            position.funding_paid += position.side * float(self.market.funding_between[self.row])
         self._trail(position)
         exit_ = self._filled(position, self._find_exit(position, agent_exits))
         candle = self.market.ohlc[self.row]
@@ -254,7 +256,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         return self._close(position, *exit_)
 
     def _trail(self, position: _Position) -> None:
-        """Let a trailing stop follow the price before it is asked whether this candle reached it."""
+        """Let a trailing stop follow the price; only then may this candle have reached it."""
         if not self.rules.trailing_stop or position.stop is None:
             return
         stop = exits.trailed_stop(

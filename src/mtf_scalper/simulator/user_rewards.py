@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mtf_scalper.errors import MtfScalperError, SettingsError
+from mtf_scalper.own_code import own_code
 from mtf_scalper.settings import RewardName, Settings
 from mtf_scalper.simulator.rewards import REWARDS, Parameters, Reward, RewardState
 
@@ -33,6 +34,7 @@ __all__ = [
     "check_loads_in_a_process",
     "load_reward",
     "reward",
+    "reward_code",
     "reward_digest",
     "reward_of",
     "with_absolute_path",
@@ -160,14 +162,30 @@ def with_absolute_path(name: RewardName | str) -> RewardName | str:
 
 
 def reward_digest(settings: Settings) -> str | None:
-    """Return a digest of the source file of a user's reward, None for a known reward.
+    """Return a digest of what a user's reward is made of, None for a known reward.
 
     Models trained with one version of a reward are not those of another, though both have the
-    same settings.
+    same settings. Its source file counts, and every file of the user's own that it imports.
     """
     if isinstance(settings.reward, RewardName):
         return None
-    return _digest(_source_of(settings.reward)[0])
+    digest, imported = _digest(_source_of(settings.reward)[0]), reward_code(settings)
+    if not imported:
+        return digest
+    whole = digest + "".join(f"{name} {each}" for name, each in sorted(imported.items()))
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def reward_code(settings: Settings) -> dict[str, str]:
+    """Return the digests of the files that a user's reward imports, by name; see ``own_code``."""
+    if isinstance(settings.reward, RewardName):
+        return {}
+    path, package = _source_of(settings.reward)
+    try:
+        loaded = [load_reward(settings.reward).function]
+    except MtfScalperError:  # who trains with it is told; what it imports can be read all the same
+        loaded = []
+    return dict(own_code(path, package, objects=loaded).digests)
 
 
 def _is_path(name: str) -> bool:
