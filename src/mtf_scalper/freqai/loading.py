@@ -14,7 +14,26 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.freqai.config import read_settings
 from mtf_scalper.freqai.sections import check_sections
 
-__all__ = ["load_configuration"]
+__all__ = ["check_files", "load_configuration"]
+
+
+def check_files(arguments: Mapping[str, Any]) -> None:
+    """Check the sections of all files of a configuration, and the settings in them.
+
+    Raises
+    ------
+    SettingsError
+    """
+    try:
+        written = load_from_files(list(arguments.get("config", [])))
+    except FreqtradeException as error:
+        raise SettingsError(f"freqtrade: {' '.join(str(error).split())}") from None
+    except (AttributeError, TypeError) as error:
+        raise SettingsError(f"the configuration is not a section: {error}") from None
+    if not isinstance(written, Mapping):
+        raise SettingsError("the configuration is not a section; write {...}")
+    check_sections(written)
+    read_settings(written)
 
 
 def load_configuration(arguments: Mapping[str, Any], runmode: RunMode) -> dict[str, Any]:
@@ -28,15 +47,9 @@ def load_configuration(arguments: Mapping[str, Any], runmode: RunMode) -> dict[s
     SettingsError
         Says in one line what is wrong.
     """
+    check_files(arguments)
     try:
-        written = load_from_files(list(arguments.get("config", [])))
-        if not isinstance(written, Mapping):
-            raise SettingsError("the configuration is not a section; write {...}")
-        check_sections(written)
-        read_settings(written)
         config: dict[str, Any] = setup_utils_configuration(dict(arguments), runmode)
-    except SettingsError:
-        raise
     except (FreqtradeException, ImportError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise SettingsError(f"freqtrade: {words}") from None
