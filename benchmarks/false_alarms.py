@@ -146,8 +146,7 @@ def _plan(task: Task, folder: Path) -> EvaluationPlan:
         seed=task["seed"], signal_strength=task["signal"], pairs=(pair_spec(PAIR),)
     )
     start, stop = (pd.Timestamp(part) for part in task["timerange"].split("-"))
-    # A week more for the warm-up of 5m candles; hourly ones have forgotten their start by then.
-    first = start - pd.Timedelta(days=train_days + 7)
+    first = (start - pd.Timedelta(days=train_days) - recipe.warmup).floor("D")
     write_datadir(spec, folder, first, stop + pd.Timedelta(days=1))
     return EvaluationPlan(recipe=recipe, source=RecordedPairs(folder, recipe), **common)
 

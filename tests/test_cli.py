@@ -94,7 +94,6 @@ def test_version(invoke: Invoke) -> None:
     [
         (("no-such-command",), "no-such-command"),
         (("demo", "--no-such-option"), "--no-such-option"),
-        (("demo", "--datadir", "no/such/folder"), "no/such/folder"),
         (("parity",), "--timerange"),
         (("parity", "--timerange", "20241001-20241008", "--policy", "clever"), "clever"),
         (("parity", "--timerange", "20241001-20241008", "--train-cycles", "0"), "--train-cycles"),

@@ -11,13 +11,11 @@ import torch
 from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mtf_scalper.compute import matmul_precision
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
-from mtf_scalper.ppo.exact_learner import ExactLearner
 from mtf_scalper.selection import held_back
-from mtf_scalper.settings import Advantage, MatmulPrecision, Settings
+from mtf_scalper.settings import Advantage, Settings
 from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.telemetry import EventLog, Progress, read_events
@@ -286,34 +284,3 @@ def test_nothing_that_only_training_needed_is_kept(make_market: Any, tiny: Setti
     assert model.env is None
     assert not hasattr(model, "rollout_buffer")
     assert torch.get_num_threads() == 1
-
-
-@pytest.mark.parametrize("precision", ["highest", "medium"])
-def test_matrices_are_multiplied_at_the_precision_asked_for_while_learning(
-    make_market: Any, tiny: Settings, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And as before outside: a user's own networks are not touched."""
-    seen = []
-    cycle = ExactLearner.cycle
-
-    def watched(learner: ExactLearner, fee_share: float) -> dict[str, float]:
-        seen.append(torch.get_float32_matmul_precision())
-        return cycle(learner, fee_share)
-
-    monkeypatch.setattr(ExactLearner, "cycle", watched)
-    before = torch.get_float32_matmul_precision()
-    train(make_market(n_candles=200), tiny.changed(float32_matmul_precision=precision))
-    assert seen == [precision] * len(seen) != []
-    assert torch.get_float32_matmul_precision() == before
-
-
-def test_rounded_factors_change_products_by_no_more_than_their_last_bits() -> None:
-    """On processors without such instructions both are the same."""
-    random = torch.Generator().manual_seed(1)
-    left, right = (torch.randn(64, 64, generator=random) for _ in range(2))
-    with matmul_precision(MatmulPrecision.HIGHEST):
-        exact = left @ right
-    with matmul_precision(MatmulPrecision.MEDIUM):
-        rounded = left @ right
-    most = 2.0**-8 * (left.abs() @ right.abs())
-    assert bool(((rounded - exact).abs() <= most).all())

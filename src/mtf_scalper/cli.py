@@ -23,8 +23,8 @@ from mtf_scalper.paths import (
     check_file,
     check_file_to_write,
     check_folder,
+    check_folder_if_there,
     check_folder_to_write,
-    check_runs_folder,
     problem_with_files,
 )
 
@@ -102,7 +102,7 @@ RunsFolder = Annotated[
     Path,
     typer.Option(
         "--folder",
-        callback=_path_checked_by(check_runs_folder),
+        callback=_path_checked_by(check_folder_if_there),
         help="Folder that holds the runs.",
     ),
 ]
@@ -424,8 +424,9 @@ def doctor(
     datadir: Annotated[
         Path | None,
         typer.Option(
+            callback=_path_checked_by(check_folder_if_there),
             help="freqtrade data directory that has to hold candles. Default: look into "
-            "user_data/data/binance."
+            "user_data/data/binance.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 __all__ = [
+    "LearningError",
     "MarketError",
     "MtfScalperError",
     "SettingsError",
     "UntrainableError",
+    "WeightsError",
     "WorkerDiedError",
 ]
 
@@ -29,3 +31,11 @@ class UntrainableError(MarketError):
 
 class WorkerDiedError(MtfScalperError):
     """An environment process ended before its training did."""
+
+
+class LearningError(MtfScalperError):
+    """A training meets numbers that it cannot learn from; names where they come from."""
+
+
+class WeightsError(LearningError):
+    """A training has come to weights that are no numbers; names what is likely to blame."""

@@ -11,24 +11,27 @@ slow the learning by heart, and the training ends when nothing better comes.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.utils import configure_logger
 
 from mtf_scalper.compute import ComputeSetup
-from mtf_scalper.errors import SettingsError
+from mtf_scalper.errors import SettingsError, WeightsError
 from mtf_scalper.market.market import Market
-from mtf_scalper.models import facts_in_force, load_weights, new_model
+from mtf_scalper.models import facts_in_force, give_up, load_weights, new_model
 from mtf_scalper.ppo.contexts import Book
 from mtf_scalper.ppo.exact_learner import ExactLearner
 from mtf_scalper.ppo.late_buffer import LateRolloutBuffer
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.position_policy import PositionPolicy
+from mtf_scalper.ppo.standard import Standard
 from mtf_scalper.ppo.surrogate import LOSSES
 from mtf_scalper.ppo.team import team
 from mtf_scalper.selection import Judge
@@ -38,6 +41,8 @@ from mtf_scalper.simulator.vec_env import BatchedVecEnv
 from mtf_scalper.telemetry import EventLog, HistoryRow, Progress, ProgressCallback
 
 __all__ = ["learn_exactly"]
+
+logger = logging.getLogger(__name__)
 
 
 def learn_exactly(
@@ -75,13 +80,16 @@ def learn_exactly(
     facts = facts_in_force(models[0], settings, compute, total_steps)
     events.write("training_started", **facts, n_seeds=settings.n_seeds)
     reports.progress(0, "evaluation")
-    book = Book(markets, settings)
-    held = Book(validation, settings) if validation else None
-    for member, (model, start) in enumerate(zip(models, starts, strict=True)):
+    rows = np.concatenate([market.features for market in markets])
+    for model, start in zip(models, starts, strict=True):
         if start is None:
+            _standard_of(model).fit(rows, settings.window_size)
             _begin_with_a_bias(model, settings)
         else:
             load_weights(model.policy, start)
+    book = Book(markets, settings, _standard_of(models[0]))
+    held = Book(validation, settings, _standard_of(models[0])) if validation else None
+    for member, model in enumerate(models):
         name = "PPO" if settings.n_seeds == 1 else f"PPO_seed_{model.seed}"
         if tensorboard_log is not None:
             model.set_logger(configure_logger(0, tensorboard_log, name))
@@ -109,7 +117,11 @@ def _learn(
         for cycle in range(settings.train_cycles):
             fee_share = _fee_share(cycle, settings)
             reports.progress(first_step + cycle * steps_per_pass, "update")
-            losses = learner.cycle(fee_share)
+            try:
+                losses = learner.cycle(fee_share)
+            except WeightsError as error:
+                give_up(model, error)
+                break
             judge.look(is_at_full_fees=fee_share >= 1.0)
             steps = first_step + (cycle + 1) * steps_per_pass
             reports.after_pass(steps, losses, fee_share, judge, model)
@@ -174,8 +186,20 @@ def _starting_weights(
 
 def _begin_with_a_bias(model: PPO, settings: Settings) -> None:
     """Make keeping the present position more likely at first."""
+    if abs(settings.keep_bias) > torch.finfo(torch.float32).max:
+        logger.warning(
+            "keep_bias %g is more than a float32 can hold; the training begins without it",
+            settings.keep_bias,
+        )
+        return
     with torch.no_grad():
         _logit_biases(model)[Action.NEUTRAL] += settings.keep_bias
+
+
+def _standard_of(model: PPO) -> Standard:
+    """Return the units of a model; those of an ensemble's members are the same."""
+    assert isinstance(model.policy, MaskedPolicy)
+    return model.policy.standard
 
 
 def _logit_biases(model: PPO) -> torch.Tensor:

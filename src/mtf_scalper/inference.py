@@ -17,6 +17,7 @@ from stable_baselines3 import PPO
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.names import check_names, column_names
+from mtf_scalper.ppo.finite import first_not_finite
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
@@ -89,7 +90,7 @@ class Policy:
     Raises
     ------
     SettingsError
-        If the model is not made for such observations.
+        If the model is not made for such observations, or has weights that are not finite.
     """
 
     feature_names: tuple[str, ...] = ()
@@ -110,6 +111,9 @@ class Policy:
                 f"{settings.n_actions} of the mask; window_size, add_state_info or n_actions "
                 "differ from those of its training"
             )
+        bad = first_not_finite(model.policy.state_dict())
+        if bad is not None:
+            raise SettingsError(f"the checkpoint has infinite or NaN weights in {bad!r}")
         self.window_shape: tuple[int, int] = (window, n_market // window)
 
     @property
@@ -250,8 +254,17 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path, settings: Settings) -> Policy:
-        """Read a checkpoint."""
-        return cls(PPO.load(path, device="cpu"), settings)
+        """Read a checkpoint.
+
+        Raises
+        ------
+        SettingsError
+            If its weights are not finite, or made for other settings; names the file.
+        """
+        try:
+            return cls(PPO.load(path, device="cpu"), settings)
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error}") from None
 
 
 def _young_trade(side: Side, settings: Settings) -> NDArray[np.float32]:

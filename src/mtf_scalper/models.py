@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +15,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from mtf_scalper.compute import ComputeSetup
-from mtf_scalper.errors import SettingsError
+from mtf_scalper.errors import SettingsError, WeightsError
+from mtf_scalper.ppo.finite import first_not_finite
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
 
-__all__ = ["facts_in_force", "load_weights", "new_model", "release"]
+__all__ = ["facts_in_force", "give_up", "load_weights", "new_model", "release"]
+
+logger = logging.getLogger(__name__)
 
 
 @team()
@@ -82,7 +86,7 @@ def load_weights(policy: ActorCriticPolicy, weights: Mapping[str, torch.Tensor])
     Raises
     ------
     SettingsError
-        If they are of another shape.
+        If they are of another shape, or not finite.
     """
     theirs = {name: tuple(value.shape) for name, value in weights.items()}
     ours = {name: tuple(value.shape) for name, value in policy.state_dict().items()}
@@ -90,6 +94,12 @@ def load_weights(policy: ActorCriticPolicy, weights: Mapping[str, torch.Tensor])
         raise SettingsError(
             "net_arch, the window or the features differ from those of the model to go on from; "
             "switch continual learning off or start under another identifier"
+        )
+    bad = first_not_finite(weights)
+    if bad is not None:
+        raise SettingsError(
+            f"the model to go on from has infinite or NaN weights in {bad!r}; switch continual "
+            "learning off or start under another identifier"
         )
     policy.load_state_dict(weights)
 
@@ -99,6 +109,12 @@ def _take_over(model: PPO, initial: PPO) -> None:
     load_weights(model.policy, initial.policy.state_dict())
     # The optimiser would go on to share its running averages with the model that they came from.
     model.policy.optimizer.load_state_dict(copy.deepcopy(initial.policy.optimizer.state_dict()))
+
+
+def give_up(model: PPO, error: WeightsError) -> None:
+    """Say why a training ends early; what Adam has noted by then is of no use to a later one."""
+    logger.warning("%s: the training ends here, and weights from before are kept", error)
+    model.policy.optimizer.state.clear()
 
 
 def release(model: PPO) -> None:

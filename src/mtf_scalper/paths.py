@@ -16,8 +16,8 @@ __all__ = [
     "check_file",
     "check_file_to_write",
     "check_folder",
+    "check_folder_if_there",
     "check_folder_to_write",
-    "check_runs_folder",
     "problem_with_files",
 ]
 
@@ -92,7 +92,7 @@ def check_file_to_write(path: Path, name: str) -> None:
     check_folder_to_write(path.parent, name)
 
 
-def check_runs_folder(path: Path, name: str) -> None:
+def check_folder_if_there(path: Path, name: str) -> None:
     """Raise ``PathError`` if there is something else than a folder to be read; none is fine."""
     if os.path.lexists(path) or not path.parent.is_dir():
         try:

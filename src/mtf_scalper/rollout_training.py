@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from mtf_scalper.compute import ComputeSetup
+from mtf_scalper.errors import WeightsError
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
-from mtf_scalper.models import facts_in_force, new_model
+from mtf_scalper.models import facts_in_force, give_up, new_model
 from mtf_scalper.ppo.fast_ppo import FastPPO
+from mtf_scalper.ppo.finite import check_learned
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Algorithm, Settings
@@ -38,13 +41,15 @@ def learn_from_rollouts(
     validation: Market | None,
     compute: ComputeSetup,
     *,
-    n_candles: int,
+    market: Market,
     initial: PPO | None,
     on_progress: ProgressCallback | None,
     events: EventLog,
     tensorboard_log: str | None,
 ) -> tuple[PPO, list[HistoryRow]]:
-    """Train on environments, for as many steps as ``n_candles`` times the cycles; see ``train``.
+    """Train on environments over ``market``, as many steps as its candles times the cycles.
+
+    See ``train`` for the other arguments.
 
     Returns
     -------
@@ -63,11 +68,19 @@ def learn_from_rollouts(
         initial,
         tensorboard_log,
     )
-    total_steps = settings.train_cycles * n_candles
+    if initial is None:
+        assert isinstance(model.policy, MaskedPolicy)
+        model.policy.standard.fit(market.features, settings.window_size)
+    total_steps = settings.train_cycles * len(market)
     events.write("training_started", **facts_in_force(model, settings, compute, total_steps))
-    callback = _TrainingCallback(model, settings, validation, total_steps, on_progress, events)
-    with team():
-        _learn(model, total_steps, callback)
+    callback = _TrainingCallback(
+        model, settings, validation, total_steps, on_progress, events, pair=market.pair
+    )
+    try:
+        with team():
+            _learn(model, total_steps, callback)
+    except WeightsError as error:
+        give_up(model, error)
     callback.load_best()
     return model, callback.history
 
@@ -108,8 +121,11 @@ class _TrainingCallback(BaseCallback):
         total_steps: int,
         on_progress: ProgressCallback | None,
         events: EventLog,
+        *,
+        pair: str,
     ) -> None:
         super().__init__()
+        self._pair = pair
         self.history: list[HistoryRow] = []
         self._policy = Policy(model, settings)
         self._validation = validation
@@ -118,6 +134,7 @@ class _TrainingCallback(BaseCallback):
         self._events = events
         self._started = self._reported = time.monotonic()
         self._best: tuple[float, bytes] | None = None
+        self._last = _packed(model)
         self._updates = 0
         self._tally = _Tally()
 
@@ -149,12 +166,13 @@ class _TrainingCallback(BaseCallback):
         self._report("update")
 
     def load_best(self) -> None:
-        """Put the weights with the best validation return back into the model."""
-        if self._best is not None:
-            weights = torch.load(io.BytesIO(self._best[1]), weights_only=True)
-            self.model.policy.load_state_dict(weights)
+        """Put the weights with the best validation return back, the last finite ones without it."""
+        packed = self._last if self._best is None else self._best[1]
+        weights = torch.load(io.BytesIO(packed), weights_only=True)
+        self.model.policy.load_state_dict(weights)
 
     def _after_update(self) -> None:
+        check_learned(self._pair, self.model.policy.state_dict(), self._policy.settings)
         log_return = trades = None
         if self._validation is not None:
             run = simulate(self._policy, self._validation)
@@ -162,9 +180,9 @@ class _TrainingCallback(BaseCallback):
             self.logger.record("validation/log_return", log_return)
             self.logger.record("validation/trades", trades)
             if self._best is None or log_return > self._best[0]:
-                buffer = io.BytesIO()
-                torch.save(self.model.policy.state_dict(), buffer)
-                self._best = (log_return, buffer.getvalue())
+                self._best = (log_return, _packed(self.model))
+        else:
+            self._last = _packed(self.model)
         episodes = [episode["r"] for episode in self.model.ep_info_buffer or ()]
         row = HistoryRow(
             steps=self.model.num_timesteps,
@@ -190,6 +208,12 @@ class _TrainingCallback(BaseCallback):
         self._events.write("progress", **asdict(progress))
         if self._on_progress is not None:
             self._on_progress(progress)
+
+
+def _packed(model: BaseAlgorithm) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(model.policy.state_dict(), buffer)
+    return buffer.getvalue()
 
 
 class _Tally:

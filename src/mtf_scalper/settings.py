@@ -147,8 +147,8 @@ class Device(StrEnum):
 class MatmulPrecision(StrEnum):
     """Precision of the products of float32 matrices, in torch's own words.
 
-    ``medium``: factors may be rounded to bfloat16 where the processor has instructions for it, sums
-    are float32. ``highest``: float32 throughout. Other processors do the same with both.
+    ``medium``: factors and hidden layers are rounded to bfloat16 where the processor has units for
+    it, sums are float32. ``highest``: float32 throughout. Other processors do the same with both.
     """
 
     HIGHEST = "highest"

@@ -111,6 +111,9 @@ def train(
     ------
     MarketError, SettingsError
         Before the first step.
+    LearningError
+        If rewards are infinite or NaN. Weights that become so end the training: one line of the log
+        names the setting that is likely to blame, and weights from before are kept.
     WorkerDiedError
         If an environment process ends; all others are ended too.
     """
@@ -152,7 +155,7 @@ def train(
                 settings,
                 held[0] if held else None,
                 compute,
-                n_candles=len(markets[0]),
+                market=markets[0],
                 initial=initial,
                 on_progress=on_progress,
                 events=events,

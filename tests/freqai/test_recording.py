@@ -99,6 +99,48 @@ def test_it_is_judged_beside_the_baselines(done: Done) -> None:
     assert [each["verdict"] for each in agreed] == ["passed"] * len(done.run.manifest["pairs"])
 
 
+FILTERED = """
+from mtf_scalper.freqai.strategy import HybridStrategy
+
+class Filtered(HybridStrategy):
+    def confirm_trade_entry(self, pair, order_type, amount, rate, time_in_force, current_time,
+                            entry_tag, side, **kwargs):
+        # The shorts of the morning and the longs of every fourth hour are refused.
+        if current_time.hour < 12 if side == "short" else current_time.hour % 4 == 0:
+            return False
+        return super().confirm_trade_entry(pair, order_type, amount, rate, time_in_force,
+                                           current_time, entry_tag, side, **kwargs)
+
+    def _leave(self, pair, row, side, state):
+        return 0.0
+"""
+
+
+def test_baselines_of_a_strategy_that_drops_entries_are_what_freqtrade_makes_of_the_others(
+    make_program: MakeProgram, tmp_path: Path
+) -> None:
+    """It leaves all exits to the rules, so that classic exits of its entries are its own trades."""
+    (tmp_path / "strategies").mkdir()
+    (tmp_path / "strategies" / "filtered.py").write_text(FILTERED, encoding="utf-8")
+    started = make_program(tmp_path)
+    own = ("--strategy", "Filtered", "--strategy-path", str(tmp_path / "strategies"))
+    started.run(*BACKTEST, str(tmp_path / "results"), *own)
+    (run,) = started.runs
+    trades = run.trades()
+    assert len(trades) > 2
+    assert "agent_exit" not in set(trades["exit_reason"])
+    assert {each["verdict"] for each in run.checks() if "simulator" in each["name"]} == {"passed"}
+    for row in run.figures():
+        assert row["log_return"]["value"] == pytest.approx(
+            trades.loc[
+                trades["pair"].isin([row["pair"]]) | (row["pair"] == "all"), "log_return"
+            ].sum(),
+            abs=1e-6,
+        )
+        if row["n_trades"]:
+            assert row["classic_exits"] == pytest.approx(row["log_return"]["value"], abs=1e-12)
+
+
 def test_its_trades_are_those_of_freqtrades_own_result(done: Done) -> None:
     theirs = pd.DataFrame(done.strategy["trades"])
     assert "force_exit" in set(theirs["exit_reason"]), "no trade was open at the end of the data"

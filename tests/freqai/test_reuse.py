@@ -144,6 +144,16 @@ def test_what_made_the_models_is_compared_as_settings_are(
         check_identifier(tmp_path, Settings(), made())
 
 
+def test_a_folder_of_models_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("in the way", encoding="utf-8")
+    folder = tmp_path / "models" / "mine"
+    with pytest.raises(SettingsError) as caught:
+        check_identifier(folder, Settings(), makers={})
+    assert str(caught.value).startswith(f"{folder}")
+    assert "cannot be written: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 BACKTEST = ("backtesting", "--timerange", "20240130-20240201", "--cache", "none")
 
 

@@ -194,6 +194,23 @@ def test_gaps_are_accepted_and_logged_once_for_a_window(
     ]
 
 
+def test_prices_that_jump_are_logged_once_for_a_window(
+    window: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = window.index[70]
+    window.loc[row, ["high", "close"]] = window.loc[row, "low"] * 1e9
+    with caplog.at_level(logging.INFO):
+        check_window(window, FEATURES, PAIR, SETTINGS)
+        log_gaps(window, PAIR, "5m")
+        build_market(window[["%-a"]], window, PAIR, SETTINGS, config=CONFIG, provider=provider_of())
+    (line,) = [line for line in caplog.messages if "moves by a factor" in line]
+    date = f"{window.loc[row, 'date']:%Y-%m-%d %H:%M}"
+    # The next candle falls back by as much.
+    assert line.startswith(
+        f"{PAIR}: column 'close' moves by a factor of 1e+09 at {date} (2 such rows)"
+    )
+
+
 def test_flat_candles_without_volume_are_accepted(window: pd.DataFrame) -> None:
     """An exchange's halt, or what freqtrade puts in the place of missing candles."""
     prices = ["open", "high", "low", "close"]

@@ -37,27 +37,39 @@ def random_trades(rng: np.random.Generator, leverage: list[float]) -> tuple[np.n
     best = np.abs(rng.normal(0.0, reach, N_TRADES))
     states["best_rate"] = 100.0 * np.exp(states["side"] * best)
     states["funding_paid"] = rng.choice([0.0, 0.1, -0.1], N_TRADES)
-    for name in ("stop", "liquidation"):
-        # Also beyond the entry, and infinitely far.
-        away = np.where(rng.random(N_TRADES) < 0.3, np.inf, rng.normal(reach, reach, N_TRADES))
-        states[name] = 100.0 * (1.0 - states["side"] * away)
+    # Stops and liquidation prices as a market may give them, also beyond the entry.
+    away = rng.normal(reach, reach, (2, N_TRADES))
+    states["stop"] = 100.0 * (1.0 - states["side"] * away[0])
+    given = 1.0 - states["side"] * away[1]
+    states["liquidation"] = np.where(rng.random(N_TRADES) < 0.2, 0.0, given)
+    states["liquidation"][rng.random(N_TRADES) < 0.5] = np.nan
     states["has_trailed"] = rng.random(N_TRADES) < 0.5
+    states["tick_size"] = market.tick_size
     return kernels.candles_of(market), states
 
 
 def random_rules(rng: np.random.Generator) -> TradeRules:
     return TradeRules(
+        **[
+            {"stoploss": None},
+            {"stoploss": -0.02},
+            {"stoploss": -0.5},
+            {"stoploss": -0.5, "trailing_stop": True},
+        ][rng.integers(4)],
         minimal_roi=[{}, {0: 0.04, 30: 0.01}, {5: 0.02, 60: -1.0}][rng.integers(3)],
         max_trade_duration_candles=rng.choice([None, 12]),
         emergency_loss=rng.choice([None, -0.03]),
         break_even_trigger=rng.choice([None, 0.015]),
         break_even_floor=0.001,
+        maintenance_margin_rate=rng.choice([0.004, 0.1]),
+        liquidation_buffer=rng.choice([0.0, 0.05, 0.9]),
+        is_liquidated=rng.choice([True, False], p=[0.8, 0.2]),
     )
 
 
 @pytest.mark.parametrize("leverage", [[1.0, 2.5], [20.0, 125.0], [9.9, 10.1, 249.0, 400.0]])
 def test_no_exit_that_the_rules_force_is_overlooked(leverage: list[float]) -> None:
-    """Also where stop or liquidation price lie beyond the entry."""
+    """Also where the liquidation price lies beyond the entry: leverage above 1 / maintenance."""
     rng = np.random.default_rng(7)
     n_exits = n_spared = 0
     for _ in range(60):

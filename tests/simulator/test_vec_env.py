@@ -22,8 +22,6 @@ from mtf_scalper.simulator.vec_env import BatchedVecEnv
 
 N_CANDLES, WINDOW = 300, 4
 EXACT = 1e-12
-FAR = 1e9
-"""A stop or a liquidation that does not exist."""
 
 
 def wild_market(rng: np.random.Generator) -> Market:
@@ -125,7 +123,6 @@ OF_A_TRADE = (
     "funding_paid",
     "tick_size",
     "stop",
-    "liquidation",
     "has_trailed",
     "order_rate",
     "order_row",
@@ -176,8 +173,7 @@ def reference_record(
                 held.worst_rate,
                 held.funding_paid,
                 held.tick_size,
-                -held.side * FAR if held.stop is None else held.stop,
-                held.liquidation or -held.side * FAR,
+                held.stop if settings.rules.trailing_stop else 0.0,
                 held.has_trailed,
                 held.order.rate if held.order else 0.0,
                 held.order.row if held.order else 0,
@@ -233,11 +229,12 @@ def batched_record(
             record[f"{name} after"] = states[name][:, e]
         for name in OF_A_TRADE:
             # Fields of a trade mean nothing without one.
-            values = np.clip(states[name][:, e], -FAR, FAR)
             is_known = states["side"][:, e] != 0
+            if name == "stop":  # kept only where it trails
+                is_known &= settings.rules.trailing_stop
             if name == "order_row":
                 is_known &= states["order_rate"][:, e] > 0.0
-            record[f"{name} after"] = np.where(is_known, values, 0.0)
+            record[f"{name} after"] = np.where(is_known, states[name][:, e], 0.0)
         record["observation"] = observations[:, e]
         records.append(record)
     return records, trades, ends

@@ -94,7 +94,7 @@ def superiority(
     Superiority
         With p-values of 1 where nothing earns more than the baseline, or days are under
         ``LEAST_DAYS``: so few make every bootstrap far too sure. On three days without an edge it
-        would reject 22% of the time at the 5% level.
+        would reject a fifth of the time at the 5% level.
     """
     differences = judged[:, None] - baseline[:, None]
     if others is not None:

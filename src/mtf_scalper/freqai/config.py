@@ -250,9 +250,12 @@ def check_identifier(
             f"freqai.identifier: {models_folder.name!r} holds models of unknown settings; "
             "choose a new identifier or delete its folder under user_data/models"
         )
-    models_folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(now, indent=1, sort_keys=True)
-    path.write_text(text, encoding="utf-8")
+    try:
+        models_folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _spread(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,18 +122,20 @@ def _from_numbers(values: NDArray[Any], missing: NDArray[np.bool_], name: str) -
     known = values[~missing]
     if not len(known):
         return dates
-    for unit, per_second in _PER_SECOND.items():
-        low, high = _FIRST_SECOND * per_second, _LAST_SECOND * per_second
-        # Bytes of a type that cannot hold the bounds have no such numbers.
-        fits = (known.astype(np.float64) >= low) & (known.astype(np.float64) < high)
-        if fits.all():
-            dates[~missing] = _counted(known, unit, per_second)
-            return dates
-        if fits.any():
-            other = np.zeros(len(values), dtype=np.bool_)
-            other[~missing] = ~fits
-            problem = f"is {values[np.argmax(other)]}, which is no {unit} as others are,"
-            raise MarketError(bad_rows(name, problem, other, None))
+    size = known.astype(np.float64)
+    fits = {
+        unit: (size >= _FIRST_SECOND * scale) & (size < _LAST_SECOND * scale)
+        for unit, scale in _PER_SECOND.items()
+    }
+    unit = max(fits, key=lambda each: int(fits[each].sum()))
+    if fits[unit].all():
+        dates[~missing] = _counted(known, unit, _PER_SECOND[unit])
+        return dates
+    if fits[unit].any():
+        other = np.zeros(len(values), dtype=np.bool_)
+        other[~missing] = ~fits[unit]
+        problem = f"is {values[np.argmax(other)]}, which is no {unit} as others are,"
+        raise MarketError(bad_rows(name, problem, other, None))
     raise MarketError(
         f"{name} are numbers like {known[0]}, which are no s, ms, us or ns since 1970-01-01 of the "
         "years 1990 to 2199; give datetimes"

@@ -23,7 +23,7 @@ Dates = NDArray[np.datetime64]
 
 LARGEST_STEP = 5.0
 """Change of price within a candle, or from one to the next, above which candles are doubted."""
-_JITTER = np.timedelta64(1, "s")
+_JITTER = np.timedelta64(1000, "ms")
 """Candles whose dates are off by less are still at their time; freqtrade takes whole seconds."""
 _SHORTEST_MONTH = 28 * 24 * 60
 
@@ -130,7 +130,7 @@ def step_problem(dates: Dates, timeframe_minutes: int, column: str = "dates") ->
         return None
     length = np.timedelta64(timeframe_minutes, "m")
     # To the second, so that dates that are off by milliseconds count as one length.
-    steps = ((np.diff(dates) + _JITTER / 2) // _JITTER) * _JITTER
+    steps = ((np.diff(dates) + _JITTER // 2) // _JITTER) * _JITTER
     lengths, counts = np.unique(steps, return_counts=True)
     common = lengths[np.argmax(counts)]
     if length not in lengths or (common != length and 2 * counts.max() > len(steps)):

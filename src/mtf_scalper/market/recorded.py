@@ -317,7 +317,7 @@ def _check_lookback(
     """Refuse candles that begin too late for the longest features of the first row."""
     begins, needed = whole["date"].iloc[0], first - lookback * timeframe_delta(base)
     if begins > needed:
-        raise MarketError(
+        raise UntrainableError(
             f"{pair}: candles of {base} begin on {begins:%Y-%m-%d %H:%M}, the features of "
             f"{first:%Y-%m-%d %H:%M} need them from {needed:%Y-%m-%d %H:%M} on; download more"
         )

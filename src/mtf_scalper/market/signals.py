@@ -131,7 +131,8 @@ def entry_indicators(
         candles = (higher or {}).get(timeframe)
         if candles is None:
             candles = resample_candles(frame, timeframe, base)
-        known = _trend(candles, timeframe).assign(date=candles["date"].to_numpy())
+        dates = candles["date"].reset_index(drop=True)
+        known = _trend(candles, timeframe).assign(date=dates)
         parts.append(align_higher_timeframe(frame, known, timeframe, base).drop(columns="date"))
     return pd.concat([*parts, of_base], axis=1)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.advantages import Evaluation, PolicyTable, evaluate_policy
+from mtf_scalper.ppo.standard import Standard
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, SIDES, Chains, chains_of
 from mtf_scalper.simulator.types import Action
@@ -71,6 +72,8 @@ class Book:
     markets : sequence of Market
         With the same features.
     settings : Settings
+    standard : Standard, optional
+        What brings features into the policy's units; without it they stay as they are.
 
     Attributes
     ----------
@@ -90,11 +93,14 @@ class Book:
         What the policy sees of its position.
     """
 
-    def __init__(self, markets: Sequence[Market], settings: Settings) -> None:
+    def __init__(
+        self, markets: Sequence[Market], settings: Settings, standard: Standard | None = None
+    ) -> None:
         self._settings = settings
         self.sees_position = settings.add_state_info
         self.pairs = ", ".join(dict.fromkeys(market.pair for market in markets))
-        self.features = np.concatenate([market.features for market in markets])
+        features = np.concatenate([market.features for market in markets])
+        self.features = features if standard is None else standard.of_features(features)
         self._parts: list[_Part] = []
         first_row = first_context = 0
         found: list[tuple[Rows, NDArray[np.int8], NDArray[np.bool_], NDArray[np.float32]]] = []

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from mtf_scalper.errors import LearningError
 from mtf_scalper.ppo.advantages import Evaluation, PolicyTable
 from mtf_scalper.ppo.contexts import Book, Targets
 from mtf_scalper.ppo.exact_networks import JoinedNetwork, WindowNetwork, network_of
+from mtf_scalper.ppo.finite import check_learned
 from mtf_scalper.ppo.rounded import has_bfloat16_units
 from mtf_scalper.ppo.surrogate import (
     LOSSES,
@@ -100,6 +102,12 @@ class ExactLearner:
         probabilities = probabilities_on(self._network, book)
         tables = book.tables(probabilities)
         evaluations = book.evaluate(tables, settings.gamma, fee_share)
+        objective = sum(evaluation.objective for evaluation in evaluations)
+        if not np.isfinite(objective):
+            raise LearningError(
+                f"{book.pairs}: reward {str(settings.reward)!r} adds up to {objective}; "
+                "it has to be finite at every candle"
+            )
         targets = book.targets(probabilities, evaluations)
         if settings.normalize_advantage:
             targets = _normalized(targets)
@@ -120,8 +128,9 @@ class ExactLearner:
                 continue
             break
         self._network.storage.show_steps()
+        learned = {"weights": self._network.storage.weights, "average weights": self._average}
+        check_learned(book.pairs, learned, settings)
         means = (sums / max(n_batches, 1)).tolist()
-        objective = sum(evaluation.objective for evaluation in evaluations)
         return {**dict(zip(LOSSES, means, strict=True)), "objective": objective}
 
     def _step(self) -> None:

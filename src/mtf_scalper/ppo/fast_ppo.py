@@ -89,7 +89,8 @@ class FastPPO(PPO):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         rollout_buffer.see(candle_env.features, candle_env.extras.shape[1])
-        outputs = NetworkOutputs(self._bound_towers(), candle_env, self._n_masked)
+        features = self._in_its_units(candle_env.features)
+        outputs = NetworkOutputs(self._bound_towers(), candle_env, features, self._n_masked)
         uniforms = torch.rand(n_rollout_steps, env.num_envs).numpy()
         callback.on_rollout_start()
         new_obs: Any = self._last_obs
@@ -160,6 +161,13 @@ class FastPPO(PPO):
         assert isinstance(self.action_space, spaces.Discrete)
         return int(self.action_space.n) if isinstance(self.policy, MaskedPolicy) else 0
 
+    def _in_its_units(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return features as the network takes them, shape (T, F)."""
+        policy = self.policy
+        return (
+            policy.standard.of_features(features) if isinstance(policy, MaskedPolicy) else features
+        )
+
     def _bound_towers(self) -> Towers:
         """Return the networks on flat storage, bound again where a checkpoint was loaded."""
         if not self._towers.is_bound_to(self.policy, self.batch_size):
@@ -210,7 +218,7 @@ class _Update:
     ) -> None:
         self._model = model
         self._towers = towers
-        self._features = buffer.features
+        self._features = model._in_its_units(buffer.features)
         self._samples = Samples(buffer)
         self.n_samples = len(self._samples.rows)
         self._clip_range = clip_range

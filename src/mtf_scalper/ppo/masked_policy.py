@@ -25,6 +25,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from mtf_scalper.ppo.products import make_steady
+from mtf_scalper.ppo.standard import Standard
 
 __all__ = ["INVALID_LOGIT", "MaskedPolicy", "WithoutMask"]
 
@@ -73,6 +74,7 @@ class MaskedPolicy(ActorCriticPolicy):
             )
             for _ in range(n_members - 1)
         )
+        self.standard = Standard(self.features_dim).to(self.device)
         make_steady(self)
 
     @property
@@ -102,6 +104,12 @@ class MaskedPolicy(ActorCriticPolicy):
         masked = torch.where(is_valid, logits, INVALID_LOGIT)
         return self.action_dist.proba_distribution(action_logits=masked)
 
+    def predict_values(self, obs: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Return the values of observations, shape (N, 1)."""
+        inputs = self.standard(obs[:, : self.features_dim])
+        values: torch.Tensor = self.value_net(self.mlp_extractor.forward_critic(inputs))
+        return values
+
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits of all actions, shape (N, n_actions), before any mask.
 
@@ -110,6 +118,7 @@ class MaskedPolicy(ActorCriticPolicy):
         Parameters
         ----------
         inputs : float32, shape (N, length - n_actions)
+            As observed: ``standard`` brings them into the network's units.
         """
         members = self.member_logits(inputs)
         if len(members) == 1:
@@ -119,6 +128,7 @@ class MaskedPolicy(ActorCriticPolicy):
 
     def member_logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return every member's logits, shape (n_members, N, n_actions)."""
+        inputs = self.standard(inputs)
         own = self.action_net(self.mlp_extractor.forward_actor(inputs))
         others = [
             other["action_net"](other["mlp_extractor"].forward_actor(inputs))  # type: ignore[index]

@@ -26,13 +26,18 @@ class NetworkOutputs:
     ----------
     towers : Towers
     env : CandleVecEnv
+    features : ndarray of float32, shape (T, F)
+        Those of ``env`` in the network's units.
     n_masked : int
         Columns at the end of ``env.extras`` that the network does not see.
     """
 
-    def __init__(self, towers: Towers, env: CandleVecEnv, n_masked: int) -> None:
+    def __init__(
+        self, towers: Towers, env: CandleVecEnv, features: NDArray[np.float32], n_masked: int
+    ) -> None:
         self._towers = towers
         self._env = env
+        self._features = features
         self._n_masked = n_masked
         self._n_inputs = env.extras.shape[1] - n_masked
         self._n_actions = towers.policy_tower.layers[-1].weight.shape[0]
@@ -88,7 +93,7 @@ class NetworkOutputs:
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
             inputs = towers.new_inputs(len(rows[part]))
-            gather_windows(self._env.features, rows[part], extras[part], inputs.numpy())
+            gather_windows(self._features, rows[part], extras[part], inputs.numpy())
             logits[part] = towers.policy_tower.forward(inputs).numpy()
             values[part] = towers.value_tower.forward(inputs)[:, 0].numpy()
         return logits, values

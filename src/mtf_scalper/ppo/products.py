@@ -105,7 +105,7 @@ class SteadyLinear(nn.Linear):
         if input.device.type != "cpu" or input.dim() != 2:
             return functional.linear(input, self.weight, self.bias)
         if torch.is_grad_enabled():
-            result: Tensor = _Steady.apply(input, self.weight, self.bias)
+            result: Tensor = _Steady.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
             return result
         return _by_rows(input, self.weight, self.bias)
 
@@ -149,7 +149,7 @@ class _Steady(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         inputs, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
         into_weight = torch.empty_like(weight)

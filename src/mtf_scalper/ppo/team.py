@@ -23,7 +23,7 @@ _here = threading.local()
 
 
 class Team:
-    """This thread and some others, in each of which torch works with one thread.
+    """The thread that makes it and some others, in each of which torch works with one thread.
 
     The others start with the first work that can be shared out, and end with ``close``.
 
@@ -86,7 +86,7 @@ def _failure_of(jobs: Sequence[Job]) -> BaseException | None:
     try:
         for job in jobs:
             job()
-    except BaseException as error:
+    except BaseException as error:  # raised again in the thread that waits for it
         return error
     return None
 

@@ -12,6 +12,7 @@ a time, and each state is tried both ways. Nothing about a trade is said here a 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,7 +38,13 @@ SIDES = (Side.LONG, Side.SHORT)
 RENEWED_AFTER = 96
 """States of a chain without end; 8 hours of 5m candles."""
 
+logger = logging.getLogger(__name__)
+
 _MOST_STATES = 60_000_000
+_BYTES_OF_STATE = {False: 100, True: 310}
+"""Memory that a training takes for a state at its most, measured; with ``add_state_info`` each is a
+context of its own."""
+_NOTICED_BYTES = 2**30
 _Value = TypeVar("_Value", bound=np.generic)
 
 
@@ -149,6 +156,7 @@ def chains_of(market: Market, settings: Settings, *, longest: int | None = None)
     rows, sides = np.nonzero(flat_valid[:, 1:])
     chain_at = np.full((len(market), len(SIDES)), -1, dtype=np.int64)
     chain_at[rows, sides] = np.arange(len(rows))
+    _tell_memory(market, settings, rows, limit)
     states, extras, enter_reward, is_open = stepper.enter(rows, sides)
     walk = _walk(stepper, states, extras, np.flatnonzero(is_open), limit)
     starts = np.concatenate([[0], np.cumsum(walk.lengths)])
@@ -165,6 +173,27 @@ def chains_of(market: Market, settings: Settings, *, longest: int | None = None)
         stay_reward=walk.in_order(starts, walk.stay),
         leave_reward=walk.in_order(starts, walk.leave),
         position=walk.in_order(starts, walk.position),
+    )
+
+
+def _tell_memory(market: Market, settings: Settings, rows: NDArray[np.int64], limit: int) -> None:
+    """Say before it is taken how much memory the states may need, where that is gigabytes.
+
+    Stops and the ROI ladder end trades sooner; by how much is known only afterwards.
+    """
+    longest = min(limit, settings.rules.max_trade_duration_candles or limit)
+    n_states = int(np.minimum(longest, len(market) - 1 - rows).sum())
+    n_bytes = n_states * _BYTES_OF_STATE[settings.add_state_info]
+    if n_bytes < _NOTICED_BYTES:
+        return
+    logger.warning(
+        "%s: %s possible entries, held for up to %s candles, may make %s states of trades and take "
+        "%.1f GB of memory; set max_trade_duration_candles or use fewer candles",
+        market.pair,
+        f"{len(rows):,}",
+        f"{longest:,}",
+        f"{n_states:,}",
+        n_bytes / 1e9,
     )
 
 

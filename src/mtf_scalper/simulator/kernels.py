@@ -104,8 +104,9 @@ STATE = np.dtype(
     ]
 )
 """State of one environment; fields of a trade mean nothing while ``side`` is 0. ``tick_size`` is
-that of the entry; a stop or a liquidation that does not exist lies infinitely far. ``order_rate``
-is the price of an exit that no candle has reached yet, 0 where there is none."""
+that of the entry, ``liquidation`` the multiple of the open rate that the market gives there. A stop
+that does not trail is not kept but worked out where it may have been reached. ``order_rate`` is the
+price of an exit that no candle has reached yet, 0 where there is none."""
 
 OUTCOME = np.dtype(
     [
@@ -447,16 +448,9 @@ def _enter(decided: Any, candle: Any, rules: Any, state: Any, side: int) -> None
     state.tick_size = tick_size
     state.has_trailed = 0
     state.order_rate = 0.0
-    # A rule without stoploss has NaN, which ends here as a stop that no price reaches.
-    stop = _round_to_tick(rate * (1.0 - side * rules.stoploss / leverage), tick_size, side)
-    state.stop = -side * math.inf if math.isnan(rules.stoploss) else stop
-    multiple = decided.liquidation_long if side > 0 else decided.liquidation_short
-    price = rate * multiple
-    if math.isnan(multiple):
-        bare = rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
-        price = max(0.0, bare + side * abs(rate - bare) * rules.liquidation_buffer)
-    price = _round_to_tick(price, tick_size, 0)
-    state.liquidation = price if (price > 0.0) & rules.is_liquidated else -side * math.inf
+    state.liquidation = decided.liquidation_long if side > 0 else decided.liquidation_short
+    if rules.trailing:
+        state.stop = _first_stop(rules, state)
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
@@ -554,8 +548,45 @@ def _may_be_forced(candle: Any, rules: Any, state: Any, lowest_roi: float) -> bo
     age = state.row - state.open_row
     too_old = (rules.max_duration > 0) & (age >= rules.max_duration)
     takes_profit = at_best > (lowest_roi - MARGIN) * paid
-    stopped = (side * (state.stop - worst) >= 0.0) | (side * (state.liquidation - worst) >= 0.0)
+    # Distances from the entry in shares of the stake; both prices are rounded by up to a tick.
+    stop = math.inf if math.isnan(rules.stoploss) else rules.stoploss
+    loss = (side * (open_rate - worst) + state.tick_size + MARGIN * open_rate) * leverage
+    stopped = loss >= min(stop, _liquidation_distance(rules, state)) * open_rate
+    stopped |= rules.trailing & (side * (state.stop - worst) >= 0.0)
     return bool(emergency | break_even | too_old | takes_profit | stopped)
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _liquidation_distance(rules: Any, state: Any) -> float:
+    side, leverage, multiple = state.side, state.leverage, state.liquidation
+    rate = rules.maintenance_margin_rate
+    margin = 1.0 - rate * leverage
+    distance = margin * (1.0 - rules.liquidation_buffer) * (1.0 - rate)
+    distance = distance if margin > 0.0 else -math.inf
+    given = math.inf if multiple == 0.0 else side * (1.0 - multiple) * leverage
+    distance = distance if math.isnan(multiple) else given
+    return distance if rules.is_liquidated else math.inf
+
+
+@njit(cache=True, error_model="numpy")
+def _liquidation_price(rules: Any, state: Any) -> float:
+    if not rules.is_liquidated:
+        return 0.0
+    side, rate = state.side, state.open_rate
+    price = rate * state.liquidation
+    if math.isnan(state.liquidation):
+        bare = rate * (1.0 - side / state.leverage) / (1.0 - side * rules.maintenance_margin_rate)
+        price = max(0.0, bare + side * abs(rate - bare) * rules.liquidation_buffer)
+    rounded: float = _round_to_tick(price, state.tick_size, 0)
+    return rounded
+
+
+@njit(cache=True, error_model="numpy")
+def _first_stop(rules: Any, state: Any) -> float:
+    side = state.side
+    price = state.open_rate * (1.0 - side * rules.stoploss / state.leverage)
+    rounded: float = _round_to_tick(price, state.tick_size, side)
+    return rounded
 
 
 @njit(cache=True, error_model="numpy")
@@ -567,13 +598,13 @@ def _find_exit(
     code = _safety_exit(rules, state, opened)
     if code != STAY:
         return code, opened
-    code, rate = _stop(candle, state)
+    code, rate = _stop(candle, rules, state)
     if code != STAY:
         return code, rate
     code, rate = _take_profit(candle, roi, rules, state)
     if code != STAY:
         return code, rate
-    if state.has_trailed != 0 and _is_reached(candle, state.side, state.stop):
+    if rules.trailing and state.has_trailed != 0 and _is_reached(candle, state.side, state.stop):
         return TRAILING_STOP, _trailing_fill(candle, rules, state)
     return (END_OF_DATA if is_last else STAY), opened
 
@@ -594,13 +625,17 @@ def _safety_exit(rules: Any, state: Any, opened: float) -> int:
 
 
 @njit(cache=True, error_model="numpy")
-def _stop(candle: Any, state: Any) -> tuple[int, float]:
+def _stop(candle: Any, rules: Any, state: Any) -> tuple[int, float]:
     side = state.side
-    if _is_reached(candle, side, state.stop):
-        # A stop that has trailed comes after ROI, and before liquidation is asked for.
-        return (STAY if state.has_trailed != 0 else STOP_LOSS), _stop_fill(candle, side, state.stop)
-    if _is_reached(candle, side, state.liquidation):
-        return LIQUIDATION, _stop_fill(candle, side, state.liquidation)
+    if not math.isnan(rules.stoploss):
+        price = state.stop if rules.trailing else _first_stop(rules, state)
+        if _is_reached(candle, side, price):
+            # A stop that has trailed comes after ROI, and before liquidation is asked for.
+            code = STAY if rules.trailing and state.has_trailed != 0 else STOP_LOSS
+            return code, _stop_fill(candle, side, price)
+    price = _liquidation_price(rules, state)
+    if price > 0.0 and _is_reached(candle, side, price):
+        return LIQUIDATION, _stop_fill(candle, side, price)
     return STAY, 0.0
 
 
