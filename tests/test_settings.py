@@ -254,7 +254,7 @@ def test_a_bad_trade_rule_is_named_in_one_line(values, named) -> None:
 
 def test_an_unknown_vec_env_is_refused_with_the_valid_ones() -> None:
     message = error_of(lambda: from_freqai({"vec_env": "threads"}))
-    assert message.startswith("vec_env: ")
+    assert message.startswith("freqai.rl_config.vec_env: ")
     assert "threads" in message
     for kind in VecEnvKind:
         assert f"'{kind}'" in message

@@ -28,6 +28,7 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.models import facts_in_force, give_up, load_weights, new_model
 from mtf_scalper.ppo.contexts import Book
 from mtf_scalper.ppo.exact_learner import ExactLearner
+from mtf_scalper.ppo.late_buffer import LateRolloutBuffer
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.position_policy import PositionPolicy
 from mtf_scalper.ppo.standard import Standard
@@ -145,6 +146,7 @@ def _new_model(
         compute,
         None,
         None,
+        rollout_buffer_class=LateRolloutBuffer,
         # No value function is learned: values are computed.
         net_arch=layers if sees_position else {"pi": layers, "vf": []},
         optimizer_class=torch.optim.AdamW,

@@ -272,7 +272,14 @@ def _young_trade(side: Side, settings: Settings) -> NDArray[np.float32]:
     if side is Side.FLAT:
         return flat_state()
     return position_state(
-        side, 1.0, 1.0, 1.0, 1.0, age_candles=1, age_limit=age_limit(settings), fee_rate=0.0,
+        side,
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+        age_candles=1,
+        age_limit=age_limit(settings),
+        fee_rate=0.0,
         leverage=1.0,
     )
 

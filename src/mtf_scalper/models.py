@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
@@ -33,6 +34,7 @@ def new_model(
     compute: ComputeSetup,
     initial: PPO | None,
     tensorboard_log: str | None,
+    rollout_buffer_class: type[RolloutBuffer] | None = None,
     **policy_kwargs: Any,
 ) -> PPO:
     """Return a model with the run's settings, and with the weights of ``initial`` if given.
@@ -65,6 +67,7 @@ def new_model(
             "net_arch": list(settings.net_arch),
             **policy_kwargs,
         },
+        rollout_buffer_class=rollout_buffer_class,
         tensorboard_log=tensorboard_log,
         device=compute.device,
         seed=settings.random_state,

@@ -22,7 +22,10 @@ _WITHOUT_EFFECT: dict[str, tuple[str, str]] = {
     "n_eval_envs": (_XY, "held-back candles are evaluated exactly, without environments"),
     "n_eval_steps": (_XY, "held-back candles are evaluated exactly, after every pass"),
     "n_eval_episodes": (_XY, "held-back candles are evaluated exactly, after every pass"),
-    "min_evals": (_XY, "a training never ends before fees are at their full height, see fee_warmup"),
+    "min_evals": (
+        _XY,
+        "a training never ends before fees are at their full height, see fee_warmup",
+    ),
     "max_no_improvement_evals": (_XY, "patience, in passes over the data"),
     "check_envs": (_XY, "the environments are checked by the package's own tests"),
     "plot_new_best": (_XY, "every run leaves a record and a page, see docs/records.md"),
@@ -42,7 +45,10 @@ _REFUSED: dict[str, tuple[str, str]] = {
     "frame_stacking": (_XY, "freqai.conv_width, the candles that the network sees"),
     "lr_schedule": (_XY, "no counterpart: learning_rate is constant"),
     "cr_schedule": (_XY, "no counterpart: clip_range is constant"),
-    "rl_config_optuna": (_XY, "no counterpart: no search over settings; switch it off or remove it"),
+    "rl_config_optuna": (
+        _XY,
+        "no counterpart: no search over settings; switch it off or remove it",
+    ),
     "optuna": (_XY, "no counterpart: no search over settings; switch it off or remove it"),
     "buffer_size_schedule": (_XY, "no counterpart: nothing is replayed"),
     "max_idle_duration_candles": (_XY, "no counterpart: staying out costs nothing"),
@@ -132,7 +138,9 @@ _REWARD_PARAMETERS = frozenset(
         "win_factor",
     }
 )
-_OWN_REWARD = "no counterpart: ReforceXY's reward is its own; write it as a function, docs/rewards.md"
+_OWN_REWARD = (
+    "no counterpart: ReforceXY's reward is its own; write it as a function, docs/rewards.md"
+)
 
 
 def harmless(key: str, value: Any) -> str | None:

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
@@ -396,7 +396,7 @@ class Settings(_Frozen):
     clip_range_vf: Bound | None = None
     normalize_advantage: bool = True
     ent_coef: Coefficient = 0.0
-    vf_coef: Coefficient = 0.5
+    vf_coef: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.5
     max_grad_norm: Bound = 0.5
     target_kl: Bound | None = None
 
@@ -510,6 +510,11 @@ class Settings(_Frozen):
         )
         if unknown:
             raise SettingsError(_told(unknown))
+        for key, value in model_training_parameters.items():
+            name = _ALIASES.get(key, key)
+            # What rl_config overrides has no effect, and is no excuse for nonsense.
+            if name in written and not written[name][0].endswith(f"parameters.{key}"):
+                _check_alone(cls, name, value, f"freqai.model_training_parameters.{key}")
         _refuse_unsupported(rl_config)
         values = {name: value for name, (_, value) in written.items()}
         places = {name: place for name, (place, _) in written.items()}
@@ -626,7 +631,8 @@ def _told(unknown: list[Unknown]) -> str:
     if len(unknown) == 1:
         ((section, key, _),) = unknown
         return f"freqai.{section}.{key}: {unknown_key(key, section, known[section])}"
-    lines, far = [], set()
+    lines: list[str] = []
+    far: set[str] = set()
     for section, key, _ in unknown:
         words = unknown_key(key, section, known[section])
         if words.startswith("unknown key; known keys"):
@@ -657,6 +663,15 @@ def _reward_parameters(parameters: Any, places: Mapping[str, str]) -> RewardPara
         return RewardParameters(**parameters)
     except SettingsError as error:
         raise SettingsError(f"{where}.{error}") from None
+
+
+def _check_alone(model: type[BaseModel], name: str, value: Any, place: str) -> None:
+    try:
+        model(**{name: value})
+    except SettingsError as error:
+        # At odds with the other settings' defaults is not wrong in itself.
+        if str(error).startswith((f"{name}:", f"{name}.")):
+            raise SettingsError(_with_places(str(error), {name: place})) from None
 
 
 def _with_places(message: str, places: Mapping[str, str]) -> str:
@@ -736,7 +751,7 @@ def _one_line(model: type[BaseModel], error: ValidationError) -> str:
     return f"{where}: {first['msg']} (got {first['input']!r})"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kinds(model: type[BaseModel], name: str) -> frozenset[type]:
     """Return the types that a field's annotation is made of."""
     found: set[type] = set()

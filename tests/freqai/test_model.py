@@ -112,7 +112,21 @@ def test_predictions_are_probabilities_of_every_row(
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-6)
     assert (probabilities > 0.0).all()
     action = predictions[columns.ACTION].to_numpy()[WINDOW - 1 :]
-    np.testing.assert_array_equal(action, probabilities.argmax(axis=1))
+    long, short = (
+        workshop.later[name].to_numpy(dtype=bool)[WINDOW - 1 :]
+        for name in (columns.ENTRY_LONG, columns.ENTRY_SHORT)
+    )
+    # The classic rule's entries are taken; elsewhere an exit that is likelier than staying in.
+    entries = np.select(
+        [long & short, long, short],
+        [np.where(probabilities[:, 3] > probabilities[:, 1], 3, 1), 1, 3],
+    )
+    np.testing.assert_array_equal(predictions["&-action_flat"][WINDOW - 1 :], entries)
+    np.testing.assert_array_equal(action[entries > 0], entries[entries > 0])
+    for name, leave in (("&-action_long", 2), ("&-action_short", 4)):
+        wanted = np.where(probabilities[:, leave] > probabilities[:, 0], leave, 0)
+        np.testing.assert_array_equal(predictions[name][WINDOW - 1 :], wanted)
+        assert set(action[entries == 0]) <= {0, 2, 4}
     chosen = probabilities[np.arange(len(action)), action.astype(int)]
     np.testing.assert_array_equal(predictions[columns.CONFIDENCE][WINDOW - 1 :], chosen)
     assert len(np.unique(chosen)) > 250
@@ -131,19 +145,29 @@ def test_batches_give_the_actions_of_freqtrades_own_loop(
     features = workshop.kitchen.data_dictionary["prediction_features"]
     monkeypatch.setattr(workshop.kitchen, "label_list", [columns.ACTION])
 
+    mask = np.zeros(len(Action), dtype=np.float32)
+
     def predict(window: pd.DataFrame, deterministic: bool) -> Any:
         """Take freqtrade's window where the model takes a vector and a mask."""
-        mask = np.ones(len(Action), dtype=np.float32)
         observation = np.append(window.to_numpy(dtype=np.float32).ravel(), mask)
         return decided.predict(observation, deterministic=deterministic)
 
-    loop = BaseReinforcementLearningModel.rl_model_predict(
-        workshop.model, features, workshop.kitchen, SimpleNamespace(predict=predict)
-    )
+    rules = workshop.model.settings.rules.changed(entry="any")
+    monkeypatch.setattr(workshop.model, "settings", workshop.model.settings.changed(rules=rules))
     batched = workshop.model.rl_model_predict(features, workshop.kitchen, decided)
-    assert loop[columns.ACTION].isna().sum() == WINDOW - 1
-    assert loop[columns.ACTION].nunique() >= 3
-    np.testing.assert_array_equal(loop[columns.ACTION].fillna(0.0), batched[columns.ACTION])
+    for valid, name in (
+        ((0, 1, 3), "&-action_flat"),
+        ((0, 2), "&-action_long"),
+        ((0, 4), "&-action_short"),
+    ):
+        mask[:] = 0.0
+        mask[list(valid)] = 1.0
+        loop = BaseReinforcementLearningModel.rl_model_predict(
+            workshop.model, features, workshop.kitchen, SimpleNamespace(predict=predict)
+        )[columns.ACTION]
+        assert loop.isna().sum() == WINDOW - 1
+        assert loop.nunique() == len(valid)
+        np.testing.assert_array_equal(loop.fillna(0.0), batched[name])
 
 
 def test_predictions_go_through_the_network_256_rows_at_a_time(

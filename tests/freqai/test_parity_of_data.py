@@ -1,4 +1,4 @@
-"""Trades are freqtrade's whatever the files are like: funding, ends, steps, formats, tiny prices."""
+"""Trades are freqtrade's whatever the files are like: funding, ends, steps, formats, prices."""
 
 from __future__ import annotations
 
@@ -155,9 +155,7 @@ def test_funding_is_what_the_backtester_charges(
         assert each.market.funding.any() == charged
 
 
-def test_a_pair_may_end_before_the_others(
-    copied: Path, run_on: Callable[..., Backtested]
-) -> None:
+def test_a_pair_may_end_before_the_others(copied: Path, run_on: Callable[..., Backtested]) -> None:
     path = copied / "futures" / "ETH_USDT_USDT-5m-futures.feather"
     candles = pd.read_feather(path)
     early = candles[candles["date"] <= pd.Timestamp("2024-02-01 13:35", tz="UTC")]
@@ -204,7 +202,7 @@ def connected(
             given = {**arguments_for(sections), "timerange": DAYS, "datadir": str(folder)}
             return backtest(setup_utils_configuration(given, RunMode.BACKTEST), random_policy)
 
-    yield backtested
+    return backtested
 
 
 @pytest.mark.parametrize("decimals", [14, 15])

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mtf_scalper.market.market import Market
@@ -357,3 +359,20 @@ def test_attributes_of_single_environments_are_refused() -> None:
         env.set_attr("anything", 1)
     with pytest.raises(AttributeError, match="no methods of their own"):
         env.env_method("anything")
+
+
+def test_maskable_ppo_of_sb3_contrib_learns_on_batched_environments(
+    make_market, tiny_settings
+) -> None:
+    """It asks every environment for its mask, and takes no action that is not valid."""
+    settings = tiny_settings(n_envs=3, rules={"entry": "classic"})
+    env = make_vec_env(make_market(n_candles=200), settings)
+    assert is_masking_supported(env)
+    np.testing.assert_array_equal(get_action_masks(env), env.action_masks())
+    model = MaskablePPO("MlpPolicy", env, n_steps=64, batch_size=32, seed=1, device="cpu")
+    model.learn(3 * 64)
+    taken = model.rollout_buffer.actions.reshape(-1, 1).astype(int)
+    masks = model.rollout_buffer.action_masks.reshape(-1, 5) > 0.5
+    assert len(taken) == len(masks) == 3 * 64
+    assert not masks.all()
+    assert np.take_along_axis(masks, taken, axis=1).all()

@@ -12,6 +12,8 @@ from typing import Any
 
 from mtf_scalper._version import __version__
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.freqai.reads import sets_classic_entries
+from mtf_scalper.freqai.sections import check_sections, section
 from mtf_scalper.freqai.trading_options import Use, check_trading_options
 from mtf_scalper.own_code import file_digest, own_code
 from mtf_scalper.records.files import plain
@@ -48,8 +50,7 @@ def rl_section(config: Mapping[str, Any]) -> dict[str, Any]:
     freqtrade writes its own defaults (``net_arch`` [128, 128], ``cpu_count`` 1 ...) into the
     loaded configuration; they would hide that the user was silent.
     """
-    written = config.get("original_config", config)
-    return dict(written.get("freqai", {}).get("rl_config", {}))
+    return section(config.get("original_config", config), "freqai", "rl_config")
 
 
 def trade_rules(config: Mapping[str, Any], strategy: Any, use: Use = Use.TRAINING) -> TradeRules:
@@ -76,7 +77,7 @@ def trade_rules(config: Mapping[str, Any], strategy: Any, use: Use = Use.TRAININ
         "max_trade_duration_candles", getattr(strategy, "max_trade_duration_candles", None)
     )
     return TradeRules(
-        entry=_entry_mode(rl_config),
+        entry=_entry_mode(rl_config, strategy),
         can_short=bool(strategy.can_short),
         stoploss=strategy.stoploss,
         **_trailing_stop(strategy),
@@ -114,12 +115,20 @@ def _exit_timeout(config: Mapping[str, Any], strategy: Any) -> float | None:
 
 
 def read_settings(config: Mapping[str, Any], rules: TradeRules | None = None) -> Settings:
-    """Return the settings of a FreqAI configuration; see ``Settings.from_freqai``."""
-    freqai = config.get("original_config", config)["freqai"]
+    """Return the settings of a FreqAI configuration; see ``Settings.from_freqai``.
+
+    Raises
+    ------
+    SettingsError
+        Names the key as the user wrote it, with its section.
+    """
+    written = config.get("original_config", config)
+    check_sections(written, is_whole=False)
+    freqai = section(written, "freqai")
     _refuse_unsupported(freqai)
-    training_parameters = dict(freqai.get("model_training_parameters", {}))
-    random_state = freqai.get("data_split_parameters", {}).get("random_state")
-    if random_state is not None:
+    training_parameters = section(freqai, "model_training_parameters")
+    random_state = section(freqai, "data_split_parameters").get("random_state")
+    if random_state is not None and "seed" not in training_parameters:
         training_parameters.setdefault("random_state", random_state)
     return Settings.from_freqai(
         rl_section(config),
@@ -129,8 +138,15 @@ def read_settings(config: Mapping[str, Any], rules: TradeRules | None = None) ->
     )
 
 
-def _entry_mode(rl_config: Mapping[str, Any]) -> EntryMode:
-    entry = rl_config.get("entry", EntryMode.ALWAYS)
+def _entry_mode(rl_config: Mapping[str, Any], strategy: Any = None) -> EntryMode:
+    """Return the mode that the user asked for, by default "always" where there is a classic rule.
+
+    A strategy whose source never names the columns of such a rule has none.
+    """
+    entry = rl_config.get("entry")
+    if "entry" not in rl_config:
+        has_rule = strategy is None or sets_classic_entries(strategy)
+        return EntryMode.ALWAYS if has_rule else EntryMode.ANY
     if entry not in list(EntryMode):
         raise SettingsError(
             f"freqai.rl_config.entry: {entry!r} is not one of {', '.join(EntryMode)}"
@@ -164,7 +180,7 @@ def made_by(config: Mapping[str, Any], strategy: Any, model: type) -> dict[str, 
     model : type
         The FreqAI model's class; the same files count.
     """
-    freqai = config.get("original_config", config)["freqai"]
+    freqai = section(config.get("original_config", config), "freqai")
     facts: dict[str, Any] = {}
     for name in _MAKING:
         value = freqai.get(name)

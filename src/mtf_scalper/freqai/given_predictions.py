@@ -13,7 +13,8 @@ from freqtrade.strategy import IStrategy
 from numpy.typing import NDArray
 
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.freqai import columns
+from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
+from mtf_scalper.freqai.config import read_settings, trade_rules
 from mtf_scalper.market.synthetic import random_generator
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
@@ -110,9 +111,10 @@ class GivenPredictions:
         values = self._given(metadata["pair"], len(dataframe))
         dates = dataframe["date"].dt.tz_localize(None).to_numpy()
         self.decisions.note(metadata["pair"], dates, values)
-        predicted = pd.DataFrame(values, columns=list(columns.PROBABILITIES), index=dataframe.index)
-        predicted[columns.ACTION] = values.argmax(axis=1)
-        predicted[columns.CONFIDENCE] = values.max(axis=1)
+        settings = read_settings(self._config, trade_rules(self._config, strategy))
+        members = [values[None]] * len(SIDES)
+        predicted = prediction_frame(members, signals_of(dataframe), settings)
+        predicted.index = dataframe.index
         predicted["do_predict"] = 1
         predicted = predicted.where(is_predicted(self._config, dataframe["date"]), 0.0)
         return pd.concat([dataframe, predicted], axis=1)

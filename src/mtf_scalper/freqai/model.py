@@ -44,6 +44,7 @@ from mtf_scalper.freqai.left_out import (
     pair_without_candles,
     without_predictions,
 )
+from mtf_scalper.freqai.reads import column_warnings
 from mtf_scalper.freqai.recording import ProgramRecord
 from mtf_scalper.freqai.reuse import (
     check_features,
@@ -52,6 +53,7 @@ from mtf_scalper.freqai.reuse import (
     note_predicted,
     source_frames,
 )
+from mtf_scalper.freqai.sections import check_sections
 from mtf_scalper.freqai.traded import market_of_program
 from mtf_scalper.freqai.waiting import WaitingPairs
 from mtf_scalper.freqai.windows import build_market, check_raw_prices, check_window, log_gaps
@@ -84,15 +86,20 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     dd: FreqaiDataDrawer
 
     def __init__(self, **kwargs: Any) -> None:
+        config = kwargs["config"]
         try:
-            self.settings: Settings = read_settings(kwargs["config"])
+            check_sections(config.get("original_config", config))
+            self.settings: Settings = read_settings(config)
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
-        # Where the user is silent freqtrade would fail on the first and feed prices to the network.
-        loaded = kwargs["config"]["freqai"]["rl_config"]
+        # Where the user is silent freqtrade would fail, or feed prices to the network.
+        loaded = config["freqai"].setdefault("rl_config", {})
         loaded.setdefault("model_reward_parameters", {})
-        name_models_by_strategy(kwargs["config"])
+        name_models_by_strategy(config)
+        loaded.setdefault("policy_type", "MlpPolicy")
         loaded["drop_ohlc_from_features"] = True
+        # Checkpoints load as stable-baselines3's PPO, which masks here as MaskablePPO does.
+        loaded["model_type"] = "PPO"
         super().__init__(**kwargs)
         self.dd = Drawer.taking_over(self.dd)
         # FreqAI's constructor has just set torch's threads from its own estimate.
@@ -145,6 +152,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         check_identifier(
             Path(self.full_path), self.settings, makers=made_by(self.config, strategy, type(self))
         )
+        for warning in column_warnings(strategy, self.settings):
+            logger.warning(warning)
         self._has_rules = True
         if strategy.dp.runmode not in TRADE_MODES:
             for pair in self._pairs(strategy):
@@ -403,8 +412,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             with observed_batch_sizes(model) as batch_sizes:
                 features = dataframe.to_numpy(dtype=np.float32)
                 members = [policy.member_probabilities(features)] * len(SIDES)
-                if self.settings.add_state_info:
-                    members[1:] = [policy.member_probabilities(features, s) for s in SIDES[1:]]
+            if self.settings.add_state_info:
+                members[1:] = [policy.member_probabilities(features, side) for side in SIDES[1:]]
         except MtfScalperError as error:
             checkpoint = f"checkpoint {Path(dk.data_path).name}/{dk.model_filename}_model.zip"
             raise OperationalException(f"{dk.pair}, {checkpoint}: {error}") from None

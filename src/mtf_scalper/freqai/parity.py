@@ -34,6 +34,7 @@ from mtf_scalper.freqai.given_predictions import (
     ParityError,
     bounded_timerange,
 )
+from mtf_scalper.freqai.loading import check_files
 from mtf_scalper.freqai.traded import (
     check_pairs,
     traded_market,
@@ -133,7 +134,10 @@ def load_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
     ------
     ParityError
         If freqtrade refuses it, or the timerange is open.
+    SettingsError
+        If a section is missing or not one, or a setting is wrong.
     """
+    check_files(arguments)
     try:
         config: dict[str, Any] = setup_utils_configuration(dict(arguments), RunMode.BACKTEST)
         bounded_timerange(config)

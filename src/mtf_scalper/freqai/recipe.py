@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from freqtrade.configuration import setup_utils_configuration
 from freqtrade.enums import RunMode
 from freqtrade.exceptions import FreqtradeException
 from freqtrade.resolvers import StrategyResolver
@@ -17,6 +16,7 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.freqai.config import read_settings, trade_rules
 from mtf_scalper.freqai.leverage import has_own_leverage
+from mtf_scalper.freqai.loading import load_configuration
 from mtf_scalper.freqai.offline import OfflineExchange
 from mtf_scalper.freqai.strategy import HybridStrategy
 from mtf_scalper.freqai.trading_options import Use
@@ -65,7 +65,7 @@ def read_recipe(
     }
     try:
         with _without_its_log():
-            config: dict[str, Any] = setup_utils_configuration(arguments, RunMode.UTIL_NO_EXCHANGE)
+            config = load_configuration(arguments, RunMode.UTIL_NO_EXCHANGE)
             strategy = StrategyResolver.load_strategy(config)
             strategy.ft_load_hyper_params(False)
     except (FreqtradeException, ImportError) as error:

@@ -158,7 +158,13 @@ class CandleVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any
     ) -> list[Any]:
-        """Refuse: the environments share one object."""
+        """Return ``action_masks``, one row per environment, as sb3-contrib asks for them.
+
+        Other methods are refused: the environments share one object.
+        """
+        if method_name == "action_masks":
+            masks = self.action_masks()
+            return [masks[index].copy() for index in self._get_indices(indices)]
         raise AttributeError(f"{method_name}: batched environments have no methods of their own")
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
