@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtf_scalper.errors import LearningError, SettingsError
+from mtf_scalper.errors import SettingsError
 from mtf_scalper.inference import Policy
 from mtf_scalper.settings import Settings
 from mtf_scalper.training import TrainResult, train
@@ -100,5 +100,5 @@ def test_rewards_that_are_no_numbers_are_refused(make_market: Any, tmp_path: Pat
     code = "def nothing(state, parameters):\n    return float('nan')\n"
     file.write_text(f"from mtf_scalper import reward\n\n@reward\n{code}")
     settings = Settings(**TINY, reward=f"{file}:nothing")
-    with pytest.raises(LearningError, match=r"market: reward '.*own.py:nothing' adds up to nan"):
+    with pytest.raises(SettingsError, match="it returned nan, which is no finite 32-bit number"):
         train(make_market(n_candles=200), settings)
