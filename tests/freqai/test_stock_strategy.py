@@ -151,7 +151,7 @@ def stock(
                 *("--timerange", "20240130-20240131", "--cache", "none"),
             ],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "500"},
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "4000"},
             capture_output=True,
             encoding="utf-8",
             timeout=600,

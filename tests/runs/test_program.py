@@ -58,7 +58,10 @@ def test_predictions_are_the_policys_own_probabilities(
         frame = pd.read_feather(path)
         assert len(frame) == 288
         predicted = frame.iloc[9:]
-        assert predicted["&-action_confidence"].between(0.2, 1.0).all()
+        names = ["neutral", "long_enter", "long_exit", "short_enter", "short_exit"]
+        shares = predicted[[f"&-prob_{name}" for name in names]].to_numpy()
+        chosen = shares[range(len(shares)), predicted["&-action"].astype(int)]
+        assert predicted["&-action_confidence"].to_numpy() == pytest.approx(chosen, abs=1e-6)
         assert predicted["&-action_confidence"].std() > 0.0
 
 
