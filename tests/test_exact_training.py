@@ -166,15 +166,20 @@ def test_fees_rise_over_the_first_part(make_market: Any, tiny: Settings, tmp_pat
 
 
 def test_the_weights_of_the_best_pass_are_kept(make_market: Any, tiny: Settings) -> None:
-    settings = tiny.changed(train_cycles=12, learning_rate=3e-3, patience=100, evidence=0.0)
-    market, validation = hinting_market(make_market, 3, 600), hinting_market(make_market, 4, 300)
+    settings = tiny.changed(
+        net_arch=(32,), window_size=2, train_cycles=12, learning_rate=3e-3, patience=100
+    )
+    market, validation = hinting_market(make_market, 3), hinting_market(make_market, 4, 600)
     result = train(market, settings, validation)
     returns = [row.validation_log_return for row in result.history]
     run = simulate(result.policy, validation)
     # Passes are compared by the mean of their last five returns.
     means = [float(np.mean(returns[max(0, i - 4) : i + 1])) for i in range(len(returns))]
     best = int(np.argmax(means))
-    assert run.log_return == pytest.approx(returns[best], abs=1e-9)
+    assert returns[best] > 0.5 * oracle(validation, result.policy.settings).log_return
+    # A trade of more than 96 candles goes on in another chain, and every chain rounds a profit to
+    # 8 digits, as freqtrade does.
+    assert run.log_return == pytest.approx(returns[best], abs=1e-7)
     assert len(run.trades) == result.history[best].validation_trades
 
 
