@@ -21,7 +21,7 @@ from mtf_scalper.ppo.finite import first_not_finite
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.freqtrade_env import five_actions
+from mtf_scalper.simulator.freqtrade_kernels import five_actions
 from mtf_scalper.simulator.masks import masked_action, masked_probabilities
 from mtf_scalper.simulator.observation import (
     age_limit,
@@ -35,7 +35,6 @@ from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
 __all__ = [
     "Policy",
     "Simulation",
-    "confidence",
     "decisions_by_side",
     "observed_batch_sizes",
     "remember_features",
@@ -282,24 +281,6 @@ def _young_trade(side: Side, settings: Settings) -> NDArray[np.float32]:
         fee_rate=0.0,
         leverage=1.0,
     )
-
-
-def confidence(members: NDArray[np.float64], actions: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return how sure an ensemble is of actions: their mean probability less its deviation.
-
-    Parameters
-    ----------
-    members : ndarray of float64, shape (n_members, T, 5)
-        From ``Policy.member_probabilities``.
-    actions : ndarray of int64, shape (T,)
-
-    Returns
-    -------
-    ndarray of float64, shape (T,)
-        In [0, 1]; one member disagrees with nobody, and its probability is returned as it is.
-    """
-    chosen = np.take_along_axis(members, actions[None, :, None], axis=2)[:, :, 0]
-    return np.asarray(np.maximum(chosen.mean(axis=0) - chosen.std(axis=0), 0.0))
 
 
 def simulate(

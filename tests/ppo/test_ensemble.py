@@ -10,8 +10,9 @@ import pytest
 from stable_baselines3 import PPO
 
 from mtf_scalper.errors import SettingsError
-from mtf_scalper.inference import Policy, confidence, simulate
+from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.masks import confidence
 from mtf_scalper.training import train
 
 RULES = {"entry": "any", "max_trade_duration_candles": 10}

@@ -11,6 +11,7 @@ from mtf_scalper.simulator.types import N_ACTIONS, Action
 
 __all__ = [
     "action_mask",
+    "confidence",
     "entry_mode",
     "masked_action",
     "masked_probabilities",
@@ -103,3 +104,21 @@ def masked_action(
         if mask[action]:
             return int(action if masked[action] > exit_threshold else Action.NEUTRAL)
     return int(np.argmax(masked))
+
+
+def confidence(members: NDArray[np.float64], actions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how sure an ensemble is of actions: their mean probability less its deviation.
+
+    Parameters
+    ----------
+    members : ndarray of float64, shape (n_members, T, 5)
+        From ``Policy.member_probabilities``.
+    actions : ndarray of int64, shape (T,)
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        In [0, 1]; one member disagrees with nobody, and its probability is returned as it is.
+    """
+    chosen = np.take_along_axis(members, actions[None, :, None], axis=2)[:, :, 0]
+    return np.asarray(np.maximum(chosen.mean(axis=0) - chosen.std(axis=0), 0.0))
