@@ -79,7 +79,7 @@ CASES = {
         leverage=20.0,
     ),
     "trailing stop": Case(
-        attributes={**NO_SAFETY_EXITS, "stoploss": -0.04, "trailing_stop": True},
+        attributes={**NO_SAFETY_EXITS, "stoploss": -0.015, "trailing_stop": True},
         reasons=frozenset({"trailing_stop_loss", "stop_loss"}),
     ),
     "trailing stop that comes nearer, with a ladder": Case(
