@@ -535,7 +535,7 @@ def test_funding_and_mark_prices_are_asked_for_in_futures_only(
     make_config: MakeConfig, make_strategy: MakeStrategy
 ) -> None:
     strategy = make_strategy(make_config())
-    strategy.dp = SimpleNamespace(current_whitelist=lambda: [PAIR])
+    strategy.dp = SimpleNamespace(current_whitelist=lambda: [PAIR], _exchange=None)
     assert strategy.informative_pairs() == [(PAIR, "1h", "mark"), (PAIR, "1h", "funding_rate")]
     strategy.config["trading_mode"] = "spot"
     assert strategy.informative_pairs() == []

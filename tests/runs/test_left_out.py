@@ -31,7 +31,7 @@ Change = Callable[[pd.DataFrame], pd.DataFrame] | None
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "binance"
     spec = SyntheticSpec(seed=3, pairs=(pair_spec(PAIR), pair_spec(OTHER)))
-    write_datadir(spec, folder, "2024-01-01", "2024-01-14")
+    write_datadir(spec, folder, "2023-12-27", "2024-01-14")
     return folder
 
 
@@ -94,7 +94,7 @@ def crossed(frame: pd.DataFrame) -> pd.DataFrame:
 
 LACKS = {
     "late": (since("2024-01-05"), "the window from 2024-01-08 needs candles and features from "),
-    "short": (since("2024-01-13"), "288 candles in .* are too few for the warm-up of "),
+    "short": (since("2024-01-13"), "288 candles of 5m in .* are too few for the warm-up of "),
     "ended": (until("2024-01-12"), "no candles from 2024-01-12 to 2024-01-14; download later"),
     "constant": (constant, r"the price is constant \(5.0\) over all "),
     "halted": (halted, r"the price is constant \(5.0\) over all 57\d candles of the window from "),

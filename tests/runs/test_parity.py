@@ -95,10 +95,11 @@ def test_the_command_compares_every_pair_and_leaves_the_users_files_alone(
 
 def test_no_trades_are_a_failure(parity: Parity, datadir: Path, tmp_path: Path) -> None:
     no_entries = tmp_path / "no_entries.json"
-    # No window of a day is long enough for a prediction.
-    content = {"freqai": {"conv_width": 400, "backtest_period_days": 1}}
+    # Of a day only the last candle has a whole window, after which nothing is entered.
+    content = {"freqai": {"conv_width": 288, "backtest_period_days": 1}}
     no_entries.write_text(json.dumps(content), encoding="utf-8")
-    result = parity("--config", no_entries, "--timerange", DAYS, "--datadir", datadir)
+    day = "20240109-20240110"
+    result = parity("--config", no_entries, "--timerange", day, "--datadir", datadir)
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1] == "no trades on either side: nothing was compared"
 
