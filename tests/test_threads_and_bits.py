@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from mtf_scalper.inference import Policy
+from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.products import SteadyLinear, make_steady
 from mtf_scalper.ppo.team import Team, team
 from mtf_scalper.settings import Settings
@@ -56,22 +57,17 @@ for kind in sys.argv[3:]:
 
 def trained(kind: str, n_threads: int) -> tuple[Policy, np.ndarray, list[Any]]:
     """Return a policy, its predictions, and what was written down while it learned."""
-    from conftest import random_walk
-
     rng = np.random.default_rng(3)
-    market = _market(rng, random_walk(rng, 500, 0.002))
+    close = 100.0 * np.exp(np.cumsum(0.002 * rng.standard_normal(500)))
+    opened = np.concatenate([[100.0], close[:-1]])
+    ohlc = np.stack([opened, np.maximum(opened, close), np.minimum(opened, close), close], 1)
+    market = Market(features=rng.standard_normal((500, 40)), ohlc=ohlc)
     settings = Settings(**{**WIDE, **KINDS[kind], "cpu_count": n_threads, "device": "cpu"})
     result = train(market.slice(0, 400), settings, market.slice(400, 500))
     history = [
         (row.steps, row.mean_episode_return, row.validation_log_return) for row in result.history
     ]
     return result.policy, result.policy.probabilities(market.features), history
-
-
-def _market(rng: np.random.Generator, ohlc: np.ndarray) -> Any:
-    from mtf_scalper.market.market import Market
-
-    return Market(features=rng.standard_normal((len(ohlc), 40)), ohlc=ohlc)
 
 
 def digest(found: tuple[Policy, np.ndarray, list[Any]]) -> str:
@@ -113,8 +109,6 @@ def test_a_row_has_the_same_bits_in_every_batch(width: int) -> None:
 @pytest.mark.parametrize("kind", ["exact", "exact, position"])
 def test_predictions_depend_neither_on_the_batch_nor_on_what_else_is_asked(kind: str) -> None:
     policy, predictions, _ = trained(kind, 1)
-    rng = np.random.default_rng(3)
-    features = _market(rng, np.ones((500, 4))).features
     rng = np.random.default_rng(8)
     features = rng.standard_normal((120, 40)).astype(np.float32)
     whole = policy.probabilities(features)

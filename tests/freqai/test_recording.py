@@ -242,13 +242,14 @@ def test_a_program_that_fails_says_why_in_its_record(
     make_program: MakeProgram, tmp_path: Path
 ) -> None:
     started = make_program(tmp_path)
-    (tmp_path / "broken.json").write_text(json.dumps({"freqai": {"conv_width": 4000}}))
+    (tmp_path / "broken.json").write_text(json.dumps({"freqai": {"conv_width": 288}}))
     config = f"--config={tmp_path / 'broken.json'}"
     started.run(*BACKTEST, str(tmp_path / "results"), config, code=2)
     (run,) = started.runs
     assert run.status is Status.FAILED
     assert run.verdict is not None
-    assert run.verdict.startswith(f"{PAIR}, window ")
+    assert "usable candles are too few, at least 580 are needed" in run.verdict
+    assert "no pair is left" in run.verdict
 
 
 def test_an_analysis_leaves_no_record(make_program: MakeProgram, tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_a_given_folder_has_to_hold_candles_enough(
     project: Path, tiny_datadir: Path, tmp_path: Path
 ) -> None:
     for folder in (tiny_datadir, tmp_path):
-        with pytest.raises(MarketError, match="no pair has 42 days of candles"):
+        with pytest.raises(MarketError, match="no pair has 46 days of candles"):
             plan_validation(project, full=False, datadir=folder)
 
 

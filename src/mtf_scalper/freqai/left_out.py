@@ -118,6 +118,7 @@ def check_trainable(
     """
     dates, closes = candles["date"], candles["close"]
     first, last = dates.iloc[0], dates.iloc[-1]
+    step = dates.diff().min()
     needed = 2 * (settings.window_size + 2)
     for train, test in zip(trained, tested, strict=False):
         seen = closes[(dates >= train.startdt) & (dates < train.stopdt)]
@@ -126,7 +127,9 @@ def check_trainable(
             raise UntrainableError(
                 f"{_late(pair, first, train)}; begin the backtest later or download earlier candles"
             )
-        if len(seen) < needed or not is_tested:
+        # Whole windows that are too short for the network are no fault of the pair.
+        is_short = len(seen) < needed and last + step < train.stopdt
+        if is_short or not is_tested:
             raise UntrainableError(
                 f"{pair}: its candles end on {_day(last)}, candles to {_day(test.stopdt)} are "
                 "needed; end the backtest earlier or download later candles"
