@@ -98,7 +98,7 @@ def parts_of_stock(stock: PPO, sizes: Sequence[int], rows: Rows) -> dict[str, fl
     backward_products = tower_parts(sizes, rows)["backward products"]
     parts = {
         "gather": cumulated("_get_samples", "swap_and_flatten"),
-        "forward products": cumulated("torch._C._nn.linear"),
+        "forward products": cumulated("torch._C._nn.linear", "affine"),
         "loss": 0.0,
         "backward products": backward_products,
         "elementwise": cumulated("torch.relu") + max(0.0, backward - backward_products),

@@ -19,6 +19,12 @@ TINY: dict[str, Any] = {"train_cycles": 2, "net_arch": (16, 16), "window_size": 
 GAE = {**TINY, "advantage": "gae", "n_envs": 2, "n_steps": 128, "batch_size": 64, "n_epochs": 2}
 
 
+class Unlimited(Settings):
+    """Limits of settings make a divergence rare, and not impossible."""
+
+    learning_rate: float | None = None
+
+
 def n_bad(result: TrainResult) -> int:
     weights = result.policy.model.policy.state_dict().values()
     return sum(int((~torch.isfinite(value)).sum()) for value in weights)
@@ -44,7 +50,7 @@ def test_a_training_that_diverges_keeps_weights_from_before_and_names_the_settin
     ways = ways if is_validated else {**ways, "validation_share": 0.0}
     held = make_market(n_candles=100, seed=1) if is_validated else None
     with caplog.at_level(logging.WARNING):
-        result = train(make_market(n_candles=400), Settings(**ways), held)
+        result = train(make_market(n_candles=400), Unlimited(**ways), held)
     assert n_bad(result) == 0
     lines = [record.getMessage() for record in caplog.records if named in record.getMessage()]
     assert len(lines) == 1
@@ -59,16 +65,6 @@ def test_a_training_that_diverges_keeps_weights_from_before_and_names_the_settin
         initial=result.policy.model,
     )
     assert n_bad(again) == 0
-
-
-def test_a_bias_beyond_float32_is_left_out_with_a_line(
-    make_market: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    market = make_market(n_candles=300)
-    with caplog.at_level(logging.WARNING):
-        result = train(market, Settings(**TINY, keep_bias=1e39))
-    assert n_bad(result) == 0
-    assert "keep_bias 1e+39 is more than a float32 can hold" in caplog.text
 
 
 def test_features_at_the_end_of_float32_are_learned_from(make_market: Any) -> None:

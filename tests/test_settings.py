@@ -482,6 +482,7 @@ def test_every_setting_has_its_effect_tested() -> None:
             "test_exact_training.py",
         ),
         "n_seeds": "ppo/test_ensemble.py",
+        "untrainable_pairs": "runs/test_left_out.py",
     }
     assert set(Settings.model_fields) == {*PPO_EFFECTS, *ENV_EFFECTS, *elsewhere}
     assert set(TradeRules.model_fields) == set(RULE_EFFECTS)

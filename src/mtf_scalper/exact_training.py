@@ -11,7 +11,6 @@ slow the learning by heart, and the training ends when nothing better comes.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,8 +40,6 @@ from mtf_scalper.simulator.vec_env import BatchedVecEnv
 from mtf_scalper.telemetry import EventLog, HistoryRow, Progress, ProgressCallback
 
 __all__ = ["learn_exactly"]
-
-logger = logging.getLogger(__name__)
 
 
 def learn_exactly(
@@ -186,12 +183,6 @@ def _starting_weights(
 
 def _begin_with_a_bias(model: PPO, settings: Settings) -> None:
     """Make keeping the present position more likely at first."""
-    if abs(settings.keep_bias) > torch.finfo(torch.float32).max:
-        logger.warning(
-            "keep_bias %g is more than a float32 can hold; the training begins without it",
-            settings.keep_bias,
-        )
-        return
     with torch.no_grad():
         _logit_biases(model)[Action.NEUTRAL] += settings.keep_bias
 
