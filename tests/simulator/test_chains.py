@@ -140,6 +140,24 @@ def test_too_many_states_are_refused(make_market: Any, monkeypatch: pytest.Monke
         chains_of(market, settings_with(EntryMode.CLASSIC, {}))
 
 
+def test_memory_is_told_before_it_is_taken(
+    make_market: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Entries at rows 2 to 17 on two sides, held for 10 candles or what is left: 2 (80 + 44)."""
+    monkeypatch.setattr(chains_module, "_NOTICED_BYTES", 248 * 100)
+    monkeypatch.setattr(chains_module, "_BYTES_OF_STATE", {False: 100, True: 310})
+    market = make_market(n_candles=20)
+    settings = settings_with(EntryMode.ANY, {"max_trade_duration_candles": 10})
+    with caplog.at_level("WARNING"):
+        chains_of(market, settings)
+    (record,) = caplog.records
+    assert "held for up to 10 candles, may make 248 states" in record.getMessage()
+    monkeypatch.setattr(chains_module, "_NOTICED_BYTES", 249 * 100)
+    caplog.clear()
+    chains_of(market, settings)
+    assert not caplog.records
+
+
 def test_too_short_a_market_is_refused(make_market: Any) -> None:
     with pytest.raises(MarketError, match="4 candles are too few for a window of 3"):
         chains_of(make_market(n_candles=4), settings_with(EntryMode.ANY, {}))
