@@ -1,6 +1,6 @@
 # `make demo` and `make test` need nothing but python 3.11 or newer: they set up .venv themselves.
 # PYTHON names the interpreter to make .venv with; TORCH_FLAGS are pip options for torch alone
-# (see "Installing" in README.md).
+# (see docs/install.md).
 
 PYTHON = python3
 TORCH_FLAGS =

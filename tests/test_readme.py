@@ -1,4 +1,4 @@
-"""What the README shows is what there is: its program runs and its tables are complete."""
+"""What README and docs show is what there is: programs run, tables are complete, figures agree."""
 
 import json
 import re
@@ -21,17 +21,28 @@ ROOT = Path(__file__).resolve().parents[1]
 README = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"))
 
 
-REWARDS_PAGE = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+DOCS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 
 
 def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def section(title: str) -> str:
-    match = re.search(rf"^#+ {title}\n(.*?)(?=^#+ |\Z)", README, flags=re.DOTALL | re.MULTILINE)
-    assert match is not None
+def section(title: str, text: str = README) -> str:
+    match = re.search(rf"^#+ {title}\n(.*?)(?=^#+ |\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    assert match is not None, title
     return match.group(1)
+
+
+def rows(text: str) -> list[str]:
+    """Return the rows of a text's tables, without their heads."""
+    tables = re.findall(r"^\|[ |:-]+\|\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
+    return "".join(tables).splitlines()
+
+
+def figures(text: str) -> list[str]:
+    """Return the numbers of a text, without those inside of words and links."""
+    return re.findall(r"(?<![\w.#])[-+]?\d[\d,]*(?:\.\d+)?", re.sub(r"\]\([^)]*\)", "]", text))
 
 
 def output_of(program: str, tmp_path: Path) -> str:
@@ -58,13 +69,37 @@ def test_the_python_program_runs_as_it_is(tmp_path: Path) -> None:
 
 
 def test_the_worked_example_of_learning_runs_as_it_is(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "learning.md").read_text(encoding="utf-8")
-    printed = output_of(blocks("python", page)[0], tmp_path)
+    printed = output_of(blocks("python", DOCS["learning.md"])[0], tmp_path)
     assert re.search(r"^ +\d+\.\d s, validation \+0\.\d{3}$", printed, re.MULTILINE)
     assert re.search(r"^policy +not degenerate$", printed, re.MULTILINE)
     share = re.search(r"^share of the oracle +([\d.]+)%$", printed, re.MULTILINE)
     assert share is not None
     assert 20.0 < float(share[1]) < 100.0
+
+
+def test_the_program_of_the_records_page_runs_as_it_is(tmp_path: Path) -> None:
+    printed = output_of(blocks("python", DOCS["records.md"])[0], tmp_path)
+    assert re.fullmatch(r"finished log return \+\d\.\d{3} \d+ [1-9]\d* 1\n", printed)
+
+
+def test_the_sketch_of_the_design_runs_on_arrays_of_any_market(
+    make_market, tiny_settings, monkeypatch
+) -> None:
+    market = make_market(n_candles=200)
+    up = np.arange(200) % 20 == 0
+    given = {"features": market.features, "ohlc": market.ohlc, "up": up, "down": np.roll(up, 10)}
+    later = make_market(n_candles=100, seed=1)
+    given |= {"later_market": later, "test_market": later, "settings": tiny_settings()}
+    exec("from mtf_scalper import Market, evaluate, oracle, simulate, train", given)
+    (sketch,) = blocks("python", DOCS["design.md"])
+    exec(sketch, given)
+    assert given["best"].log_return >= given["run"].log_return
+    assert given["report"].lines()
+
+
+def test_every_program_of_the_docs_is_run_by_a_test() -> None:
+    shown = {name for name, text in DOCS.items() if blocks("python", text)}
+    assert shown == {"design.md", "learning.md", "records.md", "rewards.md"}
 
 
 def test_the_exact_freqtrade_command_is_shown() -> None:
@@ -76,16 +111,47 @@ def test_the_exact_freqtrade_command_is_shown() -> None:
     ) in shell
 
 
-def test_files_that_the_readme_names_exist() -> None:
-    named = re.findall(r"\]\((?!http|#)([^)#]+)\)", README)
-    folders = "configs|docs|benchmarks|src|user_data"
-    named += re.findall(rf"\b(?:{folders})/[\w/]+\.(?:json|md|py)", README)
-    assert len(named) > 10
-    assert {path for path in named if not (ROOT / path).exists()} == set()
+def test_the_readme_fits_on_a_few_screens() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *sorted(DOCS)])
+def test_files_and_sections_that_a_page_links_to_exist(page: str) -> None:
+    home = ROOT / "docs" if page in DOCS else ROOT
+    text = (home / page).read_text(encoding="utf-8")
+    folders = "configs|docs|benchmarks|src|tools|user_data"
+    named = re.findall(rf"\b(?:{folders})/[\w/]+\.(?:json|md|py|png)\b", text)
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+    for path, anchor in re.findall(r"\]\((?!http)([^)#]*)(#[^)]+)?\)", text):
+        target = home / path if path else home / page
+        assert target.exists(), path
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {"#" + slug(title) for title in titles}, f"{path}{anchor}"
+
+
+def slug(title: str) -> str:
+    """Return the name of a section as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def test_every_measured_figure_is_that_of_its_home() -> None:
+    measured = rows(section("Measured"))
+    assert len(measured) == 5
+    for row in measured:
+        what, told, where = row.strip("|").split(" | ")
+        page, anchor = re.findall(r"\(docs/([\w.]+)#([^)]+)\)", where)[0]
+        titles = re.findall(r"^#+ (.+)$", DOCS[page], re.MULTILINE)
+        title = next(title for title in titles if slug(title) == anchor)
+        known = set(figures(section(re.escape(title), DOCS[page])))
+        assert set(figures(told)) <= known, what
+    of_the_demo = set(figures(section("Demo", DOCS["measured.md"])))
+    for row in rows(section("Quick start")):
+        assert set(figures(row)) <= of_the_demo, row
 
 
 def test_every_setting_and_its_default_is_in_the_table() -> None:
-    table = section("Settings")
+    table = DOCS["settings.md"]
     aliases = {"reward_parameters": "model_reward_parameters", "window_size": "conv_width"}
     for name in set(Settings.model_fields) - {"rules"}:
         assert f"`{aliases.get(name, name)}`" in table, name
@@ -113,11 +179,11 @@ def test_every_setting_and_its_default_is_in_the_table() -> None:
         assert row in table
 
 
-@pytest.mark.parametrize("page", [README, REWARDS_PAGE], ids=["README", "docs/rewards.md"])
 def test_the_reward_of_your_own_runs_as_it_is_shown(
-    page, tmp_path, monkeypatch, make_market, tiny_settings
+    tmp_path, monkeypatch, make_market, tiny_settings
 ) -> None:
-    example = blocks("python", page)[-1]
+    page = DOCS["rewards.md"]
+    example = blocks("python", page)[0]
     assert len(example.splitlines()) <= 10
     assert '"reward": "my_rewards.py:patient"' in page
     monkeypatch.chdir(tmp_path)
@@ -135,12 +201,12 @@ def test_the_reward_of_your_own_runs_as_it_is_shown(
 
 def test_every_field_that_a_reward_may_look_at_is_in_its_table() -> None:
     for name in (*RewardState._fields, *Parameters._fields):
-        assert f"`{name}`" in REWARDS_PAGE, name
+        assert f"`{name}`" in DOCS["rewards.md"], name
 
 
 @pytest.mark.parametrize("reward", RewardName)
 def test_every_reward_is_in_the_table(reward: RewardName) -> None:
-    assert f"| `{reward}` |" in section("Rewards")
+    assert f"| `{reward}` |" in section("Rewards", DOCS["settings.md"])
 
 
 def test_every_command_is_in_the_table() -> None:

@@ -268,7 +268,7 @@ def _torch_findings(machine: Machine) -> Iterator[Finding]:
             Level.SLOW,
             f"torch is built for {machine.torch_build}, which has no device here: it loads "
             "several GB of libraries to run on the CPU all the same",
-            "install the CPU build of torch; README.md says how under Installing",
+            "install the CPU build of torch; docs/install.md says how",
         )
     if machine.vector_instructions in ("DEFAULT", "NO AVX"):
         yield Finding(
