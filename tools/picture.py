@@ -2,7 +2,7 @@
 
     python tools/picture.py user_data/runs/<run>
 
-It takes the page of a run as it opens in the system's Chromium, 1,280 x 800 pixels.
+It takes the page of a run as it opens in the system's Chromium, 1,280 x 1,240 pixels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(run: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         for scheme in ("light", "dark"):
-            page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
+            page = browser.new_page(viewport={"width": 1280, "height": 1240}, color_scheme=scheme)
             page.goto(url)
             page.wait_for_selector("html[data-state=drawn]", timeout=60_000)
             page.screenshot(path=IMAGES / f"page-{scheme}.png")

@@ -127,6 +127,14 @@ def test_final_returns_are_those_of_the_equity_file(recorded, tables, plots) -> 
         assert trace["y"][-1] == pytest.approx(value, rel=1e-5, abs=1e-12)
 
 
+def test_the_optimum_has_a_panel_of_its_own_and_all_other_lines_share_one(plots) -> None:
+    drawn = plots["equity-plot"]
+    panels = {trace["name"]: trace.get("yaxis", "y") for trace in drawn["traces"]}
+    assert panels.pop("best in hindsight") == "y2"
+    assert set(panels.values()) == {"y"}
+    assert drawn["layout"]["yaxis2"]["domain"][1] < drawn["layout"]["yaxis"]["domain"][0]
+
+
 def test_thinned_equity_keeps_extremes_and_its_points_are_points_of_the_file(
     recorded, plots
 ) -> None:

@@ -68,7 +68,7 @@ def verdict_of(run: Run) -> tuple[str, str]:
     if reasons and "degenerate" not in text.lower():
         # What a pooled row says of its parts is the shortest.
         whole = pooled(rows).get("degenerate") or reasons[0]
-        text = f"DEGENERATE, {whole}. {text}"
+        text = f"DEGENERATE, {whole}. {text[:1].upper()}{text[1:]}"
     is_bad = "degenerate" in text.lower() and "not degenerate" not in text.lower()
     is_bad = is_bad or "not judged: " in text.lower()
     is_found = bool((run.statistics() or {}).get("found"))

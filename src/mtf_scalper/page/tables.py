@@ -112,7 +112,11 @@ def statistics_section(run: Run) -> Section:
     return Section(
         name="statistics",
         title="Statistics",
-        intro="Tests of whether the result could be luck, given how much was tried.",
+        intro=(
+            "Tests of whether the result could be luck, given how much was tried. Their p-values "
+            "are not freqtrade's mean profit p-value: that is a t-test of whether single trades "
+            "earn anything; these ask whether whole days earn more than a baseline's."
+        ),
         parts=[table] if rows else [],
         missing="No statistical tests are recorded for this run.",
     )

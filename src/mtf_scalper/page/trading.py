@@ -79,7 +79,8 @@ def equity_section(run: Run) -> Section:
             "Cumulative log return after fees and funding, of accounts that stake all they have: "
             "+0.10 multiplies an account by 1.105. Classic exits take the same entries and leave "
             "all exits to the rules; the best in hindsight knows the future and obeys the same "
-            "rules and fees. For all pairs together the log returns are added."
+            "rules and fees, and has a scale of its own. For all pairs together the log returns "
+            "are added."
         ),
         parts=parts,
         missing="No equity is recorded: the run has not reached its backtest, or never did.",
@@ -122,16 +123,28 @@ def _equity_plot(run: Run, equity: pd.DataFrame, finals: Mapping[str, Mapping[st
         label="Cumulative log return of the agent, the baselines and the best in hindsight",
         sentence=said,
         traces=traces,
-        layout={
-            "hovermode": "x unified",
-            "xaxis": {"type": "date"},
-            "yaxis": {"title": {"text": "log return"}, "zeroline": True},
-            "shapes": [_boundary(moment) for moment in bounds],
-        },
-        height=420,
+        layout=_equity_layout(traces, bounds),
+        height=460,
         choices=choices if len(choices) > 1 else (),
         has_time_axis=True,
     )
+
+
+def _equity_layout(traces: Sequence[Mapping[str, Any]], bounds: Sequence[int]) -> dict[str, Any]:
+    """Give the optimum a panel of its own: beside it all other lines would be one."""
+    axis = {"title": {"text": "log return"}, "zeroline": True}
+    layout: dict[str, Any] = {
+        "hovermode": "x unified",
+        "hoversubplots": "axis",
+        "xaxis": {"type": "date"},
+        "yaxis": axis,
+        "shapes": [_boundary(moment) for moment in bounds],
+    }
+    if any("yaxis" in trace for trace in traces):
+        layout["xaxis"]["anchor"] = "y2"
+        layout["yaxis"] = {**axis, "domain": [0.31, 1]}
+        layout["yaxis2"] = {"title": {"text": "in hindsight"}, "domain": [0, 0.24]}
+    return layout
 
 
 def _equity_trace(
@@ -142,7 +155,9 @@ def _equity_trace(
     rows = extremes(values, limit)
     name = _NAMES.get(series, series)
     is_several = len(seeds) > 1
+    panel = {"yaxis": "y2"} if series == "oracle" else {}
     return {
+        **panel,
         "type": "scatter",
         "mode": "lines",
         "name": f"{name} ({len(seeds)} seeds)" if is_several else name,
