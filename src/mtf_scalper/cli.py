@@ -26,6 +26,7 @@ from mtf_scalper.paths import (
     check_folder_if_there,
     check_folder_to_write,
     problem_with_files,
+    user_data,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _path_checked_by(check: PathCheck) -> Callable[[typer.Context, typer.Callbac
     return callback
 
 
-SYNTHETIC_DATADIR = Path("user_data", "data", "synthetic")
+SYNTHETIC_DATADIR = user_data() / "data" / "synthetic"
 
 RealDatadir = Annotated[
     Path | None,
@@ -84,7 +85,8 @@ class ParityPolicy(StrEnum):
 
 app = typer.Typer(
     name="mtf-scalper",
-    help="Reinforcement learning for freqtrade: demo, validation, parity, offline exchange.",
+    help="Reinforcement learning for freqtrade. New here: `init` writes what freqtrade loads, "
+    "`doctor` says what is missing, `demo` trains and backtests offline.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -106,7 +108,7 @@ RunsFolder = Annotated[
         help="Folder that holds the runs.",
     ),
 ]
-RUNS = Path("user_data", "runs")
+RUNS = user_data() / "runs"
 RUN_HELP = "A run's id, the beginning of it, its folder, `latest`, or `latest-demo` and the like."
 
 
@@ -417,6 +419,23 @@ def exchange(
         typer.echo(f"replay exchange of {datadir.as_posix()} at {url}; Ctrl-C ends it")
 
     serve(datadir, host, port, on_listening=announce)
+
+
+@app.command(epilog=_EXIT_CODES)
+def init(
+    show_diff: Annotated[
+        bool, typer.Option("--diff", help="Write nothing; show how what is here differs.")
+    ] = False,
+) -> None:
+    """Write the configurations and the two files that freqtrade loads, here; replace nothing.
+
+    Here is the folder in which freqtrade runs, with its user_data in it or empty, or a user
+    directory itself.
+    """
+    from mtf_scalper.shipped import differences, write_missing
+
+    for line in differences(Path()) if show_diff else write_missing(Path()):
+        typer.echo(line)
 
 
 @app.command(epilog=_EXIT_CODES)

@@ -19,6 +19,7 @@ __all__ = [
     "check_folder_if_there",
     "check_folder_to_write",
     "problem_with_files",
+    "user_data",
 ]
 
 _OF_FILES = {
@@ -36,6 +37,17 @@ _WITHOUT_A_NAME = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(er
 
 class PathError(MtfScalperError):
     """A file or folder is missing, of the wrong kind, or cannot be read or written."""
+
+
+def user_data(project: Path = Path()) -> Path:
+    """Return freqtrade's user directory of a project.
+
+    That is ``user_data`` in it, or the project itself where it is a user directory, with
+    ``strategies`` and no ``user_data``.
+    """
+    inside = project / "user_data"
+    is_one_itself = (project / "strategies").is_dir() and not inside.is_dir()
+    return project if is_one_itself else inside
 
 
 def check_folder(path: Path, name: str) -> None:

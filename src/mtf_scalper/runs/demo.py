@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.paths import user_data
 from mtf_scalper.progress import EventBars
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
@@ -68,7 +69,7 @@ def run_demo(
     record, request = begin_record(
         BacktestRequest(
             project=project,
-            folder=project / "user_data" / "runs" / "demo",
+            folder=user_data(project) / "runs" / "demo",
             datadir=market.resolve(),
             timerange=timerange or DEMO_TIMERANGE,
             overrides=_OVERRIDES,

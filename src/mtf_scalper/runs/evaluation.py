@@ -19,6 +19,7 @@ from mtf_scalper.evaluation.performance import calendar_of
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.paths import user_data
 from mtf_scalper.records.files import EVENTS
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.reader import Run
@@ -152,7 +153,7 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
     windows = plan.windows()
     recordeds, left_out = load_pairs(plan.source, plan.recipe.pairs, windows, plan.settings)
     digests = {p: candle_digest(tested_candles(each, windows)) for p, each in recordeds.items()}
-    root = project / "user_data" / "runs"
+    root = user_data(project) / "runs"
     record = RunRecord.begin(
         root,
         KIND,
@@ -326,7 +327,7 @@ def _agreements(
     for number, seed in enumerate(plan.seeds):
         request = program_request(
             project,
-            project / "user_data" / "runs" / record.run_id / f"freqtrade-seed-{seed}",
+            user_data(project) / "runs" / record.run_id / f"freqtrade-seed-{seed}",
             plan.datadir,
             plan.timerange,
             tuple(walks),

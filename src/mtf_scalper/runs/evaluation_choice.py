@@ -14,6 +14,7 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.datadir import ensure_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
+from mtf_scalper.paths import user_data
 from mtf_scalper.runs.evaluated_pairs import PlantedPairs, RecordedPairs, planted_recipe
 from mtf_scalper.runs.evaluation import EvaluationPlan
 from mtf_scalper.runs.program import MODEL, STRATEGY
@@ -90,7 +91,7 @@ def plan_evaluation(
     datadir = choice.datadir or _synthetic_folder(choice, project)
     shipped = project / "configs" / "config_rl_hybrid.json"
     configs = (shipped, *choice.configs)
-    recipe = read_recipe(configs, project / "user_data", datadir, STRATEGY, MODEL)
+    recipe = read_recipe(configs, user_data(project), datadir, STRATEGY, MODEL)
     if choice.datadir is None:
         datadir = _synthetic(choice, recipe, project)
     if choice.pairs:
@@ -123,7 +124,7 @@ def _synthetic(choice: EvaluationChoice, recipe: Recipe, project: Path) -> Path:
 def _synthetic_folder(choice: EvaluationChoice, project: Path) -> Path:
     spec = _synthetic_spec(choice)
     name = f"synthetic-{spec.signal_strength:g}-{spec.seed}"
-    return project / "user_data" / "data" / name
+    return user_data(project) / "data" / name
 
 
 def _synthetic_spec(choice: EvaluationChoice) -> SyntheticSpec:

@@ -13,6 +13,7 @@ from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.market.pairs import check_linear
 from mtf_scalper.monitoring.inventory import find_candles
+from mtf_scalper.paths import user_data
 from mtf_scalper.runs.program import MODEL, STRATEGY, merged
 from mtf_scalper.runs.project import demo_market, find_project
 
@@ -65,7 +66,7 @@ def offline_arguments(
     _check_exchange(configs, pairs)
     _check_pairs(pairs, market)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-    folder = folder or project / "user_data" / "runs" / f"parity-{stamp}"
+    folder = folder or user_data(project) / "runs" / f"parity-{stamp}"
     with running_exchange(market) as url:
         folder.mkdir(parents=True)
         overrides = folder / "overrides.json"
@@ -73,7 +74,7 @@ def offline_arguments(
         overrides.write_text(json.dumps(content, indent=1), encoding="utf-8")
         yield {
             "config": [str(path) for path in (*configs, overrides)],
-            "user_data_dir": str(project / "user_data"),
+            "user_data_dir": str(user_data(project)),
             "datadir": str(market),
             "strategy": STRATEGY,
             "freqaimodel": MODEL,

@@ -21,6 +21,7 @@ from mtf_scalper.monitoring.doctor import DEFAULT_DATADIR, REQUIRED_FILES
 from mtf_scalper.monitoring.inventory import CandleFile, find_candles
 from mtf_scalper.monitoring.speed import BEFORE
 from mtf_scalper.monitoring.verdicts import Recipe
+from mtf_scalper.paths import user_data
 from mtf_scalper.runs.program import BacktestRequest
 from mtf_scalper.runs.project import demo_market
 
@@ -84,7 +85,7 @@ def plan_validation(project: Path, *, full: bool, datadir: Path | None) -> Valid
     since = until - timedelta(days=BACKTEST_DAYS)
     recipe = Recipe() if full else replace(Recipe(), train_cycles=SHORT_CYCLES)
     exactly = replace(recipe, advantage="exact")
-    runs = project / "user_data" / "runs"
+    runs = user_data(project) / "runs"
     from_rollouts, exact = (
         _request(project, runs / name, datadir, (since, until), pairs, each)
         for name, each in (("validation", recipe), ("validation-exact", exactly))

@@ -24,6 +24,7 @@ import psutil
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
+from mtf_scalper.paths import user_data
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
 from mtf_scalper.runs.watched import watched_command
 from mtf_scalper.telemetry import EVENTS_FILE, read_events
@@ -83,7 +84,7 @@ class BacktestRequest:
     @property
     def models(self) -> Path:
         """Folder of this run's models."""
-        return self.project / "user_data" / "models" / self.identifier
+        return user_data(self.project) / "models" / self.identifier
 
     @property
     def log(self) -> Path:
@@ -97,7 +98,7 @@ class BacktestRequest:
             *("--strategy", STRATEGY, "--freqaimodel", MODEL),
             *("--config", str(self.project / "configs" / "config_rl_hybrid.json")),
             *("--config", str(config)),
-            *("--userdir", str(self.project / "user_data")),
+            *("--userdir", str(user_data(self.project))),
             *("--datadir", str(self.datadir)),
             *("--timerange", self.timerange),
             *("--backtest-directory", str(self.folder)),

@@ -7,6 +7,7 @@ from pathlib import Path
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.market.datadir import ensure_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec
+from mtf_scalper.paths import user_data
 
 __all__ = ["SYNTHETIC_PERIOD", "demo_market", "find_project", "shown"]
 
@@ -25,14 +26,15 @@ def find_project() -> Path:
     project = Path.cwd()
     if not (project / "configs" / "config_rl_hybrid.json").is_file():
         raise MtfScalperError(
-            f"{project} holds no configs/config_rl_hybrid.json; run this from the project's root"
+            f"{project} holds no configs/config_rl_hybrid.json; run this from the project's root, "
+            "or write it here with: mtf-scalper init"
         )
     return project
 
 
 def demo_market(project: Path) -> Path:
     """Return the data directory of the synthetic market, written on first use."""
-    datadir = project / "user_data" / "data" / "synthetic"
+    datadir = user_data(project) / "data" / "synthetic"
     ensure_datadir(SyntheticSpec(), datadir, *SYNTHETIC_PERIOD)
     return datadir
 
