@@ -118,6 +118,16 @@ def test_what_a_pair_lacks_is_named(kind: str, make_plan: Callable[..., Evaluati
         load_pairs(plan.source, [OTHER], plan.windows(), plan.settings)
 
 
+def test_a_pair_that_ends_before_the_others_is_marked_as_a_backtest_ends_it(
+    make_plan: Callable[..., EvaluationPlan],
+) -> None:
+    plan = make_plan(until("2024-01-13 12:00"))
+    recordeds, left_out = load_pairs(plan.source, plan.recipe.pairs, plan.windows(), plan.settings)
+    assert left_out == {}
+    ends = {pair: each.market.ends_early for pair, each in recordeds.items()}
+    assert ends == {PAIR: False, OTHER: True}
+
+
 def test_damaged_candles_are_left_out_where_the_option_says_so(
     make_plan: Callable[..., EvaluationPlan],
 ) -> None:

@@ -40,11 +40,10 @@ from mtf_scalper.freqai.traded import (
     traded_market,
     traded_markets,
     traded_rows,
-    with_early_ends,
 )
 from mtf_scalper.freqai.trading_options import Use, check_trading_options
 from mtf_scalper.inference import Policy, simulate
-from mtf_scalper.market.market import Market
+from mtf_scalper.market.market import Market, with_early_ends
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.reference import EQUITY_FLOOR
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side, Trade

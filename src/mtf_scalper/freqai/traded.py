@@ -24,7 +24,7 @@ from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.config import read_settings, trade_rules
 from mtf_scalper.freqai.given_predictions import ParityError, bounded_timerange, is_predicted
 from mtf_scalper.freqai.windows import build_market
-from mtf_scalper.market.market import Market
+from mtf_scalper.market.market import Market, with_early_ends
 from mtf_scalper.settings import Settings
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "traded_market",
     "traded_markets",
     "traded_rows",
-    "with_early_ends",
 ]
 
 
@@ -75,18 +74,6 @@ def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Setting
             strategy=strategy,
         )
     return with_early_ends(markets), settings
-
-
-def with_early_ends(markets: Mapping[str, Market]) -> dict[str, Market]:
-    """Return the markets of one backtest, those marked that end before the last of them does."""
-    ends = {pair: market.dates[-1] for pair, market in markets.items() if market.dates is not None}
-    last = max(ends.values(), default=None)
-    return {
-        pair: replace(market, ends_early=True, report_gaps=False)
-        if last is not None and pair in ends and ends[pair] < last
-        else market
-        for pair, market in markets.items()
-    }
 
 
 def market_of_program(

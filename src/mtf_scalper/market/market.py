@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import InitVar, dataclass, field
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ __all__ = [
     "date_problem",
     "gap_notice",
     "price_problem",
+    "with_early_ends",
 ]
 
 logger = logging.getLogger(__name__)
@@ -271,6 +273,18 @@ class Market:
 
     def _fail(self, problem: str) -> None:
         raise MarketError(f"{self.pair}: {problem}")
+
+
+def with_early_ends(markets: Mapping[str, Market]) -> dict[str, Market]:
+    """Return the markets of one backtest by pair, those marked that end before the last one."""
+    ends = {pair: market.dates[-1] for pair, market in markets.items() if market.dates is not None}
+    last = max(ends.values(), default=None)
+    return {
+        pair: replace(market, ends_early=True, report_gaps=False)
+        if last is not None and pair in ends and ends[pair] < last
+        else market
+        for pair, market in markets.items()
+    }
 
 
 def _spread(value: NDArray[np.float64], n_candles: int) -> NDArray[np.float64]:

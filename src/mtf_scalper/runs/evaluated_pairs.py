@@ -12,6 +12,7 @@ import pandas as pd
 
 from mtf_scalper.errors import MarketError, SettingsError, UntrainableError
 from mtf_scalper.evaluation.recipe import Recipe
+from mtf_scalper.market.market import with_early_ends
 from mtf_scalper.market.pairs import check_linear
 from mtf_scalper.market.planted import PlantedKind, planted_market
 from mtf_scalper.market.recorded import FEE_RATE, RecordedPair, recorded_pair
@@ -116,6 +117,7 @@ def load_pairs(
     Returns
     -------
     recordeds : dict of str to RecordedPair
+        Those whose candles end before the last of them are marked so.
     left_out : dict of str to str
         By pair, why it is left out.
 
@@ -146,6 +148,8 @@ def load_pairs(
         reason = next(iter(left_out.values()))
         rest = f"; no pair is left, {len(left_out) - 1} more cannot be learned"
         raise UntrainableError(reason + rest if len(left_out) > 1 else reason)
+    markets = with_early_ends({pair: each.market for pair, each in recordeds.items()})
+    recordeds = {pair: replace(each, market=markets[pair]) for pair, each in recordeds.items()}
     return recordeds, left_out
 
 
