@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -121,6 +124,65 @@ def test_an_error_is_one_line(parity: Parity, datadir: Path) -> None:
     assert isinstance(later.exception, MtfScalperError)
     assert str(later.exception).startswith("freqtrade: ")
     assert "\n" not in str(later.exception)
+
+
+WILD = """
+    max_leverage = 20.0
+    stoploss = -0.3
+    emergency_loss = -0.25
+    trailing_stop = True
+    trailing_stop_positive = 0.03
+    trailing_stop_positive_offset = 0.05
+
+    def leverage(self, *args, **kwargs):
+        return 20.0
+"""
+
+
+def write_wild_datadir(folder: Path) -> None:
+    """Write a month's end with a finer step after it, odd funding, marks with holes, an early end.
+
+    Rates settle every four hours and late by up to 900 ms, in the layout of freqtrade 2026.9.
+    """
+    spec = SyntheticSpec(seed=7, volatility=0.005, jump_probability=0.01)
+    write_datadir(spec, folder, "2024-01-20", "2024-02-02")
+    rng = np.random.default_rng(7)
+    february = pd.Timestamp("2024-02-01", tz="UTC")
+    for path in sorted((folder / "futures").glob("*.feather")):
+        table = pd.read_feather(path)
+        if "funding_rate" in path.name:
+            dates = pd.date_range("2024-01-20", "2024-02-02", freq="4h", tz="UTC")
+            late = pd.to_timedelta(rng.integers(0, 901, len(dates)), unit="ms")
+            rates = rng.normal(0.0, 2e-3, len(dates))
+            table = pd.DataFrame({"date": (dates + late).as_unit("ms"), "funding_rate": rates})
+        elif "mark" in path.name:
+            table = table.drop(index=table.index[10::3])
+        else:
+            prices = ["open", "high", "low", "close"]
+            step = 100.0 if path.name.startswith("BTC") else 5.0
+            rounded = (table[prices] / step).round() * step
+            is_earlier = table["date"] < february
+            table[prices] = table[prices].where(~is_earlier, rounded)
+            if path.name.startswith("ETH"):
+                table = table[table["date"] < pd.Timestamp("2024-02-01 16:00", tz="UTC")]
+        table.reset_index(drop=True).to_feather(path)
+
+
+def test_all_that_is_odd_at_once_makes_the_same_trades(
+    in_project: Path, parity: Parity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "project"
+    shutil.copytree(in_project, own, ignore=shutil.ignore_patterns("runs", "models", "data"))
+    strategy = own / "user_data" / "strategies" / "MtfScalper_RL_Hybrid.py"
+    strategy.write_text(strategy.read_text(encoding="utf-8") + WILD, encoding="utf-8")
+    write_wild_datadir(tmp_path / "wild")
+    monkeypatch.chdir(own)
+    result = parity("--timerange", "20240131-20240202", "--datadir", tmp_path / "wild")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    reasons = [line.split("│")[1].strip() for line in lines if line.count("│") == 4]
+    assert {"agent_exit", "roi", "stop_loss", "trailing_stop_loss"} <= set(reasons)
+    assert int(lines[-1].split()[1]) > 200
 
 
 def test_real_candles_make_the_same_trades(parity: Parity, real_candles_folder: Path) -> None:
