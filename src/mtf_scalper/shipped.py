@@ -11,12 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from mtf_scalper.paths import check_folder_to_write, user_data
 
-__all__ = ["SHIPPED_FILES", "differences", "write_missing"]
+__all__ = ["REFERENCE_RECIPE", "SHIPPED_FILES", "differences", "shipped_text", "write_missing"]
 
+REFERENCE_RECIPE = PurePosixPath("configs/reference_recipe.json")
 SHIPPED_FILES = (
     PurePosixPath("configs/config_rl_hybrid.json"),
     PurePosixPath("configs/offline.json"),
-    PurePosixPath("configs/reference_recipe.json"),
+    REFERENCE_RECIPE,
     PurePosixPath("user_data/strategies/MtfScalper_RL_Hybrid.py"),
     PurePosixPath("user_data/freqaimodels/MtfScalperRLModel.py"),
 )
@@ -43,9 +44,9 @@ def write_missing(project: Path) -> Iterator[str]:
     for name, place in places.items():
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(_text(name), encoding="utf-8", newline="\n")
+            place.write_text(shipped_text(name), encoding="utf-8", newline="\n")
             yield f"written  {place.as_posix()}"
-        elif _written(place) == _text(name):
+        elif _written(place) == shipped_text(name):
             yield f"as it is {place.as_posix()}"
         else:
             yield f"kept     {place.as_posix()}, which differs: mtf-scalper init --diff"
@@ -62,7 +63,7 @@ def differences(project: Path) -> Iterator[str]:
             yield f"missing  {place.as_posix()}"
             continue
         lines = difflib.unified_diff(
-            _text(name).splitlines(),
+            shipped_text(name).splitlines(),
             _written(place).splitlines(),
             f"shipped/{name}",
             place.as_posix(),
@@ -86,6 +87,7 @@ def _written(place: Path) -> str:
     return place.read_text(encoding="utf-8", errors="replace")
 
 
-def _text(name: PurePosixPath) -> str:
+def shipped_text(name: PurePosixPath) -> str:
+    """Return a shipped file as it is shipped, whatever a project has made of it."""
     root = _INSTALLED if _INSTALLED.is_dir() else _REPOSITORY
     return (root / name).read_text(encoding="utf-8")

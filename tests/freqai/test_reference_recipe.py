@@ -30,7 +30,7 @@ def test_it_is_the_reference_recipe_to_the_letter(
     recipe: dict[str, Any], make_config: Callable[..., dict[str, Any]]
 ) -> None:
     settings = read_settings(make_config(recipe, small=False))
-    expected = Recipe(vec_env="subproc")
+    expected = Recipe()
     for name in Recipe.__dataclass_fields__:
         assert getattr(settings, name) == getattr(expected, name), name
     assert settings.algorithm == "ppo"

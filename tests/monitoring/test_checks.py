@@ -15,7 +15,7 @@ from mtf_scalper.monitoring.facts import ACTION, CONFIDENCE, CheckpointFacts, Ru
 from mtf_scalper.monitoring.sampler import Sample
 from mtf_scalper.monitoring.speed import SpeedComparison
 
-RECIPE = Recipe(train_cycles=4, vec_env="subproc")
+RECIPE = Recipe(train_cycles=4)
 WINDOW = 10
 PROBABILITIES = [
     "&-prob_neutral",

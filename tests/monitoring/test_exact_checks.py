@@ -20,7 +20,7 @@ from mtf_scalper.monitoring.sampler import Sample
 from mtf_scalper.monitoring.speed import SpeedComparison
 from mtf_scalper.monitoring.verdicts import Check, Recipe
 
-RECIPE = Recipe(advantage="exact", train_cycles=4)
+RECIPE = Recipe(advantage="exact", vec_env="batched", train_cycles=4)
 REPORT = {"oracle": 2.0, "oracle_share": 0.25, "log_return": 0.5, "degenerate": None}
 CheckOne = Callable[[RunFacts, Recipe], Check]
 

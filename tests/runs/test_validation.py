@@ -224,12 +224,16 @@ def test_a_plan_takes_the_configured_pairs_first_and_the_last_whole_week(
     assert plan.request.timerange == "20240212-20240219"
     assert plan.request.overrides["freqai"]["rl_config"]["train_cycles"] == 4
     assert plan.recipe == Recipe(train_cycles=4)
-    assert plan.request.overrides["freqai"]["rl_config"]["advantage"] == "gae"
-    assert plan.exact is not None
-    assert plan.exact.recipe == Recipe(train_cycles=4, advantage="exact")
-    assert plan.exact.request.folder == Path(f"{plan.request.folder}-exact")
+    reference = (project / "configs" / "reference_recipe.json").read_text(encoding="utf-8")
+    changed = {"train_cycles": 4, "progress_bar": False}
     expected = dict(plan.request.overrides["freqai"])
-    expected["rl_config"] = {**expected["rl_config"], "advantage": "exact"}
+    assert expected["rl_config"] == {**json.loads(reference)["freqai"]["rl_config"], **changed}
+    assert plan.recipe.n_workers == 8
+    assert plan.exact is not None
+    shipped = Recipe(train_cycles=4, advantage="exact", vec_env="batched")
+    assert plan.exact.recipe == shipped
+    assert plan.exact.request.folder == Path(f"{plan.request.folder}-exact")
+    expected["rl_config"] = {"advantage": "exact", **changed}
     assert plan.exact.request.overrides["freqai"] == expected
     assert plan.exact.request.timerange == plan.request.timerange
     assert plan.request.folder.parent == project / "user_data" / "runs"
@@ -270,7 +274,7 @@ def test_without_data_the_demo_market_is_made(
 def test_own_candles_come_before_the_demo_market(
     project: Path, seven_weeks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan_module, "DEFAULT_DATADIR", seven_weeks)
+    monkeypatch.setattr(plan_module, "own_candles", lambda _: seven_weeks)
     monkeypatch.setattr(plan_module, "demo_market", lambda _: pytest.fail("not needed"))
     plan = plan_validation(project, full=False, datadir=None)
     assert plan.request.datadir == seven_weeks

@@ -14,10 +14,10 @@ from typing import Any
 
 from mtf_scalper.monitoring.inventory import CandleFile, Package, find_candles, find_packages
 from mtf_scalper.monitoring.machine import Machine, inspect_machine
+from mtf_scalper.paths import user_data
 from mtf_scalper.settings import Advantage, Settings, VecEnvKind
 
 __all__ = [
-    "DEFAULT_DATADIR",
     "REQUIRED_FILES",
     "Finding",
     "Level",
@@ -26,11 +26,9 @@ __all__ = [
     "examine",
     "format_report",
     "machine_findings",
+    "own_candles",
     "package_findings",
 ]
-
-DEFAULT_DATADIR = Path("user_data", "data", "binance")
-"""Where freqtrade keeps Binance's candles, from the project's root."""
 
 REQUIRED_FILES = ("5m-futures", "15m-futures", "1h-futures", "1h-mark", "1h-funding_rate")
 """What the main command reads of every pair: timeframe and kind, as in the files' names."""
@@ -95,14 +93,14 @@ def examine(
     Parameters
     ----------
     datadir : Path, optional
-        A freqtrade data directory that has to hold candles. Without it, ``DEFAULT_DATADIR`` is
+        A freqtrade data directory that has to hold candles. Without it, ``own_candles`` are
         looked at, where having no candles yet is only worth a note.
     settings : Settings, optional
         The recipe that is to run here; the default one if not given.
     measure_seconds : float
         Length of each of three short measurements.
     """
-    folder = DEFAULT_DATADIR if datadir is None else datadir
+    folder = own_candles() if datadir is None else datadir
     machine = inspect_machine(measure_seconds)
     packages = find_packages()
     candles, unreadable = find_candles(folder)
@@ -117,6 +115,11 @@ def examine(
             *machine_findings(machine, settings or Settings()),
         ),
     )
+
+
+def own_candles(project: Path = Path()) -> Path:
+    """Return the folder in which freqtrade keeps Binance's candles."""
+    return user_data(project) / "data" / "binance"
 
 
 def package_findings(packages: Sequence[Package]) -> Iterator[Finding]:

@@ -62,7 +62,7 @@ class Recipe:
     cpu_count: int = 8
     interop_threads: int = 2
     n_envs: int = 8
-    vec_env: str = "batched"
+    vec_env: str = "subproc"
     n_steps: int = 4096
     batch_size: int = 256
     net_arch: tuple[int, ...] = (512, 512, 256)

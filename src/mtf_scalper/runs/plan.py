@@ -17,13 +17,14 @@ from mtf_scalper.market.features import WARMUP_CANDLES_5M
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.recorded import recorded_pair
 from mtf_scalper.market.synthetic import utc_timestamp
-from mtf_scalper.monitoring.doctor import DEFAULT_DATADIR, REQUIRED_FILES
+from mtf_scalper.monitoring.doctor import REQUIRED_FILES, own_candles
 from mtf_scalper.monitoring.inventory import CandleFile, find_candles
 from mtf_scalper.monitoring.speed import BEFORE
 from mtf_scalper.monitoring.verdicts import Recipe
 from mtf_scalper.paths import user_data
 from mtf_scalper.runs.program import BacktestRequest
 from mtf_scalper.runs.project import demo_market
+from mtf_scalper.shipped import REFERENCE_RECIPE, shipped_text
 
 __all__ = ["ValidationPlan", "plan_validation", "training_market"]
 
@@ -44,9 +45,10 @@ class ValidationPlan:
     request : BacktestRequest
         The backtest; its folder is that of its record once it has begun.
     recipe : Recipe
-        Settings that have to be in force in it.
+        Settings that have to be used in it.
     exact : ValidationPlan or None
-        The same with exact advantages, where this one learns from rollouts.
+        The same with exact advantages, as shipped, where this one learns from rollouts by the
+        reference recipe to the letter.
     pair : str
         Pair whose candles the speed is measured on.
     until : Timestamp
@@ -72,7 +74,7 @@ def plan_validation(project: Path, *, full: bool, datadir: Path | None) -> Valid
         If ``datadir`` is given and holds no such pair.
     """
     if datadir is None:
-        own = project / DEFAULT_DATADIR
+        own = own_candles(project)
         datadir = own if _usable_pairs(own) else demo_market(project)
     usable = _usable_pairs(datadir)
     if not usable:
@@ -84,11 +86,15 @@ def plan_validation(project: Path, *, full: bool, datadir: Path | None) -> Valid
     until = min(usable[pair] for pair in pairs)
     since = until - timedelta(days=BACKTEST_DAYS)
     recipe = Recipe() if full else replace(Recipe(), train_cycles=SHORT_CYCLES)
-    exactly = replace(recipe, advantage="exact")
+    exactly = replace(recipe, advantage="exact", vec_env="batched")
     runs = user_data(project) / "runs"
+    reference = json.loads(shipped_text(REFERENCE_RECIPE))["freqai"]["rl_config"]
     from_rollouts, exact = (
-        _request(project, runs / name, datadir, (since, until), pairs, each)
-        for name, each in (("validation", recipe), ("validation-exact", exactly))
+        _request(project, runs / name, datadir, (since, until), pairs, settings)
+        for name, settings in (
+            ("validation", {**reference, "train_cycles": recipe.train_cycles}),
+            ("validation-exact", {"advantage": "exact", "train_cycles": recipe.train_cycles}),
+        )
     )
     with_exact = ValidationPlan(request=exact, recipe=exactly, pair=pairs[0], until=since)
     return ValidationPlan(
@@ -102,7 +108,7 @@ def _request(
     datadir: Path,
     days: tuple[pd.Timestamp, pd.Timestamp],
     pairs: list[str],
-    recipe: Recipe,
+    rl_config: Mapping[str, Any],
 ) -> BacktestRequest:
     return BacktestRequest(
         project=project,
@@ -114,11 +120,7 @@ def _request(
             "freqai": {
                 "train_period_days": TRAIN_DAYS,
                 "backtest_period_days": BACKTEST_DAYS,
-                "rl_config": {
-                    "advantage": recipe.advantage,
-                    "train_cycles": recipe.train_cycles,
-                    "progress_bar": False,
-                },
+                "rl_config": {**rl_config, "progress_bar": False},
             },
         },
     )
