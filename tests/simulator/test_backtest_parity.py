@@ -8,11 +8,6 @@ reason and profit.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import zipfile
 from collections import Counter
 from typing import Any
 
@@ -20,15 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import EntryMode, Settings, TradeRules
-from mtf_scalper.simulator.reference import ReferenceEnv
+from mtf_scalper.settings import EntryMode, TradeRules
 from mtf_scalper.simulator.types import ExitReason, Trade
 
+from .conftest import FEE_RATE
+
 START = pd.Timestamp("2024-01-01", tz="UTC")
-N_CANDLES = 12 * 288
-FEE_RATE = 0.0005
+N_CANDLES = 10 * 288
 TICKS = {"BTC": 0.1, "ETH": 0.01}
 PRICES = {"BTC": 42_000.0, "ETH": 2_300.0}
 # Stop and ladder of the project at its leverage; then the other exits at opens; then a leverage
@@ -58,6 +52,7 @@ RUNS: dict[str, dict[str, Any]] = {
 STRATEGY = """
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from freqtrade.persistence import Trade
 from freqtrade.strategy import IStrategy
@@ -72,11 +67,16 @@ class {name}(IStrategy):
     rules = TradeRules(**{rules!r})
     minimal_roi = {{str(rung): ratio for rung, ratio in rules.minimal_roi.items()}} or {{"0": 99.0}}
     stoploss = rules.stoploss
+    seen = {{}}
 
     def populate_indicators(self, frame, metadata):
         coin = metadata["pair"].split("/")[0]
         signals = pd.read_feather(Path(__file__).parent / f"{{coin}}.feather")
-        return frame.merge(signals, on="date", how="left")
+        frame = frame.merge(signals, on="date", how="left")
+        dates = frame["date"].dt.tz_localize(None).to_numpy("datetime64[s]")
+        columns = (frame[name].to_numpy() for name in ("high", "low", "leave"))
+        self.seen[metadata["pair"]] = (dates, *columns)
+        return frame
 
     def populate_entry_trend(self, frame, metadata):
         frame["enter_long"] = frame["long"].astype(int)
@@ -96,19 +96,21 @@ class {name}(IStrategy):
         return all(trade.close_date_utc < current_time for trade in closed)
 
     def custom_exit(self, pair, trade, current_time, current_rate, current_profit, **kwargs):
-        frame, _ = self.dp.get_analyzed_dataframe(pair, self.timeframe)
-        # The last row is the candle before this open: what is known now.
-        if trade.open_date_utc < current_time and frame["leave"].iloc[-1]:
+        dates, high, low, leave = self.seen[pair]
+        opened, now = (
+            int(np.searchsorted(dates, np.datetime64(moment.replace(tzinfo=None), "s")))
+            for moment in (trade.open_date_utc, current_time)
+        )
+        # The candle before this open is the last that is known now.
+        if opened < now and leave[now - 1]:
             return "agent_exit"
-        lived = frame.loc[frame["date"] >= trade.open_date_utc]
-        side = -1 if trade.is_short else 1
-        extreme = lived["low"].min() if trade.is_short else lived["high"].max()
+        extreme = low[opened:now].min if trade.is_short else high[opened:now].max
         best = profit_ratio(
-            side, trade.open_rate, trade.open_rate if lived.empty else extreme,
+            -1 if trade.is_short else 1, trade.open_rate, extreme(initial=trade.open_rate),
             fee_rate={fee_rate}, leverage=trade.leverage,
         )
         return safety_exit(
-            self.rules, age_candles=len(lived), profit=current_profit, best_profit=best
+            self.rules, age_candles=now - opened, profit=current_profit, best_profit=best
         )
 """
 
@@ -183,113 +185,50 @@ def coin_market(coin: str, leverage: float) -> Market:
     )
 
 
-def environment_trades(coin: str, run: dict[str, Any]) -> list[Trade]:
-    """Return the environment's trades: every entry is taken, exits where ``leave`` says so."""
-    rules = TradeRules(entry=EntryMode.ALWAYS, **run["rules"])
-    env = ReferenceEnv(coin_market(coin, run["leverage"]), Settings(window_size=1, rules=rules))
-    leave = coin_signals(coin)["leave"].to_numpy()
-    trades: list[Trade] = []
-    row = 0
-    # Where the account is gone the episode ends; the backtester, with its fixed stake, goes on.
-    while row < N_CANDLES - 1:
-        env.reset(options={"row": row})
-        terminated = False
-        while not terminated:
-            actions = np.flatnonzero(env.action_masks())
-            action = actions[-1] if env.side == 0 or leave[env.row] else 0
-            _, _, terminated, _, _ = env.step(int(action))
-        trades += env.trades
-        row = env.row
-    return trades
+@pytest.fixture(scope="module")
+def backtests(run_backtester: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Run the real program once over all strategies: trades by strategy."""
+    tables = {}
+    for coin in TICKS:
+        rates, mark = coin_funding(coin)
+        tables[coin] = {
+            "5m-futures": coin_candles(coin),
+            "1h-mark": mark,
+            "1h-funding_rate": rates,
+            "signals": coin_signals(coin),
+        }
+    texts = {
+        name: STRATEGY.format(name=name, fee_rate=FEE_RATE, **run) for name, run in RUNS.items()
+    }
+    return run_backtester(tmp_path_factory.mktemp("parity"), tables, texts)
 
 
 @pytest.fixture(scope="module")
-def backtests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
-    """Run the real program once over all strategies: trades by strategy."""
-    root = tmp_path_factory.mktemp("parity")
-    datadir = root / "data" / "binance"
-    strategies = root / "user_data" / "strategies"
-    for folder in (datadir / "futures", strategies):
-        folder.mkdir(parents=True)
-    for coin in TICKS:
-        stem = datadir / "futures" / f"{coin}_USDT_USDT"
-        rates, mark = coin_funding(coin)
-        coin_candles(coin).to_feather(f"{stem}-5m-futures.feather")
-        mark.to_feather(f"{stem}-1h-mark.feather")
-        rates.to_feather(f"{stem}-1h-funding_rate.feather")
-        coin_signals(coin).to_feather(strategies / f"{coin}.feather")
-    for name, run in RUNS.items():
-        text = STRATEGY.format(name=name, fee_rate=FEE_RATE, **run)
-        (strategies / f"{name}.py").write_text(text, encoding="utf-8")
-    config: dict[str, Any] = {
-        "stake_currency": "USDT",
-        "stake_amount": 1000,
-        "max_open_trades": 2,
-        "dry_run": True,
-        "dry_run_wallet": 1e9,
-        "trading_mode": "futures",
-        "margin_mode": "isolated",
-        "fee": FEE_RATE,
-        "timeframe": "5m",
-        "exchange": {
-            "name": "binance",
-            "pair_whitelist": [f"{coin}/USDT:USDT" for coin in TICKS],
-            "pair_blacklist": [],
-        },
-        "pairlists": [{"method": "StaticPairList"}],
-        "entry_pricing": {"use_order_book": True},
-        "exit_pricing": {"use_order_book": True},
-    }
-    (root / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    command = [sys.executable, "-m", "freqtrade", "backtesting", "--cache", "none"]
-    command += ["--config", "config.json", "--config", "offline.json", "--datadir", str(datadir)]
-    command += ["--user-data-dir", str(root / "user_data"), "--export", "trades"]
-    with running_exchange(datadir) as url:
-        offline = json.dumps(offline_exchange_config(url))
-        (root / "offline.json").write_text(offline, encoding="utf-8")
-        done = subprocess.run(
-            [*command, "--strategy-list", *RUNS],
-            cwd=root,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-            capture_output=True,
-            encoding="utf-8",
-            timeout=240,
-            check=False,
+def ours(environment_trades: Any) -> dict[tuple[str, str], list[Trade]]:
+    """Return the environment's trades by strategy and coin."""
+    return {
+        (name, coin): environment_trades(
+            coin_market(coin, run["leverage"]),
+            TradeRules(entry=EntryMode.ALWAYS, **run["rules"]),
+            coin_signals(coin)["leave"].to_numpy(),
         )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (archive,) = (root / "user_data" / "backtest_results").glob("*.zip")
-    with zipfile.ZipFile(archive) as zipped:
-        result = json.loads(zipped.read(f"{archive.stem}.json"))
-    return {name: pd.DataFrame(result["strategy"][name]["trades"]) for name in RUNS}
-
-
-def row_of(timestamps: pd.Series) -> pd.Series:
-    return (timestamps - int(START.timestamp() * 1000)) // 300_000
+        for name, run in RUNS.items()
+        for coin in TICKS
+    }
 
 
 @pytest.mark.parametrize("coin", TICKS)
 @pytest.mark.parametrize("name", RUNS)
-def test_the_backtester_makes_the_same_trades(name, coin, backtests) -> None:
-    trades = backtests[name]
-    theirs = trades[trades["pair"] == f"{coin}/USDT:USDT"].sort_values("open_timestamp")
-    ours = environment_trades(coin, RUNS[name])
-    assert row_of(theirs["open_timestamp"]).tolist() == [trade.open_row for trade in ours]
-    assert row_of(theirs["close_timestamp"]).tolist() == [trade.close_row for trade in ours]
-    assert theirs["exit_reason"].tolist() == [str(trade.exit_reason) for trade in ours]
-    assert theirs["is_short"].tolist() == [trade.side < 0 for trade in ours]
-    for column in ("open_rate", "close_rate", "leverage", "profit_ratio"):
-        np.testing.assert_allclose(
-            theirs[column], [getattr(trade, column) for trade in ours], rtol=1e-9, atol=1e-6
-        )
+def test_the_backtester_makes_the_same_trades(
+    name, coin, backtests, ours, assert_same_trades
+) -> None:
+    assert_same_trades(backtests[name], ours[name, coin], coin, START)
 
 
-def test_every_way_out_was_judged_for_both_sides() -> None:
+def test_every_way_out_was_judged_for_both_sides(ours) -> None:
     """The parity above would say little about exits that its markets never take."""
     met = Counter(
-        (trade.exit_reason, trade.side < 0)
-        for run in RUNS.values()
-        for coin in TICKS
-        for trade in environment_trades(coin, run)
+        (trade.exit_reason, trade.side < 0) for trades in ours.values() for trade in trades
     )
     # Stops that trail are judged in test_orders_parity.py, on markets of their own.
     for reason in set(ExitReason) - {ExitReason.END_OF_DATA, ExitReason.TRAILING_STOP}:

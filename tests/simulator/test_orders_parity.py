@@ -8,10 +8,6 @@ and the price step changes with it; some pairs end before the others.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +18,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import EntryMode, Settings, TradeRules
-from mtf_scalper.simulator.reference import ReferenceEnv
+from mtf_scalper.settings import EntryMode, TradeRules
 from mtf_scalper.simulator.types import ExitReason, Trade
+
+from .conftest import FEE_RATE
 
 START = pd.Timestamp("2024-01-31 09:00", tz="UTC")
 N_CANDLES = 400
 MONTH_END = 15 * 12
-FEE_RATE = 0.0005
 
 
 @dataclass(frozen=True)
@@ -208,117 +203,56 @@ def market_of(coin: str, leverage: float) -> Market:
     )
 
 
-def our_trades(coin: str, run: str) -> list[Trade]:
-    """Return the environment's trades: every entry is taken, exits where ``leave`` says so."""
-    leverage, rules = RUNS[run]
-    market = market_of(coin, leverage)
-    settings = Settings(window_size=1, rules=TradeRules(entry=EntryMode.ALWAYS, **rules))
-    env = ReferenceEnv(market, settings)
-    leave = signals_of(coin)["leave"].to_numpy()
-    trades: list[Trade] = []
-    row = 0
-    # Where the account is gone the episode ends; the backtester, with its fixed stake, goes on.
-    while row < len(market) - 1:
-        env.reset(options={"row": row})
-        terminated = False
-        while not terminated:
-            actions = np.flatnonzero(env.action_masks())
-            action = actions[-1] if env.side == 0 or leave[env.row] else 0
-            _, _, terminated, _, _ = env.step(int(action))
-        trades += env.trades
-        row = env.row
-    return trades
+@pytest.fixture(scope="module")
+def ours(environment_trades: Any) -> dict[tuple[str, str], list[Trade]]:
+    """Return the environment's trades by strategy and coin."""
+    return {
+        (name, coin): environment_trades(
+            market_of(coin, leverage),
+            TradeRules(entry=EntryMode.ALWAYS, **rules),
+            signals_of(coin)["leave"].to_numpy(),
+        )
+        for name, (leverage, rules) in RUNS.items()
+        for coin in COINS
+    }
 
 
 @pytest.fixture(scope="module")
-def backtests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
+def backtests(run_backtester: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Run the real program once over all strategies: trades by strategy."""
-    root = tmp_path_factory.mktemp("orders")
-    datadir, strategies = root / "data" / "binance", root / "user_data" / "strategies"
-    for folder in (datadir / "futures", strategies):
-        folder.mkdir(parents=True)
     hours = pd.date_range(START, periods=N_CANDLES // 12 + 1, freq="1h").as_unit("ms")
-    nothing = pd.DataFrame({"date": hours, **dict.fromkeys(("open", "high", "low", "close"), 0.0)})
-    for coin in COINS:
-        stem = datadir / "futures" / f"{coin}_USDT_USDT"
-        candles_of(coin).to_feather(f"{stem}-5m-futures.feather")
-        nothing.assign(volume=0.0).to_feather(f"{stem}-1h-mark.feather")
-        nothing.assign(volume=0.0).to_feather(f"{stem}-1h-funding_rate.feather")
-        signals_of(coin).to_feather(strategies / f"{coin}.feather")
-    for name in RUNS:
-        (strategies / f"{name}.py").write_text(strategy_text(name), encoding="utf-8")
-    config: dict[str, Any] = {
-        "stake_currency": "USDT",
-        "stake_amount": 1000,
-        "max_open_trades": len(COINS),
-        "dry_run": True,
-        "dry_run_wallet": 1e9,
-        "trading_mode": "futures",
-        "margin_mode": "isolated",
-        "fee": FEE_RATE,
-        "timeframe": "5m",
-        "exchange": {
-            "name": "binance",
-            "pair_whitelist": [f"{coin}/USDT:USDT" for coin in COINS],
-            "pair_blacklist": [],
-        },
-        "pairlists": [{"method": "StaticPairList"}],
-        "entry_pricing": {"use_order_book": True},
-        "exit_pricing": {"use_order_book": True},
+    names = ("open", "high", "low", "close", "volume")
+    nothing = pd.DataFrame({"date": hours, **dict.fromkeys(names, 0.0)})
+    tables = {
+        coin: {
+            "5m-futures": candles_of(coin),
+            "1h-mark": nothing,
+            "1h-funding_rate": nothing,
+            "signals": signals_of(coin),
+        }
+        for coin in COINS
     }
-    (root / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    command = [sys.executable, "-m", "freqtrade", "backtesting", "--cache", "none"]
-    command += ["--config", "config.json", "--config", "offline.json", "--datadir", str(datadir)]
-    command += ["--user-data-dir", str(root / "user_data"), "--export", "trades"]
-    with running_exchange(datadir) as url:
-        offline = json.dumps(offline_exchange_config(url))
-        (root / "offline.json").write_text(offline, encoding="utf-8")
-        done = subprocess.run(
-            [*command, "--strategy-list", *RUNS],
-            cwd=root,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-            capture_output=True,
-            encoding="utf-8",
-            timeout=900,
-            check=False,
-        )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (archive,) = (root / "user_data" / "backtest_results").glob("*.zip")
-    with zipfile.ZipFile(archive) as zipped:
-        result = json.loads(zipped.read(f"{archive.stem}.json"))
-    return {name: pd.DataFrame(result["strategy"][name]["trades"]) for name in RUNS}
-
-
-def row_of(timestamps: pd.Series) -> list[int]:
-    return ((timestamps - int(START.timestamp() * 1000)) // 300_000).tolist()
+    texts = {name: strategy_text(name) for name in RUNS}
+    return run_backtester(tmp_path_factory.mktemp("orders"), tables, texts)
 
 
 @pytest.mark.parametrize("coin", COINS)
 @pytest.mark.parametrize("name", RUNS)
-def test_the_backtester_makes_the_same_trades(name, coin, backtests) -> None:
-    trades = backtests[name]
-    theirs = trades[trades["pair"] == f"{coin}/USDT:USDT"].sort_values("open_timestamp")
-    ours = our_trades(coin, name)
-    assert row_of(theirs["open_timestamp"]) == [trade.open_row for trade in ours]
-    assert row_of(theirs["close_timestamp"]) == [trade.close_row for trade in ours]
-    assert theirs["exit_reason"].tolist() == [str(trade.exit_reason) for trade in ours]
-    assert theirs["is_short"].tolist() == [trade.side < 0 for trade in ours]
-    for column in ("open_rate", "close_rate", "leverage", "profit_ratio"):
-        np.testing.assert_allclose(
-            theirs[column], [getattr(trade, column) for trade in ours], rtol=1e-9, atol=1e-6
-        )
+def test_the_backtester_makes_the_same_trades(
+    name, coin, backtests, ours, assert_same_trades
+) -> None:
+    assert_same_trades(backtests[name], ours[name, coin], coin, START)
 
 
-def test_every_case_was_met() -> None:
+def test_every_case_was_met(ours) -> None:
     """The parity above would say little about what its markets never do."""
     met: Counter[str] = Counter()
-    for name in RUNS:
-        for coin, spec in COINS.items():
-            for trade in our_trades(coin, name):
-                in_entry = "entry candle" if trade.duration_candles == 0 else "later"
-                met[f"{trade.exit_reason} {in_entry} {trade.side.name}"] += 1
-                met["month"] += trade.open_row < MONTH_END <= trade.close_row
-                met["early"] += trade.open_row == spec.n_candles - 1 < N_CANDLES - 1
+    for (_, coin), trades in ours.items():
+        for trade in trades:
+            in_entry = "entry candle" if trade.duration_candles == 0 else "later"
+            met[f"{trade.exit_reason} {in_entry} {trade.side.name}"] += 1
+            met["month"] += trade.open_row < MONTH_END <= trade.close_row
+            met["early"] += trade.open_row == COINS[coin].n_candles - 1 < N_CANDLES - 1
     for reason in (ExitReason.TRAILING_STOP, ExitReason.STOP_LOSS, ExitReason.ROI):
         for when in ("entry candle", "later"):
             for side in ("LONG", "SHORT"):
