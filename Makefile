@@ -10,6 +10,7 @@ help:
 	@echo "make install  set up .venv with the pinned versions of constraints.txt"
 	@echo "make demo     install, then train and backtest offline on a synthetic market"
 	@echo "make test     install, then run all tests"
+	@echo "make quick    install, then the tests that take less than a minute together"
 	@echo "make check    lint, types and layers, then make test"
 	@echo "make lint     ruff (lint and format), mypy and import-linter"
 	@echo "make bench    install, then run all benchmarks (about 15 minutes) into docs/performance.md"
@@ -29,6 +30,10 @@ test: install
 	  echo "make: no Chromium, so the browser tests are skipped; install the system's package" \
 	    "(Debian: apt-get install chromium) or set MTF_SCALPER_CHROMIUM to the program" >&2
 	$(BIN)/python -m pytest
+
+# Leaves out what starts a program or processes, opens a browser or takes long: tests/conftest.py.
+quick: install
+	$(BIN)/python -m pytest -q -n 2 -m "not (program or processes or browser or slow)"
 
 check: lint
 	$(MAKE) test
@@ -72,4 +77,4 @@ clean:
 	    "$$($(PYTHON) --version 2>&1 || true); try: make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.PHONY: help install demo test check lint bench bench-learning clean
+.PHONY: help install demo quick test check lint bench bench-learning clean

@@ -26,6 +26,51 @@ from mtf_scalper.settings import Settings
 hypothesis.settings.register_profile("project", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("project")
 
+# What `make quick` leaves out: tests with one of these fixtures, and these files. The mark sits
+# on what costs the time, so that a new test of theirs is left out as well.
+MARKED_FIXTURES = {
+    "program": (
+        *("exchange_url", "freqtrade", "installed", "kill_when", "make_program", "make_request"),
+        *("datadirs", "plan", "run_backtester", "stock", "tiny_plan"),
+    ),
+    "processes": ("in_processes", "no_child_left", "start_method"),
+    "browser": ("browser",),
+}
+SLOW_FILES = {
+    "evaluation": (
+        *("baselines", "bootstrap", "edge", "importance", "overfitting", "report"),
+        "superiority",
+    ),
+    "exchange": ("server",),
+    "freqai": ("datafiles", "faces", "funding", "sections"),
+    "market": ("base_timeframes", "planted", "synthetic"),
+    "monitoring": ("facts", "sampler"),
+    "page": ("commands", "live", "render"),
+    "ppo": ("advantages", "ensemble", "fast_ppo", "rounded", "standard"),
+    "records": ("killed",),
+    "runs": ("agreement", "evaluation", "left_out", "parity", "verdict", "walk_forward"),
+    "simulator": (
+        *("backtest_parity", "chains", "freqtrade_env", "orders_parity", "playback"),
+        *("process_env", "user_rewards", "vec_env"),
+    ),
+    "tests": (
+        *("benchmarks", "cli", "compute", "exact_training", "finite_weights", "installed"),
+        *("notebook", "read_only", "readme", "threads_and_bits", "training"),
+    ),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts a program or processes, opens a browser, or takes long."""
+    for item in items:
+        needed = set(getattr(item, "fixturenames", ()))
+        for mark, fixtures in MARKED_FIXTURES.items():
+            if needed & set(fixtures):
+                item.add_marker(mark)
+        if item.path.stem.removeprefix("test_") in SLOW_FILES.get(item.path.parent.name, ()):
+            item.add_marker("slow")
+
+
 InventedMarket = Callable[..., Path]
 WarmDatadir = Callable[..., None]
 MakeMarket = Callable[..., Market]
