@@ -237,6 +237,24 @@ def test_the_same_seed_gives_the_same_predictions(
         assert result.equals(predictions) is same
 
 
+def test_the_unit_of_a_feature_changes_nothing_that_is_learned(
+    open_workshop: OpenWorkshop, unselected: Callable[..., Any]
+) -> None:
+    """FreqAI scales what it hands over, and the policy standardises that by the training rows."""
+    found = []
+    for factor in (1.0, 1024.0, 1.0 / 1024.0):
+        workshop = open_workshop(unselected(train_cycles=2))
+        for frame in (workshop.window, workshop.later):
+            features = [name for name in frame if "%-" in name and "raw_" not in name]
+            frame[features] *= factor
+        workshop.model.model = workshop.train()
+        predictions, _ = workshop.model.predict(workshop.later, workshop.kitchen)
+        found.append(predictions[list(columns.PROBABILITIES)].to_numpy())
+    assert np.ptp(found[0], axis=0).max() > 1e-3
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("advantage", ["exact", "gae"])
 def test_training_goes_on_from_the_last_weights(
     advantage: str, open_workshop: OpenWorkshop, unselected: RlConfig

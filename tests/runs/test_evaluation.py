@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from mtf_scalper.cli import app
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.datadir import write_datadir
@@ -178,6 +180,7 @@ def test_figures_agree_with_equity_and_trades(done):
 
 
 def test_earlier_evaluations_with_other_settings_count_as_variants(plan, tmp_path):
+    plan = replace(plan, recipe=replace(plan.recipe, pairs=PAIRS[:1]), seeds=(1,))
     first = evaluated(plan, tmp_path)[2]
     assert first.statistics()["n_variants"] == 1
     again = evaluated(plan, tmp_path)[2]
@@ -212,6 +215,21 @@ def test_where_the_real_program_trades_otherwise_nothing_is_judged(plan, tmp_pat
     assert len(run.trades())
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "Not judged: the replay differs at ETH/USDT:USDT, seed 1: only freqtrade has" in page
+
+
+def test_the_command_refuses_an_option_that_is_not_followed(
+    project, datadir, tmp_path, monkeypatch
+):
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text('{"position_adjustment_enable": true}', encoding="utf-8")
+    monkeypatch.chdir(project)
+    options = ("--timerange", "20240108-20240124", "--datadir", datadir, "--config", overlay)
+    result = CliRunner().invoke(app, ["evaluate", *map(str, options)])
+    assert isinstance(result.exception, SettingsError)
+    said = str(result.exception)
+    assert said.startswith("position_adjustment_enable adds to trades and takes from them: not ")
+    assert "\n" not in said
+    assert not list((project / "user_data").glob("runs/evaluate-*"))
 
 
 def test_choices_become_a_plan(tmp_path, datadir):

@@ -1,8 +1,10 @@
 """Products of matrices, cut into pieces by shape alone: bits do not depend on threads or batches.
 
 *While learning* a product is cut by units, 128 at a time: each piece is a whole product of its own.
-*In prediction* it is cut by rows, 16 at a time, the last piece filled up: a row then has the same
-result in whatever batch it stands, where libraries choose other sums for one row than for many.
+*In prediction* it is cut by rows, 16 to 256 at a time by the layer's shape, the last piece filled
+up: a row then has the same result in whatever batch it stands, where libraries choose other sums
+for one row than for many. In layers of few units they also go by the row's place in the piece,
+unless the width is a multiple of 4 (torch 2.13 with MKL, on AVX2): these get zeros as more inputs.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ __all__ = ["SteadyLinear", "affine", "make_steady", "slopes"]
 
 UNITS = 128
 """Units of a piece: narrower ones take noticeably longer."""
-ROWS = 16
+ROWS, MOST_ROWS = 16, 256
 """Rows of a piece in prediction: fewer are slow in bulk, more are slow for a candle alone."""
+_FEW_UNITS, _WIDTHS = 64, 16
+_PIECE = 1_048_576
+"""Multiplications of a piece in prediction, where that needs more rows than the fewest."""
 _SHARED_FROM = 4_000_000
 """Multiplications from which a product is cut: handing a piece over takes some 30 microseconds."""
 
@@ -118,10 +123,13 @@ def make_steady(module: nn.Module) -> None:
 
 
 def _by_rows(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    n_rows = len(inputs)
-    filled = -(-n_rows // ROWS) * ROWS
-    if filled != n_rows:
-        inputs = functional.pad(inputs, (0, 0, 0, filled - n_rows))
+    n_rows, size = len(inputs), _rows_of_a_piece(weight)
+    filled = -(-n_rows // size) * size
+    more = -inputs.shape[1] % _WIDTHS if len(weight) < _FEW_UNITS else 0
+    if more:
+        weight = functional.pad(weight, (0, more))
+    if more or filled != n_rows:
+        inputs = functional.pad(inputs, (0, more, 0, filled - n_rows))
     # Sums may go by the place in memory: 64 bytes is what torch gives every array of its own.
     inputs = inputs.contiguous()
     if inputs.data_ptr() % 64:
@@ -132,8 +140,13 @@ def _by_rows(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         _product(out[rows], bias, inputs[rows], weight.t())
 
     with team() as here:
-        here.run([_job(of, slice(start, start + ROWS)) for start in range(0, filled, ROWS)])
+        here.run([_job(of, slice(start, start + size)) for start in range(0, filled, size)])
     return out[:n_rows]
+
+
+def _rows_of_a_piece(weight: Tensor) -> int:
+    wanted = _PIECE // max(weight.numel(), 1)
+    return min(max(1 << max(wanted.bit_length() - 1, 0), ROWS), MOST_ROWS)
 
 
 class _Steady(torch.autograd.Function):
