@@ -88,14 +88,14 @@ def take_all(market: Market):
     [
         ("any", {}, stay_always, "never trades (0 of 395 chances)"),
         ("classic", {}, stay_always, "never trades (0 of 1"),
-        ("any", {}, enter_and_stay, "always in the market on one side (long)"),
-        ("any", STOPS, enter_and_stay, "always in the market on one side (long)"),
+        ("any", {}, enter_and_stay, "stays in the market on one side (long)"),
+        ("any", STOPS, enter_and_stay, "stays in the market on one side (long)"),
         ("any", {}, enter_and_leave, "always exits at once ("),
         ("any", STOPS, enter_and_leave, "always exits at once ("),
         ("any", {}, enter_sometimes_and_leave_at_once, "always exits at once ("),
         ("classic", STOPS, enter_and_leave, "always exits at once ("),
         ("always", {}, enter_and_leave, "always exits at once ("),
-        ("any", {}, enter_either_and_stay, "always in the market on one side (short)"),
+        ("any", {}, enter_either_and_stay, "stays in the market on one side (short)"),
         ("any", {}, enter_late_and_stay, "never exits by itself (0 of 298 chances)"),
         ("always", STOPS, stay_always, "never exits by itself (0 of "),
         ("always", {}, stay_always, "never exits by itself (0 of "),
@@ -134,14 +134,14 @@ def test_the_classic_strategy_is_named_where_entries_could_be_declined(market, t
 def test_shorts_only_is_one_side_too(market, trade_by) -> None:
     game = settings("any", **STOPS)
     run = trade_by(market, game, lambda _row, side, _age: 0 if side else 3)
-    assert degeneracy(run, market, game) == "always in the market on one side (short)"
+    assert degeneracy(run, market, game) == "stays in the market on one side (short)"
 
 
 def test_the_market_by_itself_says_where_entries_are_possible(make_market, trade_by) -> None:
     """Without an entry mode it is ``any`` on a market without classic entries."""
     bare, game = make_market(n_candles=N_CANDLES), Settings(window_size=4)
     run = trade_by(bare, game, enter_and_stay)
-    assert degeneracy(run, bare, game) == "always in the market on one side (long)"
+    assert degeneracy(run, bare, game) == "stays in the market on one side (long)"
 
 
 @pytest.mark.parametrize("entry", ["classic", "always"])
@@ -162,7 +162,7 @@ def test_nearly_always_in_the_market_counts_and_much_of_the_time_does_not(market
 
     rare, often = every(200), every(10)
     assert exposure(rare, game) > 0.99 > exposure(often, game) > 0.85
-    assert degeneracy(rare, market, game) == "always in the market on one side (long)"
+    assert degeneracy(rare, market, game) == "stays in the market on one side (long)"
     assert degeneracy(often, market, game) is None
 
 
@@ -196,4 +196,4 @@ def test_a_ruined_account_is_judged_by_what_it_decided(make_market, trade_by) ->
     game = settings("any", emergency_loss=-0.5)
     run = trade_by(crash, game, enter_and_stay)
     assert run.equity[-1] < 1e-5
-    assert degeneracy(run, crash, game) == "always in the market on one side (long)"
+    assert degeneracy(run, crash, game) == "stays in the market on one side (long)"

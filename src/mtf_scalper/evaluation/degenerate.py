@@ -15,7 +15,7 @@ from mtf_scalper.simulator.types import Action, ExitReason, Side
 __all__ = ["ALWAYS_IN_MARKET", "degeneracy", "exposure"]
 
 ALWAYS_IN_MARKET = 0.99
-"""Exposure from which a run with one side only counts as always in the market."""
+"""Exposure from which a run with one side only counts as staying in the market."""
 
 
 def exposure(run: Simulation, settings: Settings) -> float:
@@ -67,7 +67,7 @@ def degeneracy(run: Simulation, market: Market, settings: Settings) -> str | Non
         return f"all trades last one candle ({len(run.trades)} of {len(run.trades)})"
     entered = actions[is_entry_choice]
     if mode is EntryMode.ANY and _one_side_always(run, settings, entered, n_exits):
-        return f"always in the market on one side ({run.trades[0].side.name.lower()})"
+        return f"stays in the market on one side ({run.trades[0].side.name.lower()})"
     if n_exits or not may_stay:
         return None
     chances = f"({_of(0, n_chances)})"
