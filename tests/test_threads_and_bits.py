@@ -91,6 +91,23 @@ def test_one_and_two_threads_in_processes_of_their_own_give_the_same_bits() -> N
     assert len({line.split()[-1] for line in outputs[0].splitlines()}) == len(KINDS)
 
 
+def test_trainings_at_once_learn_what_each_learns_alone() -> None:
+    """Torch's and NumPy's generators belong to the process, and each training begins with a seed."""
+    kinds = ["exact", "exact, position", "gae", "ppo"]
+    alone = {kind: digest(trained(kind, 1)) for kind in kinds}
+    together: dict[str, str] = {}
+
+    def learn(kind: str) -> None:
+        together[kind] = digest(trained(kind, 1))
+
+    threads = [threading.Thread(target=learn, args=(kind,)) for kind in kinds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+
+
 @pytest.mark.parametrize("units", [2, 5, 10, 96, 512])
 @pytest.mark.parametrize("width", [5, 50, 64, 601])
 def test_a_row_has_the_same_bits_in_every_batch(width: int, units: int) -> None:

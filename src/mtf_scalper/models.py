@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,9 +21,16 @@ from mtf_scalper.ppo.finite import first_not_finite
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
 
-__all__ = ["facts_in_force", "give_up", "load_weights", "new_model", "release"]
+__all__ = ["DRAWING", "facts_in_force", "give_up", "load_weights", "new_model", "release"]
 
 logger = logging.getLogger(__name__)
+
+DRAWING = threading.RLock()
+"""Whoever draws from the generators of torch and NumPy holds it; they are the whole process's.
+
+stable-baselines3 seeds them and draws from them, so that of two trainings at once each would get
+some of the other's numbers.
+"""
 
 
 @team()
@@ -46,32 +54,33 @@ def new_model(
     SettingsError
         If ``initial`` is of another shape.
     """
-    model = algorithm(
-        policy,
-        env,
-        n_steps=settings.n_steps,
-        batch_size=settings.batch_size,
-        n_epochs=settings.n_epochs_in_force,
-        learning_rate=settings.learning_rate_in_force,
-        gamma=settings.gamma,
-        gae_lambda=settings.gae_lambda,
-        clip_range=settings.clip_range,
-        clip_range_vf=settings.clip_range_vf,
-        normalize_advantage=settings.normalize_advantage,
-        ent_coef=settings.ent_coef,
-        vf_coef=settings.vf_coef,
-        max_grad_norm=settings.max_grad_norm,
-        target_kl=settings.target_kl,
-        policy_kwargs={
-            "activation_fn": torch.nn.ReLU,
-            "net_arch": list(settings.net_arch),
-            **policy_kwargs,
-        },
-        rollout_buffer_class=rollout_buffer_class,
-        tensorboard_log=tensorboard_log,
-        device=compute.device,
-        seed=settings.random_state,
-    )
+    with DRAWING:
+        model = algorithm(
+            policy,
+            env,
+            n_steps=settings.n_steps,
+            batch_size=settings.batch_size,
+            n_epochs=settings.n_epochs_in_force,
+            learning_rate=settings.learning_rate_in_force,
+            gamma=settings.gamma,
+            gae_lambda=settings.gae_lambda,
+            clip_range=settings.clip_range,
+            clip_range_vf=settings.clip_range_vf,
+            normalize_advantage=settings.normalize_advantage,
+            ent_coef=settings.ent_coef,
+            vf_coef=settings.vf_coef,
+            max_grad_norm=settings.max_grad_norm,
+            target_kl=settings.target_kl,
+            policy_kwargs={
+                "activation_fn": torch.nn.ReLU,
+                "net_arch": list(settings.net_arch),
+                **policy_kwargs,
+            },
+            rollout_buffer_class=rollout_buffer_class,
+            tensorboard_log=tensorboard_log,
+            device=compute.device,
+            seed=settings.random_state,
+        )
     if tensorboard_log is None:
         # stable-baselines3's usual logger would leave a folder among the temporary files.
         model.set_logger(Logger(None, []))

@@ -18,7 +18,7 @@ from mtf_scalper.exact_training import learn_exactly
 from mtf_scalper.inference import Policy, remember_features, remembered_features, simulate
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.names import check_names, feature_difference
-from mtf_scalper.models import release
+from mtf_scalper.models import DRAWING, release
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.rollout_training import learn_from_rollouts
 from mtf_scalper.selection import held_back
@@ -80,6 +80,8 @@ def train(
     tensorboard_log: Path | None = None,
 ) -> TrainResult:
     """Train a PPO policy on ``market``.
+
+    Several may run at once in threads of one process; those by rollouts take turns.
 
     Parameters
     ----------
@@ -150,17 +152,18 @@ def train(
             )
         else:
             env = env if env is not None else make_vec_env(markets[0], settings)
-            model, history = learn_from_rollouts(
-                env,
-                settings,
-                held[0] if held else None,
-                compute,
-                market=markets[0],
-                initial=initial,
-                on_progress=on_progress,
-                events=events,
-                tensorboard_log=log,
-            )
+            with DRAWING:  # actions are drawn from torch's generator until the end
+                model, history = learn_from_rollouts(
+                    env,
+                    settings,
+                    held[0] if held else None,
+                    compute,
+                    market=markets[0],
+                    initial=initial,
+                    on_progress=on_progress,
+                    events=events,
+                    tensorboard_log=log,
+                )
     except BaseException as error:
         events.write("training_failed", error=f"{type(error).__name__}: {error}")
         raise
