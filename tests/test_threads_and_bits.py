@@ -92,7 +92,7 @@ def test_one_and_two_threads_in_processes_of_their_own_give_the_same_bits() -> N
 
 
 def test_trainings_at_once_learn_what_each_learns_alone() -> None:
-    """Torch's and NumPy's generators belong to the process, and each training begins with a seed."""
+    """Torch's and NumPy's generators belong to the process, and each training seeds them."""
     kinds = ["exact", "exact, position", "gae", "ppo"]
     alone = {kind: digest(trained(kind, 1)) for kind in kinds}
     together: dict[str, str] = {}
