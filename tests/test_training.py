@@ -469,7 +469,7 @@ PLANTED: dict[str, Any] = {
 def test_fast_ppo_learns_a_planted_market_as_stable_baselines3_does(
     tiny_settings: Callable[..., Settings],
 ) -> None:
-    """Held-out log return after 12 passes over 1,000 candles, three seeds each.
+    """Held-out log return after 12 passes over 1,000 candles, five seeds each.
 
     Random valid actions: -0.29 on average over 20 seeds, 0.10 at best. The hindsight optimum at
     the same fees: 3.67.
@@ -477,14 +477,14 @@ def test_fast_ppo_learns_a_planted_market_as_stable_baselines3_does(
     market, held_out = planted(1000, seed=1), planted(1000, seed=2)
     scores: dict[str, list[float]] = {"fast_ppo": [], "ppo": []}
     for name, reached in scores.items():
-        for seed in range(3):
+        for seed in range(5):
             settings = tiny_settings(**PLANTED, algorithm=name, random_state=seed)
             reached.append(simulate(train(market, settings).policy, held_out).log_return)
     by_chance = [random_log_return(held_out, settings, seed) for seed in range(5)]
     assert max(by_chance) < 0.5
     assert min(scores["fast_ppo"]) > 2.9
     ours, theirs = (np.array(reached) for reached in scores.values())
-    noise = np.sqrt((ours.var(ddof=1) + theirs.var(ddof=1)) / 3.0)
+    noise = np.sqrt((ours.var(ddof=1) + theirs.var(ddof=1)) / 5.0)
     assert abs(ours.mean() - theirs.mean()) < 3.0 * noise, scores
 
 
