@@ -41,16 +41,32 @@ def test_resamples_hold_runs_of_days_of_the_wanted_mean_length():
     assert np.array_equal(rows, resampled_rows(200, 5.0, 400, seed=3))
 
 
-@pytest.mark.parametrize("persistence", [0.0, 0.5])
-def test_intervals_of_the_mean_cover_it_nearly_as_often_as_they_say(persistence):
+@pytest.mark.parametrize(("n_days", "persistence", "least"), [(14, 0.0, 0.9), (200, 0.5, 0.85)])
+def test_intervals_of_the_mean_cover_it_nearly_as_often_as_they_say(n_days, persistence, least):
     rng = np.random.default_rng(7)
     covered = []
     for seed in range(150):
-        days = autoregression(rng, 200, persistence)
-        rows = resampled_rows(200, block_length(days), 400, seed)
-        found = interval_of(days.mean(), days[rows].mean(axis=1))
+        days = autoregression(rng, n_days, persistence)
+        block = block_length(days)
+        rows = resampled_rows(n_days, block, 400, seed)
+        found = interval_of(days.mean(), days[rows].mean(axis=1), n_days / block)
         covered.append(found.low <= 0.0 <= found.high)
-    assert 0.85 < np.mean(covered) <= 1.0
+    assert least < np.mean(covered) <= 1.0
+
+
+def test_of_normal_days_the_interval_is_students():
+    """By hand: mean -+ t(13; 2.5%) s / sqrt(14), with s = 1 and t = 2.1604 of the tables."""
+    n_days = 14
+    days = np.random.default_rng(0).normal(size=n_days)
+    days = (days - days.mean()) / days.std(ddof=1)
+    drawn = np.random.default_rng(1).normal(size=1_000_000) * days.std() / np.sqrt(n_days)
+    found = interval_of(0.0, drawn, n_days)
+    right = 2.1604 / np.sqrt(n_days)
+    assert (found.low, found.high) == pytest.approx((-right, right), rel=0.01)
+    # So many days are told by plain percentiles.
+    plain = tuple(np.quantile(drawn, (0.025, 0.975)))
+    found = interval_of(0.0, drawn, 1e6)
+    assert (found.low, found.high) == pytest.approx(plain, rel=1e-3)
 
 
 def test_interval_of_a_ratio_of_trades_has_its_estimate_inside():
@@ -59,16 +75,16 @@ def test_interval_of_a_ratio_of_trades_has_its_estimate_inside():
     days = Days(*columns).stacked()
     drawn = days[resampled_rows(60, 1.0, 500, seed=0)]
     for figure in FIGURES.values():
-        found = interval_of(float(figure(days)), figure(drawn))
+        found = interval_of(float(figure(days)), figure(drawn), 60)
         assert found.low < found.high
-    found = interval_of(float(sharpe_ratio(columns[0])), sharpe_ratio(drawn[..., 0]))
+    found = interval_of(float(sharpe_ratio(columns[0])), sharpe_ratio(drawn[..., 0]), 60)
     assert found.low < found.value < found.high
 
 
 def test_no_interval_where_resamples_are_mostly_undefined():
-    assert interval_of(1.0, np.array([np.nan, np.nan, 1.0])) == Interval(1.0)
-    assert interval_of(np.nan, np.ones(9)) == Interval(None)
-    assert interval_of(1.0, np.zeros(0)) == Interval(1.0)
+    assert interval_of(1.0, np.array([np.nan, np.nan, 1.0]), 14) == Interval(1.0)
+    assert interval_of(np.nan, np.ones(9), 14) == Interval(None)
+    assert interval_of(1.0, np.zeros(0), 14) == Interval(1.0)
 
 
 def test_a_library_that_is_missing_is_one_line_that_says_what_to_install(monkeypatch):

@@ -10,6 +10,7 @@ trades stay with their day, which is coarser and safer than drawing trades one b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
@@ -69,8 +70,15 @@ def resampled_rows(n_days: int, block: float, n_draws: int, seed: int) -> Rows:
     return np.stack([positional[0] for positional, _ in drawn.bootstrap(n_draws)])
 
 
-def interval_of(estimate: float, resamples: Floats, level: float = 0.95) -> Interval:
-    """Return an estimate with the percentile interval of its resamples.
+def interval_of(
+    estimate: float, resamples: Floats, n_blocks: float, level: float = 0.95
+) -> Interval:
+    """Return an estimate with the expanded percentile interval of its resamples.
+
+    Resamples of few days spread less than the days do, and know their spread less well: of
+    fourteen, plain percentiles of 95% hold the truth 84% of the time. So the percentiles are those
+    that would give Student's interval, were the days normal (Hesterberg 2015, *What teachers should
+    know about the bootstrap*), blocks counting as days.
 
     Parameters
     ----------
@@ -79,12 +87,16 @@ def interval_of(estimate: float, resamples: Floats, level: float = 0.95) -> Inte
     resamples : ndarray of float64, shape (n_draws,)
         The figure on resampled days. Draws on which it is not defined are left out; where half of
         them or more are, there is no interval. None at all for too few days.
+    n_blocks : float
+        Days over the mean length of a block; above 1.
     level : float
     """
     value = None if np.isnan(estimate) else float(estimate)
     defined = resamples[np.isfinite(resamples)]
     if value is None or len(defined) <= len(resamples) / 2 or not len(defined):
         return Interval(value)
-    tail = (1.0 - level) / 2
+    freedom = n_blocks - 1.0
+    student = library("scipy.stats").t.isf((1.0 - level) / 2, freedom)
+    tail = NormalDist().cdf(-student * np.sqrt(n_blocks / freedom))
     low, high = np.quantile(defined, (tail, 1.0 - tail))
     return Interval(value, float(low), float(high))

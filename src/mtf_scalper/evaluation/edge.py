@@ -83,12 +83,13 @@ class Edge:
         By baseline.
     best_baseline : str
         The one that earned most.
-    deflated_sharpe : float
-        Of the excess over it.
+    deflated_sharpe : float or None
+        Of the excess over it; None where there are too few days.
     excess_sharpe : float
         Sharpe ratio of the excess, per day.
-    days_needed : float
-        Days until such an excess would be known to be above zero, had one variant been tried.
+    days_needed : float or None
+        Days until such an excess would be known to be above zero, had one variant been tried; None
+        where there are too few.
     overfitting : Overfitting or None
         None with one variant.
     """
@@ -101,9 +102,9 @@ class Edge:
     p_value: float | None
     tests: tuple[Superiority, ...]
     best_baseline: str
-    deflated_sharpe: float
+    deflated_sharpe: float | None
     excess_sharpe: float
-    days_needed: float
+    days_needed: float | None
     overfitting: Overfitting | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -154,17 +155,19 @@ def judge_edge(
         superiority(name, returns, judged.log_return, tried, n_draws=n_draws, seed=seed)
         for name, returns in judged.baselines.items()
     )
-    if n_days < LEAST_DAYS:
+    tells = n_days >= LEAST_DAYS
+    if not tells:
         tests = tuple(test.untold() for test in tests)
     # Of several that nothing was better than, the one that earned most.
     hardest = max(tests, key=lambda test: (test.p_value or 0.0, -test.excess_per_day))
     excess = judged.excess
     trials = np.array([daily_sharpe(each.excess) for each in (judged, *others)])
-    deflated = deflated_sharpe(excess, trials)
+    deflated = deflated_sharpe(excess, trials) if tells else None
     found = bool(
         degenerate is None
         and hardest.p_value is not None
         and hardest.p_value < SIGNIFICANCE
+        and deflated is not None
         and deflated > CONFIDENCE
     )
     return Edge(
@@ -178,7 +181,7 @@ def judge_edge(
         best_baseline=judged.best_baseline,
         deflated_sharpe=deflated,
         excess_sharpe=float(trials[0]),
-        days_needed=_days_needed(excess),
+        days_needed=_days_needed(excess) if tells else None,
         overfitting=None
         if tried is None
         else backtest_overfitting(np.column_stack([judged.log_return, tried])),
@@ -191,14 +194,15 @@ def _sentence(
     n_days: int,
     n_variants: int,
     hardest: Superiority,
-    deflated: float,
+    deflated: float | None,
     judged: Variant,
 ) -> str:
     tried = f"{n_variants} variant{'' if n_variants == 1 else 's'} tried"
     if degenerate is not None:
         return f"no evidence of an edge: the policy is degenerate, it {degenerate} ({tried})"
-    if hardest.p_value is None:
-        return f"no evidence of an edge: {n_days} days are too few to tell ({tried})"
+    if hardest.p_value is None or deflated is None:
+        days = "1 day is" if n_days == 1 else f"{n_days} days are"
+        return f"no evidence of an edge: {days} too few to tell ({tried})"
     p_value = f"SPA p = {_rounded(hardest.p_value)}"
     if found:
         names = list(judged.baselines)

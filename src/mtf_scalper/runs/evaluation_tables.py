@@ -93,7 +93,7 @@ def _baseline_table(row: Mapping[str, Any], edge: Edge) -> Table:
     table.add_row("optimum", _text(row["oracle"], "+.3f"), "-", "-", "-", "-")
     over = edge.overfitting
     table.caption = (
-        f"deflated Sharpe ratio above {edge.best_baseline} {edge.deflated_sharpe:.3f}; "
+        f"deflated Sharpe ratio above {edge.best_baseline} {_text(edge.deflated_sharpe, '.3f')}; "
         f"variants tried {edge.n_variants}; probability of overfitting "
         f"{'not measured' if over is None else f'{over.probability:.0%}'}"
     )

@@ -251,24 +251,29 @@ def figures_of(
         Numbers, or ``{"value", "low", "high"}``; for ``figures.json``.
     """
     stacked, returns = account.days.stacked(), account.days.log_return
-    rows = _resampled(account, n_resamples, seed)
+    n_days, n_blocks = len(account), 0.0
+    rows = np.zeros((0, n_days), dtype=np.int64)
+    if n_days >= LEAST_DAYS:
+        block = block_length(returns)
+        rows = resampled_rows(n_days, block, n_resamples, seed)
+        n_blocks = n_days / block
     drawn = stacked[rows]
-    found: dict[str, Any] = {"n_days": len(account), "n_trades": float(stacked[:, 3].sum())}
+    found: dict[str, Any] = {"n_days": n_days, "n_trades": float(stacked[:, 3].sum())}
     for name, figure in FIGURES.items():
-        found[name] = _interval(float(figure(stacked)), figure(drawn))
+        found[name] = _interval(float(figure(stacked)), figure(drawn), n_blocks)
     found["max_drawdown_by_candle"] = account.drawdown
     best = account.oracle
     found["oracle"] = float(best.sum())
     share = returns.sum() / best.sum() if best.sum() > TIE else float("nan")
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = returns[rows].sum(axis=1) / best[rows].sum(axis=1)
-    found["oracle_share"] = _interval(float(share), shares)
+    found["oracle_share"] = _interval(float(share), shares, n_blocks)
     for name, baseline in account.baselines.items():
         if name != RANDOM_EXITS:
             found[name.replace(" ", "_")] = float(baseline.sum())
         excess = returns - baseline
         key = f"excess_over_{name.replace(' ', '_')}"
-        found[key] = _interval(float(excess.sum()), excess[rows].sum(axis=1))
+        found[key] = _interval(float(excess.sum()), excess[rows].sum(axis=1), n_blocks)
     totals = account.draws.sum(axis=1)
     if len(totals):
         low, middle, high = np.quantile(totals, (0.05, 0.5, 0.95)).tolist()
@@ -280,13 +285,6 @@ def figures_of(
     return found
 
 
-def _resampled(account: Account, n_resamples: int, seed: int) -> Rows:
-    n_days = len(account)
-    if n_days < LEAST_DAYS:
-        return np.zeros((0, n_days), dtype=np.int64)
-    return resampled_rows(n_days, block_length(account.days.log_return), n_resamples, seed)
-
-
-def _interval(value: float, resamples: Floats) -> dict[str, float | None]:
-    found: Interval = interval_of(value, resamples)
+def _interval(value: float, resamples: Floats, n_blocks: float) -> dict[str, float | None]:
+    found: Interval = interval_of(value, resamples, n_blocks)
     return found.as_dict()
