@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -126,6 +128,15 @@ def test_a_row_has_the_same_bits_in_every_batch(width: int, units: int) -> None:
         for first, n_rows in ((0, 1), (5, 1), (76, 1), (3, 2), (11, 40), (1, 76)):
             assert torch.equal(layer(rows[first : first + n_rows]), whole[first : first + n_rows])
         torch.testing.assert_close(whole, rows @ layer.weight.t() + layer.bias)
+
+
+@pytest.mark.parametrize("kind", ["exact", "ppo"])
+def test_a_copied_policy_says_the_same(kind: str) -> None:
+    policy, _, _ = trained(kind, 1)
+    features = np.random.default_rng(8).standard_normal((60, 40)).astype(np.float32)
+    whole = policy.probabilities(features)
+    for copied in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        np.testing.assert_array_equal(copied.probabilities(features), whole)
 
 
 @pytest.mark.parametrize("kind", ["exact", "exact, position"])

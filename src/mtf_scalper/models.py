@@ -130,6 +130,8 @@ def release(model: PPO) -> None:
     """Drop what only training needed: closed environments and the rollout's memory."""
     model.env = None
     del model.rollout_buffer
+    # stable-baselines3's PPO leaves that of its last minibatch, with all that led to it.
+    model.policy.action_dist.distribution = None  # type: ignore[assignment]  # as it begins
     # Weights that were views of one array get the places in memory that loaded ones have.
     for parameter in model.policy.parameters():
         parameter.data = parameter.data.clone()
