@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,7 @@ import pandas as pd
 import pytest
 from freqtrade.enums import RunMode
 
-from mtf_scalper.errors import MarketError
+from mtf_scalper.errors import MarketError, SettingsError, UntrainableError
 from mtf_scalper.freqai import columns, terms
 from mtf_scalper.freqai.leverage import has_own_leverage, leverage_of
 from mtf_scalper.freqai.offline import OfflineExchange
@@ -109,14 +111,117 @@ def test_the_first_pairs_fee_holds_for_all_in_a_backtest(config: dict[str, Any])
     assert terms.fee_rate(config, exchange, BTC) == 0.002
 
 
-@pytest.mark.parametrize(("name", "currency", "fee"), [("hyperliquid", "USDC", 0.00045)])
+@pytest.mark.parametrize(
+    ("name", "mode", "fee"),
+    [
+        ("hyperliquid", "futures", 0.00045),
+        ("binanceusdm", "futures", 0.0005),
+        ("okx", "futures", 0.0005),
+        ("kraken", "spot", 0.0026),
+    ],
+)
 def test_an_evaluation_takes_the_exchanges_ordinary_fee(
-    config: dict[str, Any], name: str, currency: str, fee: float
+    config: dict[str, Any],
+    name: str,
+    mode: str,
+    fee: float,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """As ccxt's descriptions of the exchanges have them; one for all its markets is a guess."""
     config.pop("fee", None)
-    config |= {"stake_currency": currency}
-    config["exchange"] |= {"name": name, "pair_whitelist": [f"BTC/{currency}:{currency}"]}
+    config |= {"trading_mode": mode}
+    config["exchange"] |= {"name": name}
     assert OfflineExchange(config).fee_rate == fee
+    guess = f"fee: {fee:g} is taken, which ccxt has for all markets of "
+    assert any(guess in each for each in caplog.messages) == (name == "kraken")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "margin", "line"),
+    [
+        ("kucoin", "futures", "isolated", "Freqtrade does not support 'isolated' 'futures' on Ku"),
+        ("okx", "futures", "cross", "Freqtrade does not support 'cross' 'futures' on OKX."),
+        ("binance", "futures", "", "Freqtrade does not support '' 'futures' on Binance."),
+        ("krakenfutures", "spot", "", "there is no spot trading on Kraken Futures"),
+    ],
+)
+def test_a_mode_that_freqtrade_does_not_trade_there_is_refused(
+    config: dict[str, Any], name: str, mode: str, margin: str, line: str
+) -> None:
+    config |= {"trading_mode": mode, "margin_mode": margin}
+    config["exchange"] |= {"name": name}
+    with pytest.raises(SettingsError, match=f"^trading_mode.*: {line}"):
+        OfflineExchange(config)
+
+
+def test_pairs_that_freqtrade_takes_out_of_its_list_are_left_out(config: dict[str, Any]) -> None:
+    config["exchange"]["pair_blacklist"] = ["(DOGE|SHIB)/.*"]
+    offline = OfflineExchange(config)
+    for pair, line in {
+        "BTC/USDT": "is no futures pair, and trading_mode is futures",
+        "BTC/USDC:USDC": "is traded in USDC, and stake_currency is USDT",
+        "DOGE/USDT:USDT": "is in exchange.pair_blacklist",
+    }.items():
+        with pytest.raises(UntrainableError) as caught:
+            offline.pair_terms(pair)
+        assert str(caught.value) == f"{pair}: {line}"
+    config |= {"trading_mode": "spot", "margin_mode": ""}
+    with pytest.raises(UntrainableError, match="is no spot pair, and trading_mode is spot"):
+        OfflineExchange(config).pair_terms(BTC)
+
+
+TIERS = [
+    {"minNotional": 0, "maxNotional": 5e4, "maintenanceMarginRate": 0.004, "maxLeverage": 50},
+    {"minNotional": 5e4, "maxNotional": 5e6, "maintenanceMarginRate": 0.02, "maxLeverage": 20},
+]
+
+
+@pytest.mark.parametrize("name", ["binance", "binanceusdm", "bybit", "okx", "gate", "bitget"])
+def test_liquidation_is_the_exchanges_own_for_any_position(
+    config: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    """Against ``get_liquidation_price`` of freqtrade's class at random rates, stakes, leverages.
+
+    Tiers are those that freqtrade has kept beside the candles.
+    """
+    (tmp_path / "futures").mkdir()
+    kept = {"updated": "2020-01-01T00:00:00+00:00", "data": {BTC: TIERS}}
+    (tmp_path / "futures" / "leverage_tiers_USDT.json").write_text(json.dumps(kept))
+    config |= {"datadir": tmp_path, "fee": 0.0006, "liquidation_buffer": 0.07}
+    config["exchange"] |= {"name": name}
+    offline = OfflineExchange(config)
+    found = offline.pair_terms(BTC)
+    assert found.liquidations is not None
+    stake = terms.starting_stake(config)
+    assert found.most_leverage == offline._exchange.get_max_leverage(BTC, stake)
+    rng = np.random.default_rng(3)
+    leverage, stakes = 1.0 + 19.0 * rng.random(40), 10.0 ** rng.uniform(0.5, 5.0, 40)
+    rates = 10.0 ** rng.uniform(-6.0, 5.0, 40)
+    multiples = found.liquidations(leverage, stakes)
+    for row in range(40):
+        for is_short in (False, True):
+            price = offline._exchange.get_liquidation_price(
+                pair=BTC,
+                open_rate=rates[row],
+                is_short=is_short,
+                amount=stakes[row] * leverage[row] / rates[row],
+                stake_amount=stakes[row],
+                leverage=leverage[row],
+                wallet_balance=stakes[row],
+                open_trades=[],
+            )
+            assert multiples[is_short][row] * rates[row] == pytest.approx(price, rel=1e-9)
+
+
+def test_kept_tiers_that_are_damaged_are_named(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "futures").mkdir()
+    path = tmp_path / "futures" / "leverage_tiers_USDT.json"
+    config |= {"datadir": tmp_path}
+    config["exchange"] |= {"name": "okx"}
+    for data in ([1, 2], {BTC: [{}]}, {BTC: 5}):
+        path.write_text(json.dumps({"updated": "2026-01-01T00:00:00+00:00", "data": data}))
+        with pytest.raises(SettingsError, match=f"^{path.name} in .* is none of freqtrade's"):
+            OfflineExchange(config)
 
 
 def test_spot_is_traded_at_leverage_one(config: dict[str, Any]) -> None:

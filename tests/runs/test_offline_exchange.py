@@ -56,3 +56,8 @@ def test_a_coin_margined_pair_is_refused() -> None:
     with pytest.raises(MtfScalperError) as caught:
         check_linear("BTC/USD:BTC")
     assert str(caught.value) == INVERSE
+
+
+def test_a_dated_future_is_refused() -> None:
+    with pytest.raises(MtfScalperError, match=r"^BTC/USDT:USDT-240329: is a future that ends "):
+        check_linear("BTC/USDT:USDT-240329")

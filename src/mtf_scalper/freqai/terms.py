@@ -26,6 +26,7 @@ from mtf_scalper.market.terms import PairTerms
 
 __all__ = [
     "exchange_option",
+    "expanded_pairs",
     "fee_rate",
     "first_pair",
     "is_spot",
@@ -64,11 +65,11 @@ def first_pair(config: Mapping[str, Any], exchange: Exchange | None, pair: str) 
     section = config.get("exchange", {})
     listed = section.get("pair_whitelist") or [pair]
     markets = list(getattr(exchange, "markets", None) or {})
-    blocked = set(_expanded(section.get("pair_blacklist", []), markets))
+    blocked = set(expanded_pairs(section.get("pair_blacklist", []), markets))
     known = set(markets)
     found = [
         each
-        for each in _expanded(listed, markets)
+        for each in expanded_pairs(listed, markets)
         if each not in blocked and (not known or each in known)
     ]
     return found[0] if found else pair
@@ -251,7 +252,8 @@ def pair_terms(config: Mapping[str, Any], exchange: Exchange | None, pair: str) 
     )
 
 
-def _expanded(pairs: list[str], markets: list[str]) -> list[str]:
+def expanded_pairs(pairs: list[str], markets: list[str]) -> list[str]:
+    """Return a list of pairs with each of its regular expressions replaced by what it matches."""
     if not markets:
         return list(pairs)
     try:

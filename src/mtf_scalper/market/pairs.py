@@ -8,7 +8,7 @@ __all__ = ["check_linear"]
 
 
 def check_linear(pair: str) -> None:
-    """Refuse a coin-margined contract, whose profit is no multiple of a price's change.
+    """Refuse dated and coin-margined contracts; profit of these is no multiple of a price's change.
 
     Parameters
     ----------
@@ -18,10 +18,16 @@ def check_linear(pair: str) -> None:
     Raises
     ------
     MarketError
-        If it settles in anything but its quote currency.
+        If it settles at a date, or in anything but its quote currency.
     """
     symbol, _, settle = pair.partition(":")
     base, _, quote = symbol.partition("/")
+    settle, _, expiry = settle.partition("-")
+    if expiry:
+        raise MarketError(
+            f"{pair}: is a future that ends on a date, which freqtrade does not trade; take "
+            f"{base}/USDT:USDT, say"
+        )
     if settle and settle != quote:
         raise MarketError(
             f"{pair}: settles in {settle} and not in {quote}; coin-margined contracts are not "
