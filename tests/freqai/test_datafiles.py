@@ -138,10 +138,11 @@ def test_a_missing_column_is_named(column: str, tmp_path: Path) -> None:
         DataFile(tmp_path, PAIR, "5m").read()
 
 
-def test_dates_without_a_zone_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+def test_dates_that_are_not_in_utc_are_named(zone: str | None, tmp_path: Path) -> None:
     path = stored(tmp_path, candles(), "5m", FUTURES, "feather")
     frame = pd.read_feather(path)
-    frame.assign(date=frame["date"].dt.tz_localize(None)).to_feather(path)
+    frame.assign(date=frame["date"].dt.tz_convert(zone)).to_feather(path)
     with pytest.raises(MarketError, match=f"{path.name} in .*'date' is datetime64.*not a time"):
         DataFile(tmp_path, PAIR, "5m").read()
 

@@ -145,6 +145,9 @@ class DataFile:
             raise self._error(f"column 'date' is {dates.dtype}, not a time in UTC")
         if dates.isna().any():
             raise self._error(f"column 'date' is missing at row {int(dates.isna().argmax())}")
+        if (dates.dt.tz_localize(None) != dates.dt.tz_convert(None)).any():
+            # freqtrade would fill candles of two hours and more up at that zone's hours.
+            raise self._error(f"column 'date' is {dates.dtype}, not a time in UTC")
         try:
             values = frame[wanted[1:]].astype("float64")
         except DAMAGE as error:
