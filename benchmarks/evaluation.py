@@ -27,8 +27,8 @@ from report import (
 )
 
 from mtf_scalper.market.market import Market
-from mtf_scalper.ppo.advantages import Evaluation, PolicyTable, evaluate_policy, start_weights
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
+from mtf_scalper.simulator.advantages import Evaluation, PolicyTable, evaluate_policy, start_weights
 from mtf_scalper.simulator.chains import SIDES, Chains, chains_of
 
 DOCUMENT = "learning_results.md"
@@ -154,7 +154,7 @@ def check_parity() -> dict[str, float]:
         found, wanted = evaluate_policy(chains, policy, GAMMA), dense_evaluation(chains, policy)
         differences = {
             each: float(np.abs(getattr(found, each) - getattr(wanted, each)).max(initial=0.0))
-            for each in Evaluation.__dataclass_fields__
+            for each in Evaluation._fields
         }
         apart[name] = max(differences.values())
         if not apart[name] <= PARITY:

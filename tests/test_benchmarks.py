@@ -202,7 +202,7 @@ def later_steps_turned(fast: Any, stock: Any, monkeypatch: pytest.MonkeyPatch) -
 
     def spoiled(*args: Any) -> None:
         kernel(*args)
-        gradients = args[-3:-1]
+        gradients = args[-1][:2]
         calls[str(gradients[0].dtype)] += 1
         if calls["float32"] > 1:
             for gradient in gradients:

@@ -15,7 +15,7 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.contexts import Book
 from mtf_scalper.ppo.exact_learner import ExactLearner, Score
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.oracle import best_actions
+from mtf_scalper.simulator.advantages import greedy_policy
 
 __all__ = ["Judge", "held_back"]
 
@@ -65,7 +65,7 @@ class Judge:
         self._best = -math.inf
         self._start: Score | None = None
         if self._book is not None:
-            self._oracle = sum(best_actions(chains).value for chains in self._book.chains)
+            self._oracle = sum(greedy_policy(chains)[0] for chains in self._book.chains)
             self._start = learner.score(self._book)
         self._latest: deque[float] = deque(maxlen=_SMOOTHED_PASSES)
         self._waited = 0

@@ -104,7 +104,7 @@ class UntrainablePairs(StrEnum):
 class Advantage(StrEnum):
     """Where the worth of an action comes from.
 
-    ``exact``: computed for every action at every candle, see ``mtf_scalper.ppo.advantages``.
+    ``exact``: computed for every action at every candle, see ``mtf_scalper.simulator.advantages``.
     ``gae``: estimated from rollouts in environments (generalized advantage estimation), as
     stable-baselines3's PPO does.
     """

@@ -34,9 +34,8 @@ from mtf_scalper.freqai.parity import (
     load_config,
 )
 from mtf_scalper.freqai.parity_report import first_difference, print_report
-from mtf_scalper.simulator.exits import round_to_tick, stop_price
+from mtf_scalper.simulator.exits import EQUITY_FLOOR, round_to_tick, stop_price
 from mtf_scalper.simulator.observation import flat_state
-from mtf_scalper.simulator.reference import EQUITY_FLOOR
 from mtf_scalper.simulator.types import Action, Side
 
 Config = dict[str, Any]

@@ -16,8 +16,9 @@ from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator import chains as chains_module
+from mtf_scalper.simulator.advantages import greedy_policy
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, SIDES, chains_of
-from mtf_scalper.simulator.oracle import best_actions, oracle
+from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import Action
 
@@ -130,7 +131,7 @@ def test_a_long_trade_goes_on_in_a_fresh_chain(make_market: Any) -> None:
     entries = np.flatnonzero(cut.chain_at[:, 0] >= 0)
     np.testing.assert_array_equal(entries[cut.continues[goes_on]] + 1, entries[goes_on] + 1 + 7)
     # Longs of leverage 1 without funding: marks differ by the rounding of profits alone.
-    assert best_actions(cut).value == pytest.approx(best_actions(whole).value, abs=1e-6)
+    assert greedy_policy(cut)[0] == pytest.approx(greedy_policy(whole)[0], abs=1e-6)
 
 
 def test_too_many_states_are_refused(make_market: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +194,7 @@ def test_the_oracle_is_the_best_of_all_ways_to_trade(
     best = max(outcomes(env))
     run = oracle(market, settings)
     assert run.log_return == pytest.approx(best, abs=1e-10)
-    assert best_actions(chains_of(market, settings)).value == pytest.approx(best, abs=1e-10)
+    assert greedy_policy(chains_of(market, settings))[0] == pytest.approx(best, abs=1e-10)
 
 
 @given(

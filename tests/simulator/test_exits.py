@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mtf_scalper.settings import TradeRules
 from mtf_scalper.simulator.exits import (
+    BREAK_EVEN,
+    EMERGENCY,
+    MAX_DURATION,
+    STAY,
     liquidation_price,
+    numbers_of,
     profit_ratio,
-    roi_at,
     roi_fill,
+    roi_ladder_of,
+    roi_rate,
     round_to_tick,
+    rung_after,
     safety_exit,
+    safety_limits,
     stop_fill,
     stop_price,
 )
-from mtf_scalper.simulator.types import ExitReason
+from mtf_scalper.simulator.kernels import CANDLE
 
 LONG, SHORT = 1, -1
+
+
+def candle_of(prices: tuple[float, float, float, float]) -> np.void:
+    """Return a candle as compiled code reads it: open, high, low, close."""
+    candle = np.zeros(1, CANDLE)
+    for name, price in zip(("open", "high", "low", "close"), prices, strict=True):
+        candle[name] = price
+    return candle[0]
 
 
 @pytest.mark.parametrize(
@@ -112,13 +129,13 @@ def test_the_stoploss_is_a_share_of_the_stake(side, leverage, tick, expected) ->
     ],
 )
 def test_liquidation_price(side, leverage, expected) -> None:
-    rules = TradeRules(maintenance_margin_rate=0.004, liquidation_buffer=0.05)
-    assert liquidation_price(side, 100.0, leverage, rules) == pytest.approx(expected, abs=1e-6)
+    rules = numbers_of(TradeRules(maintenance_margin_rate=0.004, liquidation_buffer=0.05))[0]
+    assert liquidation_price(rules, side, 100.0, leverage) == pytest.approx(expected, abs=1e-6)
 
 
 @given(side=st.sampled_from([LONG, SHORT]), leverage=st.floats(1.0, 50.0))
 def test_liquidation_lies_on_the_losing_side_and_never_beyond_the_stake(side, leverage) -> None:
-    price = liquidation_price(side, 100.0, leverage, TradeRules())
+    price = liquidation_price(numbers_of(TradeRules())[0], side, 100.0, leverage)
     assert price >= 0.0
     assert side * (100.0 - price) > 0.0
     assert side * (100.0 - price) <= 100.0 / leverage + 1e-9
@@ -128,16 +145,17 @@ def test_liquidation_lies_on_the_losing_side_and_never_beyond_the_stake(side, le
     ("minutes", "rung"),
     [(0, (0, 0.04)), (29, (0, 0.04)), (30, (30, 0.02)), (59, (30, 0.02)), (600, (60, 0.01))],
 )
-def test_the_rung_in_force_is_the_latest_one_reached(minutes, rung) -> None:
-    assert roi_at({60: 0.01, 0: 0.04, 30: 0.02}, minutes) == rung
+def test_the_rung_that_holds_is_the_latest_one_reached(minutes, rung) -> None:
+    ladder = roi_ladder_of(TradeRules(minimal_roi={60: 0.01, 0: 0.04, 30: 0.02}))
+    assert tuple(ladder[rung_after(ladder, minutes)]) == rung
 
 
-def test_no_rung_is_in_force_before_the_first_one() -> None:
-    assert roi_at({30: 0.02}, 29) is None
-    assert roi_at({}, 100) is None
+def test_no_rung_holds_before_the_first_one() -> None:
+    assert rung_after(roi_ladder_of(TradeRules(minimal_roi={30: 0.02})), 29) == -1
+    assert rung_after(roi_ladder_of(TradeRules()), 100) == -1
 
 
-ROI_TERMS = {"fee_rate": 0.001, "leverage": 2.0, "timeframe_minutes": 5}
+FEE_RATE, LEVERAGE, TIMEFRAME_MINUTES = 0.001, 2.0, 5
 
 
 @pytest.mark.parametrize(
@@ -167,9 +185,9 @@ ROI_TERMS = {"fee_rate": 0.001, "leverage": 2.0, "timeframe_minutes": 5}
     ],
 )
 def test_roi_fill(side, candle, rung, age, funding, expected) -> None:
-    rate = roi_fill(
-        side, 100.0, candle, rung=rung, age_minutes=age, funding_paid=funding, **ROI_TERMS
-    )
+    minutes, ratio = rung
+    rate = roi_rate(side, 100.0, ratio, FEE_RATE, LEVERAGE, funding)
+    rate = roi_fill(candle_of(candle), side, rate, minutes, ratio, age, TIMEFRAME_MINUTES)
     assert rate == pytest.approx(expected, abs=1e-9)
 
 
@@ -181,17 +199,8 @@ def test_roi_fill(side, candle, rung, age, funding, expected) -> None:
     funding=st.floats(-1.0, 1.0),
 )
 def test_the_roi_rate_yields_the_ratio(side, ratio, leverage, fee_rate, funding) -> None:
-    rate = roi_fill(
-        side,
-        100.0,
-        (100.0, math.inf, 0.0, 100.0),
-        rung=(0, ratio),
-        age_minutes=5,
-        timeframe_minutes=5,
-        fee_rate=fee_rate,
-        leverage=leverage,
-        funding_paid=funding,
-    )
+    rate = roi_rate(side, 100.0, ratio, fee_rate, leverage, funding)
+    rate = roi_fill(candle_of((100.0, math.inf, 0.0, 100.0)), side, rate, 0, ratio, 5, 5)
     earned = profit_ratio(
         side, 100.0, rate, fee_rate=fee_rate, leverage=leverage, funding_paid=funding
     )
@@ -210,38 +219,40 @@ def test_the_roi_rate_yields_the_ratio(side, ratio, leverage, fee_rate, funding)
     ],
 )
 def test_a_stop_fills_at_its_price_unless_the_candle_lies_beyond_it(side, candle, expected) -> None:
-    assert stop_fill(side, 95.0 if side > 0 else 105.0, candle) == expected
+    assert stop_fill(side, 95.0 if side > 0 else 105.0, *map(float, candle[:3])) == expected
 
 
-RULES = TradeRules(
-    emergency_loss=-0.03,
-    break_even_trigger=0.02,
-    break_even_floor=0.001,
-    max_trade_duration_candles=48,
+LIMITS = safety_limits(
+    TradeRules(
+        emergency_loss=-0.03,
+        break_even_trigger=0.02,
+        break_even_floor=0.001,
+        max_trade_duration_candles=48,
+    )
 )
 
 
 @pytest.mark.parametrize(
     ("age", "profit", "best", "expected"),
     [
-        (10, 0.0, 0.01, None),
-        (10, -0.03, 0.0, None),
-        (10, -0.0301, 0.0, ExitReason.EMERGENCY),
-        (0, -0.0301, 0.0, ExitReason.EMERGENCY),
-        (10, 0.001, 0.02, ExitReason.BREAK_EVEN),
-        (10, 0.0011, 0.02, None),
-        (10, 0.001, 0.0199, None),
-        (0, 0.0, 0.02, None),
-        (47, 0.01, 0.02, None),
-        (48, 0.01, 0.02, ExitReason.MAX_DURATION),
-        (49, 0.01, 0.02, ExitReason.MAX_DURATION),
-        (48, 0.0, 0.02, ExitReason.BREAK_EVEN),
-        (48, -0.5, 0.02, ExitReason.EMERGENCY),
+        (10, 0.0, 0.01, STAY),
+        (10, -0.03, 0.0, STAY),
+        (10, -0.0301, 0.0, EMERGENCY),
+        (0, -0.0301, 0.0, EMERGENCY),
+        (10, 0.001, 0.02, BREAK_EVEN),
+        (10, 0.0011, 0.02, STAY),
+        (10, 0.001, 0.0199, STAY),
+        (0, 0.0, 0.02, STAY),
+        (47, 0.01, 0.02, STAY),
+        (48, 0.01, 0.02, MAX_DURATION),
+        (49, 0.01, 0.02, MAX_DURATION),
+        (48, 0.0, 0.02, BREAK_EVEN),
+        (48, -0.5, 0.02, EMERGENCY),
     ],
 )
 def test_safety_exit(age, profit, best, expected) -> None:
-    assert safety_exit(RULES, age_candles=age, profit=profit, best_profit=best) == expected
+    assert safety_exit(age, profit, best, *LIMITS) == expected
 
 
 def test_rules_that_are_off_demand_nothing() -> None:
-    assert safety_exit(TradeRules(), age_candles=10_000, profit=-9.0, best_profit=9.0) is None
+    assert safety_exit(10_000, -9.0, 9.0, *safety_limits(TradeRules())) == STAY

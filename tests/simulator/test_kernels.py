@@ -10,7 +10,8 @@ import pytest
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings, TradeRules
 from mtf_scalper.simulator import kernels
-from mtf_scalper.simulator.observation import PROFIT_UNIT, STATE_LIMIT
+from mtf_scalper.simulator.exits import STAY
+from mtf_scalper.simulator.observation import PROFIT_UNIT, STATE_LIMIT, in_units
 
 N_TRADES = 400
 
@@ -76,13 +77,13 @@ def test_no_exit_that_the_rules_force_is_overlooked(leverage: list[float]) -> No
         candles, states = random_trades(rng, leverage)
         settings = Settings(rules=random_rules(rng))
         market = Market(features=np.zeros((3, 1)), ohlc=np.arange(1.0, 4.0)[:, None] * np.ones(4))
-        rules, roi = kernels.rules_of(market, settings), kernels.roi_ladder_of(settings)
+        _, roi, rules = kernels.terms_of(market, settings)
         lowest = roi[:, 1].min(initial=math.inf)
         for candle, state in zip(candles, states, strict=True):
             code, _ = kernels._find_exit(candle, roi, rules[0], state, False)
             may_be = kernels._may_be_forced(candle, rules[0], state, lowest)
-            assert may_be or code == kernels.STAY, (candle, state, settings.rules)
-            n_exits += code != kernels.STAY
+            assert may_be or code == STAY, (candle, state, settings.rules)
+            n_exits += code != STAY
             n_spared += not may_be
     assert min(n_exits, n_spared) > 1000
 
@@ -99,7 +100,7 @@ def test_profits_in_units_are_those_of_the_division() -> None:
     for digit in digits.tolist():
         profit = digit / 1e8
         expected = max(-STATE_LIMIT, min(STATE_LIMIT, profit / PROFIT_UNIT))
-        assert np.float32(kernels._in_units(profit)) == np.float32(expected), digit
+        assert np.float32(in_units(profit)) == np.float32(expected), digit
 
 
 def test_log_of_a_ratio() -> None:

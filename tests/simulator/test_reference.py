@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings, TradeRules
-from mtf_scalper.simulator.reference import EQUITY_FLOOR, ReferenceEnv
+from mtf_scalper.simulator.exits import EQUITY_FLOOR
+from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side
 
 ANY = {"entry": "any"}

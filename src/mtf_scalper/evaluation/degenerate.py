@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings
-from mtf_scalper.simulator.kernels import EQUITY_FLOOR
+from mtf_scalper.simulator.exits import EQUITY_FLOOR
 from mtf_scalper.simulator.masks import entry_mode
 from mtf_scalper.simulator.playback import INSIDE_EXITS, Simulation, valid_actions
 from mtf_scalper.simulator.types import Action, ExitReason, Side

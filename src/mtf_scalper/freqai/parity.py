@@ -45,7 +45,7 @@ from mtf_scalper.freqai.trading_options import Use, check_trading_options
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market, with_early_ends
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.reference import EQUITY_FLOOR
+from mtf_scalper.simulator.exits import EQUITY_FLOOR
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side, Trade
 
 __all__ = [

@@ -37,7 +37,7 @@ from mtf_scalper.market.signals import (
     leverage_for,
 )
 from mtf_scalper.market.timeframes import entry_timeframes, warmup_candles
-from mtf_scalper.simulator.exits import profit_ratio, safety_exit
+from mtf_scalper.simulator.exits import EXIT_CODES, profit_ratio, safety_exit, safety_limits
 from mtf_scalper.simulator.masks import action_mask, masked_probabilities
 from mtf_scalper.simulator.observation import age_limit, position_state
 from mtf_scalper.simulator.types import Action, ExitReason, Side
@@ -161,6 +161,7 @@ class HybridStrategy(IStrategy):
         """Read the rules of a trade once."""
         try:
             self._rules = trade_rules(self.config, self)
+            self._limits = safety_limits(self._rules)
             self._settings = read_settings(self.config, self._rules)
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
@@ -326,19 +327,11 @@ class HybridStrategy(IStrategy):
             )
             if self._leave(pair, row, side, state) > float(self.exit_confidence.value):
                 return str(ExitReason.AGENT)
-        reason = safety_exit(
-            self._rules,
-            age_candles=age_candles,
-            profit=current_profit,
-            best_profit=profit_ratio(
-                side,
-                trade.open_rate,
-                best_rate,
-                fee_rate=trade.fee_open,
-                leverage=trade.leverage,
-            ),
+        best = profit_ratio(
+            int(side), trade.open_rate, best_rate, trade.fee_open, float(trade.leverage)
         )
-        return None if reason is None else str(reason)
+        code = safety_exit(age_candles, current_profit, best, *self._limits)
+        return EXIT_CODES.get(code)
 
     def _leave(self, pair: str, row: int, side: Side, state: NDArray[np.float32]) -> float:
         """Return the agent's probability of leaving at the close of a row."""

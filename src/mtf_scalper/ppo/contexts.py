@@ -18,40 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
-from mtf_scalper.ppo.advantages import Evaluation, PolicyTable, evaluate_policy
 from mtf_scalper.ppo.standard import Standard
+from mtf_scalper.ppo.surrogate import Targets
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.chains import FLAT_ACTIONS, SIDES, Chains, chains_of
-from mtf_scalper.simulator.types import Action
+from mtf_scalper.simulator.advantages import Evaluation, PolicyTable, evaluate_policy
+from mtf_scalper.simulator.chains import SIDES, Chains, chains_of
 
-__all__ = ["ACTIONS_IN", "Book", "Targets"]
+__all__ = ["Book"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
-
-ACTIONS_IN = np.array(
-    [FLAT_ACTIONS, (Action.NEUTRAL, Action.LONG_EXIT, -1), (Action.NEUTRAL, Action.SHORT_EXIT, -1)],
-    dtype=np.int64,
-)
-"""Actions without a position, in a long and in a short trade, shape (3, 3); -1 is none."""
-
-
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """What an update learns from, for every context; all of shape (K, 3) or (K,).
-
-    Attributes
-    ----------
-    old : ndarray of float64, shape (K, 3)
-        Probabilities of ``ACTIONS_IN`` under the policy that was evaluated.
-    advantages : ndarray of float64, shape (K, 3)
-    weights : ndarray of float64, shape (K,)
-        Occupancy; 0 where there is no choice.
-    """
-
-    old: Floats
-    advantages: Floats
-    weights: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +139,8 @@ class Book:
             places = self._place[part.first_context : part.first_context + len(occupancy)]
             advantages[places], weights[places] = own, occupancy
         has_choice = self.valid.sum(axis=1) > 1
-        return Targets(probabilities, advantages, np.where(has_choice, weights, 0.0))
+        weights = np.where(has_choice, weights, 0.0)
+        return Targets(self.kinds, self.valid, probabilities, advantages, weights)
 
     def _table(self, part: _Part, probabilities: Floats) -> PolicyTable:
         chains = part.chains

@@ -16,19 +16,20 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from mtf_scalper.errors import LearningError
-from mtf_scalper.ppo.advantages import Evaluation, PolicyTable
-from mtf_scalper.ppo.contexts import Book, Targets
+from mtf_scalper.ppo.contexts import Book
 from mtf_scalper.ppo.exact_networks import JoinedNetwork, WindowNetwork, network_of
 from mtf_scalper.ppo.finite import check_learned
 from mtf_scalper.ppo.rounded import has_bfloat16_units
 from mtf_scalper.ppo.surrogate import (
     LOSSES,
+    Targets,
     gather_contexts,
     probabilities_of,
     surrogate_gradients,
 )
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import MatmulPrecision, Settings
+from mtf_scalper.simulator.advantages import Evaluation, PolicyTable
 from mtf_scalper.simulator.chains import Chains
 
 __all__ = ["ExactLearner", "Score", "score"]
@@ -165,11 +166,7 @@ class ExactLearner:
         surrogate_gradients(
             logits,
             contexts,
-            book.kinds,
-            book.valid,
-            targets.old,
-            targets.advantages,
-            targets.weights,
+            targets,
             1.0 / len(candles),
             settings.clip_range,
             settings.ent_coef,
@@ -237,4 +234,4 @@ def _normalized(targets: Targets) -> Targets:
     if not total > 0.0:
         return targets
     deviation = float(np.sqrt((weights * targets.advantages**2).sum() / total))
-    return Targets(targets.old, targets.advantages / (deviation + 1e-8), targets.weights)
+    return targets._replace(advantages=targets.advantages / (deviation + 1e-8))

@@ -25,7 +25,7 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.ppo import kernels
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.outputs import NetworkOutputs
-from mtf_scalper.ppo.rollout_buffer import CandleRolloutBuffer, Samples
+from mtf_scalper.ppo.rollout_buffer import CandleRolloutBuffer, samples_of
 from mtf_scalper.ppo.team import team
 from mtf_scalper.ppo.towers import Towers
 from mtf_scalper.simulator.candle_vec_env import CandleVecEnv
@@ -219,11 +219,16 @@ class _Update:
         self._model = model
         self._towers = towers
         self._features = model._in_its_units(buffer.features)
-        self._samples = Samples(buffer)
+        self._samples = samples_of(buffer)
         self.n_samples = len(self._samples.rows)
-        self._clip_range = clip_range
-        self._clip_range_vf = math.inf if clip_range_vf is None else clip_range_vf
         self._n_masked = model._n_masked
+        self._terms = kernels.LossTerms(
+            is_masked=self._n_masked > 0,
+            clip_range=clip_range,
+            clip_range_vf=math.inf if clip_range_vf is None else clip_range_vf,
+            ent_coef=model.ent_coef,
+            vf_coef=model.vf_coef,
+        )
         self._n_inputs = self._samples.extras.shape[1] - self._n_masked
         size = model.batch_size
         self._inputs = towers.new_inputs(size)
@@ -258,22 +263,12 @@ class _Update:
         kernels.loss_gradients(
             towers.policy_tower.output.numpy(),
             towers.value_tower.forward(inputs).numpy(),
-            samples.extras,
-            samples.actions,
-            samples.log_probs,
-            samples.values,
-            samples.returns,
+            samples,
             advantages,
             order,
             n_choices,
-            self._n_masked > 0,
-            self._clip_range,
-            self._clip_range_vf,
-            model.ent_coef,
-            model.vf_coef,
-            self._logit_gradients.numpy(),
-            self._value_gradients.numpy(),
-            losses,
+            self._terms,
+            kernels.Gradients(self._logit_gradients.numpy(), self._value_gradients.numpy(), losses),
         )
         if n_choices:
             towers.policy_tower.backward(self._logit_gradients[:n_choices])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from mtf_scalper.jit import njit
 
 __all__ = [
+    "Gradients",
+    "LossTerms",
+    "Samples",
     "fill_minibatch",
     "gae",
     "leave_out",
@@ -22,9 +25,62 @@ __all__ = [
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-INVALID_LOGIT = -1e8
-
 _GOLDEN, _MIX_1, _MIX_2 = np.uint32(0x9E3779B9), np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
+
+
+class Samples(NamedTuple):
+    """All samples of a rollout, environment after environment as stable-baselines3 has them.
+
+    Attributes
+    ----------
+    rows, actions : ndarray of int64, shape (S,)
+    extras : ndarray of float32, shape (S, E)
+    values, log_probs, advantages, returns : ndarray of float32, shape (S,)
+    """
+
+    rows: Rows
+    actions: Rows
+    extras: Floats
+    values: Floats
+    log_probs: Floats
+    advantages: Floats
+    returns: Floats
+
+
+class LossTerms(NamedTuple):
+    """What PPO's loss depends on besides the samples.
+
+    Attributes
+    ----------
+    is_masked : bool
+        Whether the last columns of ``Samples.extras`` are the action mask.
+    clip_range_vf : float
+        Infinite where values are not clipped.
+    clip_range, ent_coef, vf_coef : float
+    """
+
+    is_masked: bool
+    clip_range: float
+    clip_range_vf: float
+    ent_coef: float
+    vf_coef: float
+
+
+class Gradients(NamedTuple):
+    """What ``loss_gradients`` overwrites.
+
+    Attributes
+    ----------
+    logits, values : ndarray of float32, shapes (B, A) and (B, 1)
+        Logits only for samples with a choice.
+    losses : ndarray of float64, shape (5,)
+        Policy loss, value loss, entropy loss, approximate KL divergence (Schulman's
+        ``mean(r - 1 - log r)``) and share of clipped samples.
+    """
+
+    logits: Floats
+    values: Floats
+    losses: NDArray[np.float64]
 
 
 @njit(cache=True)
@@ -180,22 +236,12 @@ def normalize(advantages: Floats, order: Rows, out: NDArray[np.float64]) -> None
 def loss_gradients(
     logits: Floats,
     values: Floats,
-    extras: Floats,
-    actions: Rows,
-    old_log_probs: Floats,
-    old_values: Floats,
-    returns: Floats,
+    samples: Samples,
     advantages: NDArray[np.float64],
     order: Rows,
     n_choices: int,
-    is_masked: bool,
-    clip_range: float,
-    clip_range_vf: float,
-    ent_coef: float,
-    vf_coef: float,
-    logit_gradients: Floats,
-    value_gradients: Floats,
-    losses: NDArray[np.float64],
+    terms: LossTerms,
+    found: Gradients,
 ) -> None:
     """Write the gradient of PPO's loss by logits and values, and the parts of the loss.
 
@@ -207,44 +253,42 @@ def loss_gradients(
     logits : ndarray of float32, shape (B, A)
         Of the samples with a choice, which come first; the rest is not read.
     values : ndarray of float32, shape (B, 1)
-    extras, actions, old_log_probs, old_values, returns
-        Of all samples; ``order`` says which belong to the minibatch.
+    samples : Samples
+        ``order`` says which belong to the minibatch.
     advantages : ndarray of float64, shape (B,)
         In the minibatch's order.
-    clip_range_vf : float
-        Infinite where values are not clipped.
-    logit_gradients, value_gradients : ndarray of float32, shapes (B, A) and (B, 1)
-        Overwritten; logits only for samples with a choice.
-    losses : ndarray of float64, shape (5,)
-        Overwritten: policy loss, value loss, entropy loss, approximate KL divergence (Schulman's
-        ``mean(r - 1 - log r)``) and share of clipped samples.
+    terms : LossTerms
+    found : Gradients
+        Overwritten.
     """
     n_samples, n_actions = len(order), logits.shape[1]
-    mask = extras.shape[1] - n_actions
+    mask = samples.extras.shape[1] - n_actions
+    clip_range, clip_range_vf = terms.clip_range, terms.clip_range_vf
+    losses = found.losses
     losses[:] = 0.0
     valid = np.empty(n_actions, np.bool_)
     log_prob = np.empty(n_actions)
     for position in range(n_samples):
         sample = order[position]
-        value, target = float(values[position, 0]), float(returns[sample])
-        moved = value - old_values[sample]
+        value, target = float(values[position, 0]), float(samples.returns[sample])
+        moved = value - samples.values[sample]
         kept = max(-clip_range_vf, min(clip_range_vf, moved))
-        error = (value if kept == moved else old_values[sample] + kept) - target
+        error = (value if kept == moved else samples.values[sample] + kept) - target
         losses[1] += error * error
         slope = 1.0 if kept == moved else 0.0
-        value_gradients[position, 0] = vf_coef * 2.0 * error * slope / n_samples
+        found.values[position, 0] = terms.vf_coef * 2.0 * error * slope / n_samples
         if position >= n_choices:
             losses[0] -= advantages[position]
             continue
         for action in range(n_actions):
-            valid[action] = not is_masked or extras[sample, mask + action] > 0.5
+            valid[action] = not terms.is_masked or samples.extras[sample, mask + action] > 0.5
         _log_softmax(logits, position, valid, log_prob)
         entropy = 0.0
         for action in range(n_actions):
             if valid[action]:
                 entropy -= math.exp(log_prob[action]) * log_prob[action]
-        taken = actions[sample]
-        log_ratio = log_prob[taken] - old_log_probs[sample]
+        taken = samples.actions[sample]
+        log_ratio = log_prob[taken] - samples.log_probs[sample]
         ratio, advantage = math.exp(log_ratio), advantages[position]
         clipped = max(1.0 - clip_range, min(1.0 + clip_range, ratio))
         losses[0] -= min(ratio * advantage, clipped * advantage)
@@ -259,8 +303,8 @@ def loss_gradients(
             if valid[action]:
                 chance = math.exp(log_prob[action])
                 gradient = pull * ((1.0 if action == taken else 0.0) - chance)
-                gradient += ent_coef * chance * (log_prob[action] + entropy)
-            logit_gradients[position, action] = gradient / n_samples
+                gradient += terms.ent_coef * chance * (log_prob[action] + entropy)
+            found.logits[position, action] = gradient / n_samples
     losses /= n_samples
 
 

@@ -12,32 +12,26 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 from mtf_scalper.ppo import kernels
+from mtf_scalper.ppo.kernels import Samples
 from mtf_scalper.simulator.kernels import gather_windows
 
-__all__ = ["CandleRolloutBuffer", "Samples"]
+__all__ = ["CandleRolloutBuffer", "samples_of"]
 
 _Value = TypeVar("_Value", bound=np.generic)
 
 
-class Samples:
-    """All samples of a rollout, environment after environment as stable-baselines3 has them.
-
-    Attributes
-    ----------
-    rows, actions : ndarray of int64, shape (S,)
-    extras : ndarray of float32, shape (S, E)
-    values, log_probs, advantages, returns : ndarray of float32, shape (S,)
-    """
-
-    def __init__(self, buffer: CandleRolloutBuffer) -> None:
-        flat = _by_environment
-        self.rows = flat(buffer.rows)
-        self.extras = flat(buffer.extras)
-        self.actions = flat(buffer.actions[:, :, 0])
-        self.values = flat(buffer.values)
-        self.log_probs = flat(buffer.log_probs)
-        self.advantages = flat(buffer.advantages)
-        self.returns = flat(buffer.returns)
+def samples_of(buffer: CandleRolloutBuffer) -> Samples:
+    """Return all samples of a rollout."""
+    flat = _by_environment
+    return Samples(
+        rows=flat(buffer.rows),
+        actions=flat(buffer.actions[:, :, 0]),
+        extras=flat(buffer.extras),
+        values=flat(buffer.values),
+        log_probs=flat(buffer.log_probs),
+        advantages=flat(buffer.advantages),
+        returns=flat(buffer.returns),
+    )
 
 
 def _by_environment(values: NDArray[_Value]) -> NDArray[_Value]:
@@ -95,7 +89,7 @@ class CandleRolloutBuffer(RolloutBuffer):
 
     def get(self, batch_size: int | None = None) -> Iterator[RolloutBufferSamples]:  # type: ignore[override]
         """Yield minibatches with whole observations, in a random order."""
-        samples = Samples(self)
+        samples = samples_of(self)
         n_samples = len(samples.rows)
         order = np.random.permutation(n_samples)  # noqa: NPY002 - the generator that SB3 seeds
         length = int(np.prod(self.obs_shape))

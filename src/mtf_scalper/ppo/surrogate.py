@@ -9,24 +9,61 @@ with ``r = pi(a | c) / pi_old(a | c)``. It is the expectation of PPO's objective
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.jit import njit
-from mtf_scalper.ppo.contexts import ACTIONS_IN
+from mtf_scalper.simulator.chains import FLAT_ACTIONS
+from mtf_scalper.simulator.types import Action
 
-__all__ = ["LOSSES", "gather_contexts", "probabilities_of", "surrogate_gradients"]
+__all__ = [
+    "ACTIONS_IN",
+    "LOSSES",
+    "Targets",
+    "gather_contexts",
+    "probabilities_of",
+    "surrogate_gradients",
+]
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
+ACTIONS_IN = np.array(
+    [FLAT_ACTIONS, (Action.NEUTRAL, Action.LONG_EXIT, -1), (Action.NEUTRAL, Action.SHORT_EXIT, -1)],
+    dtype=np.int64,
+)
+"""Actions without a position, in a long and in a short trade, shape (3, 3); -1 is none."""
 SMALLEST_GRADIENT = 1e-10
 """Slopes below are taken for zero. Sure policies have many; their products and squares fall below
 what a float32 holds with full precision, and processors take a hundred times longer for those."""
 LOSSES = ("policy_gradient_loss", "entropy_loss", "approx_kl", "clip_fraction")
 """Parts of the loss in the order in which ``surrogate_gradients`` writes them."""
+
+
+class Targets(NamedTuple):
+    """What an update learns from, for every context; all of shape (K, 3) or (K,).
+
+    Attributes
+    ----------
+    kinds : ndarray of int8, shape (K,)
+        0 without a position, 1 long, 2 short.
+    valid : ndarray of bool, shape (K, 3)
+        Which of ``ACTIONS_IN[kind]`` are valid.
+    old : ndarray of float64, shape (K, 3)
+        Probabilities of ``ACTIONS_IN`` under the policy that was evaluated.
+    advantages : ndarray of float64, shape (K, 3)
+    weights : ndarray of float64, shape (K,)
+        Occupancy; 0 where there is no choice.
+    """
+
+    kinds: NDArray[np.int8]
+    valid: NDArray[np.bool_]
+    old: Doubles
+    advantages: Doubles
+    weights: Doubles
 
 
 @njit(cache=True)
@@ -87,11 +124,7 @@ def probabilities_of(
 def surrogate_gradients(
     logits: Floats,
     contexts: Rows,
-    kinds: NDArray[np.int8],
-    valid: NDArray[np.bool_],
-    old: Doubles,
-    advantages: Doubles,
-    weights: Doubles,
+    targets: Targets,
     scale: float,
     clip_range: float,
     ent_coef: float,
@@ -105,7 +138,9 @@ def surrogate_gradients(
     logits : ndarray of float32, shape (K, 5)
         Of the minibatch's contexts.
     contexts : ndarray of int64, shape (K,)
-        Which they are; the arrays up to ``weights`` are those of all contexts.
+        Which they are.
+    targets : Targets
+        Of all contexts.
     scale : float
         Factor on all weights.
     gradient : ndarray of float32, shape (K, 5)
@@ -115,10 +150,11 @@ def surrogate_gradients(
         and the last one the weight of the actions that are clipped.
     """
     losses[:] = 0.0
+    valid = targets.valid
     chance, log_chance = np.zeros(3), np.zeros(3)
     for place in range(len(contexts)):
         context = contexts[place]
-        kind, weight = kinds[context], weights[context] * scale
+        kind, weight = targets.kinds[context], targets.weights[context] * scale
         _softmax(logits, place, kind, valid[context], chance, log_chance)
         entropy, pull = 0.0, 0.0
         for index in range(3):
@@ -127,10 +163,10 @@ def surrogate_gradients(
         losses[1] -= weight * entropy
         gradient[place, :] = 0.0
         for index in range(3):
-            before = old[context, index]
+            before = targets.old[context, index]
             if not valid[context, index] or before <= 0.0:
                 continue
-            advantage, ratio = advantages[context, index], chance[index] / before
+            advantage, ratio = targets.advantages[context, index], chance[index] / before
             clipped = max(1.0 - clip_range, min(1.0 + clip_range, ratio))
             losses[0] -= weight * before * min(ratio * advantage, clipped * advantage)
             losses[2] += weight * before * (math.log(before) - log_chance[index])

@@ -13,8 +13,7 @@ a time, and each state is tried both ways. Nothing about a trade is said here a 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +22,10 @@ from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings, TradeRules
 from mtf_scalper.simulator import kernels
+from mtf_scalper.simulator.exits import STAY
 from mtf_scalper.simulator.masks import with_entry_mode
 from mtf_scalper.simulator.observation import LONG_TRADE_CANDLES, n_state_inputs
-from mtf_scalper.simulator.reward_kernels import CompiledReward
+from mtf_scalper.simulator.reward_kernels import compiled_reward
 from mtf_scalper.simulator.types import Action, Side
 
 __all__ = ["FLAT_ACTIONS", "RENEWED_AFTER", "SIDES", "Chains", "chains_of"]
@@ -48,9 +48,8 @@ _NOTICED_BYTES = 2**30
 _Value = TypeVar("_Value", bound=np.generic)
 
 
-@dataclass(frozen=True, eq=False)
-class Chains:
-    """All states of one market, with what each action brings.
+class Chains(NamedTuple):
+    """All states of one market, with what each action brings; compiled code takes it as it is.
 
     ``T`` candles, ``C`` chains, ``S`` states of chains. States of a chain lie one after the other,
     one per candle; chains lie in the order of their entries, long before short.
@@ -211,22 +210,20 @@ class _Stepper:
     """The compiled environment over one market, for as many states at once as are given."""
 
     def __init__(self, market: Market, settings: Settings) -> None:
-        self._candles = kernels.candles_of(market)
-        self._roi = kernels.roi_ladder_of(settings)
-        self._rules = kernels.rules_of(market, settings)
+        self._terms = kernels.terms_of(market, settings)
+        self._n_rows = len(market)
         self._settings = settings
         self._first_row = settings.window_size - 1
-        is_known = isinstance(settings.reward, RewardName)
-        self._user_reward = None if is_known else CompiledReward(settings)
+        self._reward = compiled_reward(settings)
         self.n_position = n_state_inputs(settings)
 
     def flat_valid(self) -> NDArray[np.bool_]:
         """Return the masks of ``FLAT_ACTIONS`` at every row, shape (T, 3)."""
-        n_rows = len(self._candles)
+        n_rows = self._n_rows
         states = np.zeros(n_rows, kernels.STATE)
         kernels.start_episodes(states, np.arange(n_rows))
         extras = np.zeros((n_rows, self.n_position + len(Action)), dtype=np.float32)
-        kernels.observe(self._candles, self._rules, states, extras)
+        kernels.observe(self._terms, states, extras)
         valid = extras[:, self.n_position :][:, FLAT_ACTIONS] > 0.5
         valid[: self._first_row] = False
         valid[-1] = False
@@ -239,24 +236,20 @@ class _Stepper:
         states = np.zeros(len(rows), kernels.STATE)
         kernels.start_episodes(states, rows)
         actions = np.array([Action.LONG_ENTER, Action.SHORT_ENTER], dtype=np.int64)[sides]
-        rules = self._rules if with_fees else self._rules.copy()
-        if not with_fees:
-            rules["fee_rate"] = 0.0
-        return self._stepped(rules, states, actions)
+        terms = self._terms if with_fees else self._terms_with(fee_rate=0.0)
+        return self._stepped(terms, states, actions)
 
     def stay(
         self, states: NDArray[np.void]
     ) -> tuple[NDArray[np.void], NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
         """Stay in every trade for a candle; as ``enter``."""
         actions = np.full(len(states), Action.NEUTRAL, dtype=np.int64)
-        return self._stepped(self._rules, states.copy(), actions)
+        return self._stepped(self._terms, states.copy(), actions)
 
     def leave(self, states: NDArray[np.void]) -> NDArray[np.float64]:
         """Leave every trade at the next open; return the rewards."""
         actions = np.where(states["side"] > 0, Action.LONG_EXIT, Action.SHORT_EXIT)
-        rules = self._rules.copy()
-        rules["always_fills"] = True
-        return self._stepped(rules, states.copy(), actions)[2]
+        return self._stepped(self._terms_with(always_fills=True), states.copy(), actions)[2]
 
     def fee_relief(
         self,
@@ -270,17 +263,23 @@ class _Stepper:
         without = self.enter(rows, sides, with_fees=False)[2]
         return np.maximum(without - enter_reward, 0.0)
 
+    def _terms_with(self, **values: Any) -> kernels.Terms:
+        """Return the terms with other rules."""
+        candles, roi, rules = self._terms
+        rules = rules.copy()
+        for name, value in values.items():
+            rules[name] = value
+        return candles, roi, rules
+
     def _stepped(
-        self, rules: NDArray[np.void], states: NDArray[np.void], actions: NDArray[np.int64]
+        self, terms: kernels.Terms, states: NDArray[np.void], actions: NDArray[np.int64]
     ) -> tuple[NDArray[np.void], NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
         n_states = len(states)
         outcome = np.zeros(n_states, kernels.OUTCOME)
         extras = np.zeros((n_states, self.n_position + len(Action)), dtype=np.float32)
         restarts = np.full(n_states, self._first_row, dtype=np.int64)
         kernels.step(
-            self._candles,
-            self._roi,
-            rules,
+            terms,
             states,
             actions.astype(np.int64),
             restarts,
@@ -288,9 +287,9 @@ class _Stepper:
             extras,
             np.zeros_like(extras),
         )
-        if self._user_reward is not None:
-            self._user_reward.write(outcome, actions)
-        is_open = outcome["exit_code"] == kernels.STAY
+        if self._reward is not None:
+            self._reward.write(outcome, actions)
+        is_open = outcome["exit_code"] == STAY
         return states, extras[:, : self.n_position], outcome["reward"].copy(), is_open
 
 

@@ -1,41 +1,129 @@
 """The arithmetic of a leveraged trade and of its forced exits, as freqtrade's backtester has it.
 
-Every function is pure and works on plain numbers, so that the environment and the freqtrade
-strategy call the very same code. ``side`` is +1 for long and -1 for short; ``funding_paid`` is in
-quote currency per unit of base currency, positive where the trade paid it.
+Every function is pure and works on plain numbers. All are compiled: the kernel of the environments
+has them inlined, the reference environment and the freqtrade strategy call the very same code.
+``side`` is +1 for long and -1 for short; ``funding_paid`` is in quote currency per unit of base
+currency, positive where the trade paid it. ``candle`` is a record with ``open``, ``high`` and
+``low``, and ``rules`` one of ``RULES``; numba takes ten times as long to look at a record as at a
+number, so that what Python asks in every candle takes numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from mtf_scalper.jit import njit
 from mtf_scalper.settings import TradeRules
-from mtf_scalper.simulator.types import ExitReason
 
 __all__ = [
+    "EQUITY_FLOOR",
+    "EXIT_CODES",
+    "RULES",
+    "best_and_worst",
+    "is_reached",
     "liquidation_price",
+    "numbers_of",
     "profit_ratio",
-    "roi_at",
     "roi_fill",
+    "roi_ladder_of",
+    "roi_rate",
+    "round_to_8_digits",
     "round_to_tick",
+    "rung_after",
     "safety_exit",
+    "safety_limits",
     "stop_fill",
     "stop_price",
     "trailed_stop",
-    "trailing_distance",
     "trailing_fill",
 ]
 
-_NEAR_HALF = 0.499_999
+(
+    STAY,
+    AGENT,
+    MAX_DURATION,
+    EMERGENCY,
+    BREAK_EVEN,
+    STOP_LOSS,
+    LIQUIDATION,
+    ROI,
+    END_OF_DATA,
+    TRAILING_STOP,
+) = range(10)
+EXIT_CODES = {
+    AGENT: "agent_exit",
+    MAX_DURATION: "max_duration",
+    EMERGENCY: "emergency_loss",
+    BREAK_EVEN: "break_even",
+    STOP_LOSS: "stop_loss",
+    LIQUIDATION: "liquidation",
+    ROI: "roi",
+    END_OF_DATA: "force_exit",
+    TRAILING_STOP: "trailing_stop_loss",
+}
+"""freqtrade's exit reasons by their codes; ``STAY`` is no exit."""
+
+EQUITY_FLOOR = 1e-6
+"""Share of equity that is left after a trade that lost its whole stake: logs stay finite."""
+NEAR_HALF = 0.499_999
 """Farther than this from a step, in steps, a price counts as one in the middle of two."""
 
+RULES = np.dtype(
+    [
+        ("max_trade_duration_candles", np.int64),
+        *((name, np.float64) for name in ("stoploss", "emergency_loss", "break_even_trigger")),
+        *((name, np.float64) for name in ("break_even_floor", "maintenance_margin_rate")),
+        *((name, np.float64) for name in ("liquidation_buffer", "trailing_stop_positive")),
+        *((name, np.float64) for name in ("trailing_stop_positive_offset", "exit_timeout_minutes")),
+        *((name, np.bool_) for name in ("can_short", "is_liquidated", "trailing_stop")),
+        ("trailing_only_offset_is_reached", np.bool_),
+    ]
+)
+"""``TradeRules`` as numbers, under their names; see ``numbers_of``."""
 
+_OFF = {
+    "max_trade_duration_candles": np.iinfo(np.int64).max,
+    "stoploss": math.nan,
+    "emergency_loss": -math.inf,
+    "break_even_trigger": math.inf,
+    "trailing_stop_positive": math.nan,
+    "exit_timeout_minutes": math.inf,
+}
+"""Values with which a rule never applies."""
+
+
+def numbers_of(rules: TradeRules, dtype: np.dtype[np.void] = RULES) -> NDArray[np.void]:
+    """Return rules as numbers, shape (1,) of ``dtype``, which has the fields of ``RULES``."""
+    numbers = np.zeros(1, dtype)
+    for name in RULES.names or ():
+        value = getattr(rules, name)
+        numbers[name] = _OFF[name] if value is None else value
+    return numbers
+
+
+def safety_limits(rules: TradeRules) -> tuple[float, float, float, int]:
+    """Return the rules as ``safety_exit`` takes them, after the trade's own numbers."""
+    numbers = numbers_of(rules)[0]
+    names = ("emergency_loss", "break_even_trigger", "break_even_floor")
+    loss, trigger, floor = (float(numbers[name]) for name in names)
+    return loss, trigger, floor, int(numbers["max_trade_duration_candles"])
+
+
+def roi_ladder_of(rules: TradeRules) -> NDArray[np.float64]:
+    """Return the ROI ladder: rows of minutes and ratio, minutes increasing; shape (R, 2)."""
+    ladder = sorted(rules.minimal_roi.items())
+    return np.array(ladder, dtype=np.float64).reshape(len(ladder), 2)
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
 def profit_ratio(
     side: int,
     open_rate: float,
     rate: float,
-    *,
     fee_rate: float,
     leverage: float,
     funding_paid: float = 0.0,
@@ -48,9 +136,17 @@ def profit_ratio(
     """
     open_value = open_rate * (1.0 + side * fee_rate)
     close_value = rate * (1.0 - side * fee_rate) - side * funding_paid
-    return math.floor(side * (close_value / open_value - 1.0) * leverage * 1e8 + 0.5) / 1e8
+    return round_to_8_digits(side * (close_value / open_value - 1.0) * leverage)
 
 
+@njit(cache=True, error_model="numpy", forceinline=True)
+def round_to_8_digits(value: float) -> float:
+    """Round to multiples of 1e-8, half up."""
+    rounded: float = np.floor(value * 1e8 + 0.5) / 1e8
+    return rounded
+
+
+@njit(cache=True, error_model="numpy")
 def round_to_tick(price: float, tick_size: float, direction: int = 0) -> float:
     """Round a price to the exchange's step: down (-1), to the nearest (0) or up (+1).
 
@@ -60,33 +156,49 @@ def round_to_tick(price: float, tick_size: float, direction: int = 0) -> float:
     if tick_size <= 0.0:
         return price
     # Dividing by a whole number of steps per unit gives the very price that the decimals stand for.
-    per_unit = math.floor(1.0 / tick_size + 0.5)
-    if per_unit < 1 or abs(per_unit * tick_size - 1.0) > 1e-9:
-        per_unit = 0
+    per_unit = float(math.floor(1.0 / tick_size + 0.5))
+    if per_unit < 1.0 or abs(per_unit * tick_size - 1.0) > 1e-9:
+        per_unit = 0.0
     shifted = price / tick_size + 0.5
     steps = math.floor(shifted)
-    if abs(shifted - steps - 0.5) > _NEAR_HALF:
+    if abs(shifted - steps - 0.5) > NEAR_HALF:
         steps = _half_up(price, tick_size, per_unit, steps)
-    nearest = steps / per_unit if per_unit else steps * tick_size
+    nearest = steps / per_unit if per_unit > 0.0 else steps * tick_size
     if direction * (price - nearest) <= 0.0:
         return nearest
     steps += direction
-    return steps / per_unit if per_unit else steps * tick_size
+    return steps / per_unit if per_unit > 0.0 else steps * tick_size
 
 
-def _half_up(price: float, tick_size: float, per_unit: int, steps: int) -> int:
+@njit(cache=True, error_model="numpy")
+def _half_up(price: float, tick_size: float, per_unit: float, steps: int) -> int:
     """Return the nearest number of steps where a price lies all but in the middle of two.
 
     ccxt rounds the price's shortest decimal text, half up: 0.63745 goes to 0.6375, though the
     double of that name lies below the middle. That double is the middle's own.
     """
     for middle in (steps + 1, steps):
-        half = (2 * middle - 1) / (2 * per_unit) if per_unit else (middle - 0.5) * tick_size
+        half = (middle - 0.5) * tick_size
+        if per_unit > 0.0:
+            half = (2 * middle - 1) / (2.0 * per_unit)
         if price >= half:
             return middle
     return steps - 1
 
 
+@njit(cache=True, error_model="numpy", forceinline=True)
+def best_and_worst(side: int, high: float, low: float) -> tuple[float, float]:
+    """Return the prices inside a candle that are best and worst for a side."""
+    return (high, low) if side > 0 else (low, high)
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def is_reached(side: int, price: float, high: float, low: float) -> bool:
+    """Return whether a candle has reached a stop at ``price``."""
+    return price >= low if side > 0 else price <= high
+
+
+@njit(cache=True, error_model="numpy")
 def stop_price(
     side: int, open_rate: float, leverage: float, stoploss: float, tick_size: float
 ) -> float:
@@ -94,15 +206,28 @@ def stop_price(
 
     Rounded towards the entry, as freqtrade's ``adjust_stop_loss`` does.
     """
-    return round_to_tick(open_rate * (1.0 - side * abs(stoploss) / leverage), tick_size, side)
+    price = open_rate * (1.0 - side * abs(stoploss) / leverage)
+    rounded: float = round_to_tick(price, tick_size, side)
+    return rounded
 
 
+@njit(cache=True, error_model="numpy")
+def stop_fill(side: int, price: float, opened: float, high: float, low: float) -> float:
+    """Return the price of a stop at ``price``: the open where the candle lies beyond it."""
+    return opened if _is_beyond(side, price, high, low) else price
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _is_beyond(side: int, price: float, high: float, low: float) -> bool:
+    return price > high if side > 0 else price < low
+
+
+@njit(cache=True, error_model="numpy")
 def trailed_stop(
+    candle: Any,
+    rules: Any,
     side: int,
     stop: float,
-    candle: tuple[float, float, float, float],
-    rules: TradeRules,
-    *,
     best_profit: float,
     leverage: float,
     tick_size: float,
@@ -115,68 +240,68 @@ def trailed_stop(
 
     Parameters
     ----------
-    side : int
+    candle, rules, side
+        See the head of this file.
     stop : float
         Where it stood before.
-    candle : tuple of float
-        Open, high, low, close.
-    rules : TradeRules
     best_profit : float
         Profit ratio at the candle's best price, funding included.
     leverage, tick_size : float
     """
-    _, high, low, _ = candle
-    best, worst = (high, low) if side > 0 else (low, high)
-    if side * (stop - worst) >= 0.0:
+    if is_reached(side, stop, candle.high, candle.low):
         return stop
-    if rules.trailing_only_offset_is_reached and best_profit < rules.trailing_stop_positive_offset:
+    offset = rules.trailing_stop_positive_offset
+    if rules.trailing_only_offset_is_reached and best_profit < offset:
         return stop
-    distance = trailing_distance(rules, best_profit)
+    best, _ = best_and_worst(side, candle.high, candle.low)
+    distance = _trailing_distance(rules, best_profit)
     moved = round_to_tick(best * (1.0 - side * distance / leverage), tick_size, side)
     return moved if side * (moved - stop) > 0.0 else stop
 
 
-def trailing_distance(rules: TradeRules, best_profit: float) -> float:
+@njit(cache=True, error_model="numpy", forceinline=True)
+def _trailing_distance(rules: Any, best_profit: float) -> float:
     """Return the distance at which a stop trails, a share of the stake above zero."""
-    positive, offset = rules.trailing_stop_positive, rules.trailing_stop_positive_offset
-    assert rules.stoploss is not None
-    return abs(rules.stoploss) if positive is None or best_profit <= offset else positive
+    positive = rules.trailing_stop_positive
+    is_positive = best_profit > rules.trailing_stop_positive_offset and not math.isnan(positive)
+    distance: float = positive if is_positive else abs(rules.stoploss)
+    return distance
 
 
+@njit(cache=True, error_model="numpy")
 def trailing_fill(
+    candle: Any,
+    rules: Any,
     side: int,
     stop: float,
-    candle: tuple[float, float, float, float],
-    rules: TradeRules,
-    *,
     is_entry_candle: bool,
     best_profit: float,
     leverage: float,
 ) -> float:
-    """Return the price of an exit at a trailing stop.
+    """Return the price of an exit at a trailing stop; parameters as in ``trailed_stop``.
 
     In the candle of the entry freqtrade takes the worst course: the price moves just far enough to
     raise the stop and turns. Its offset there is a share of the price and not of the stake, so that
     with leverage the exit may lie where the candle has not been; the order then waits.
     """
-    opened, high, low, _ = candle
-    price = stop_fill(side, stop, candle)
-    beyond = stop > high if side > 0 else stop < low
-    if beyond or not is_entry_candle:
-        return price
+    opened, high, low = candle.open, candle.high, candle.low
+    if _is_beyond(side, stop, high, low) or not is_entry_candle:
+        return stop_fill(side, stop, opened, high, low)
     positive = rules.trailing_stop_positive
-    if rules.trailing_only_offset_is_reached and positive is not None:
+    if rules.trailing_only_offset_is_reached and not math.isnan(positive):
         share = 1.0 + side * rules.trailing_stop_positive_offset - side * positive / leverage
     else:
-        share = 1.0 - side * trailing_distance(rules, best_profit) / leverage
-    return max(low, opened * share) if side > 0 else min(high, opened * share)
+        share = 1.0 - side * _trailing_distance(rules, best_profit) / leverage
+    inside: float = max(low, opened * share) if side > 0 else min(high, opened * share)
+    return inside
 
 
+@njit(cache=True, error_model="numpy")
 def liquidation_price(
+    rules: Any,
     side: int,
     open_rate: float,
     leverage: float,
-    rules: TradeRules,
     multiple: float = math.nan,
     tick_size: float = 0.0,
 ) -> float:
@@ -189,66 +314,80 @@ def liquidation_price(
     """
     if not rules.is_liquidated:
         return 0.0
-    if not math.isnan(multiple):
-        return round_to_tick(open_rate * multiple, tick_size)
-    bare = open_rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
-    buffered = bare + side * abs(open_rate - bare) * rules.liquidation_buffer
-    return round_to_tick(max(0.0, buffered), tick_size)
+    price = open_rate * multiple
+    if math.isnan(multiple):
+        bare = open_rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
+        price = max(0.0, bare + side * abs(open_rate - bare) * rules.liquidation_buffer)
+    rounded: float = round_to_tick(price, tick_size, 0)
+    return rounded
 
 
-def roi_at(minimal_roi: Mapping[int, float], minutes: int) -> tuple[int, float] | None:
-    """Return the rung ``(minutes, ratio)`` of the ROI ladder in force after ``minutes``."""
-    reached = [rung for rung in minimal_roi if rung <= minutes]
-    return (max(reached), minimal_roi[max(reached)]) if reached else None
+@njit(cache=True, error_model="numpy")
+def rung_after(roi: NDArray[np.float64], age_minutes: int) -> int:
+    """Return the row of the ROI ladder that holds for a trade of this age, -1 for none."""
+    rung = -1
+    for index in range(len(roi)):
+        if roi[index, 0] <= age_minutes:
+            rung = index
+    return rung
 
 
-def roi_fill(
+@njit(cache=True, error_model="numpy", forceinline=True)
+def roi_rate(
     side: int,
     open_rate: float,
-    candle: tuple[float, float, float, float],
-    *,
-    rung: tuple[int, float],
-    age_minutes: int,
-    timeframe_minutes: int,
+    ratio: float,
     fee_rate: float,
     leverage: float,
     funding_paid: float,
 ) -> float:
-    """Return the price of a take-profit inside ``candle`` (open, high, low, close).
+    """Return the price at which a trade has the profit ``ratio``: ``profit_ratio`` turned round."""
+    open_value = open_rate * (1.0 + side * fee_rate)
+    target = (1.0 + side * ratio / leverage) * open_value + side * funding_paid
+    return target / (1.0 - side * fee_rate)
+
+
+@njit(cache=True, error_model="numpy")
+def roi_fill(
+    candle: Any,
+    side: int,
+    rate: float,
+    rung_minutes: float,
+    ratio: float,
+    age_minutes: int,
+    timeframe_minutes: int,
+) -> float:
+    """Return the price of a take-profit inside a candle that has reached ``rate``.
 
     The rate that yields exactly the rung's ratio, kept inside the candle; the open instead where
-    the rung came into force with this candle and the open is already better, or where the rung is
-    -1 (leave at any price).
+    the rung holds from this candle on and the open is already better, or where the rung is -1
+    (leave at any price).
     """
-    opened, high, low, _ = candle
-    rung_minutes, ratio = rung
+    opened: float = candle.open
     on_a_candle = rung_minutes % timeframe_minutes == 0
     if ratio == -1.0 and on_a_candle:
         return opened
-    open_value = open_rate * (1.0 + side * fee_rate)
-    target = (1.0 + side * ratio / leverage) * open_value + side * funding_paid
-    rate = target / (1.0 - side * fee_rate)
     is_new = age_minutes > 0 and age_minutes == rung_minutes and on_a_candle
     if is_new and side * (opened - rate) > 0.0:
         return opened
-    return min(max(rate, low), high)
+    inside: float = min(max(rate, candle.low), candle.high)
+    return inside
 
 
-def stop_fill(side: int, price: float, candle: tuple[float, float, float, float]) -> float:
-    """Return the price of a stop at ``price``: the open where the candle lies beyond it."""
-    opened, high, low, _ = candle
-    beyond = price > high if side > 0 else price < low
-    return opened if beyond else price
-
-
+@njit(cache=True, error_model="numpy")
 def safety_exit(
-    rules: TradeRules, *, age_candles: int, profit: float, best_profit: float
-) -> ExitReason | None:
-    """Return the exit that the rules demand at a candle's open, if any.
+    age_candles: int,
+    profit: float,
+    best_profit: float,
+    emergency_loss: float,
+    break_even_trigger: float,
+    break_even_floor: float,
+    max_trade_duration_candles: int,
+) -> int:
+    """Return the code of the exit that the rules demand at a candle's open, or ``STAY``.
 
     Parameters
     ----------
-    rules : TradeRules
     age_candles : int
         Candles since the entry.
     profit : float
@@ -256,17 +395,11 @@ def safety_exit(
     best_profit : float
         Best profit ratio inside the candles that have closed since the entry (not this one, whose
         high and low are still unknown at its open).
+    emergency_loss, break_even_trigger, break_even_floor, max_trade_duration_candles
+        From ``safety_limits``.
     """
-    if rules.emergency_loss is not None and profit < rules.emergency_loss:
-        return ExitReason.EMERGENCY
-    if (
-        rules.break_even_trigger is not None
-        and age_candles > 0
-        and best_profit >= rules.break_even_trigger
-        and profit <= rules.break_even_floor
-    ):
-        return ExitReason.BREAK_EVEN
-    duration = rules.max_trade_duration_candles
-    if duration is not None and age_candles >= duration:
-        return ExitReason.MAX_DURATION
-    return None
+    if profit < emergency_loss:
+        return EMERGENCY
+    if age_candles > 0 and best_profit >= break_even_trigger and profit <= break_even_floor:
+        return BREAK_EVEN
+    return MAX_DURATION if age_candles >= max_trade_duration_candles else STAY

@@ -1,8 +1,7 @@
 """The reference environment, compiled: all environments advance one candle in one call.
 
-Everything that runs per step stands in this one file, because numba's cache on disk does not notice
-edits in other files. What each part means is said in ``reference.py`` and ``exits.py``; that both
-agree is a test. Nothing here allocates: the caller owns all arrays.
+The order of a trade's life is that of ``reference.py``, and that both agree is a test; prices and
+profits are those of ``exits.py``. Nothing here allocates: the caller owns all arrays.
 
 What makes it fast:
 
@@ -28,59 +27,38 @@ from numpy.typing import NDArray
 from mtf_scalper.jit import njit
 from mtf_scalper.market.market import LIQUIDATIONS, Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings
+from mtf_scalper.simulator import exits
+from mtf_scalper.simulator.exits import (
+    AGENT,
+    END_OF_DATA,
+    EQUITY_FLOOR,
+    LIQUIDATION,
+    ROI,
+    STAY,
+    STOP_LOSS,
+    TRAILING_STOP,
+)
 from mtf_scalper.simulator.masks import entry_mode
-from mtf_scalper.simulator.observation import age_limit
+from mtf_scalper.simulator.observation import STATE_LIMIT, age_limit, in_units
+from mtf_scalper.simulator.types import N_ACTIONS
 
 __all__ = [
-    "EXIT_CODES",
     "OUTCOME",
     "STATE",
     "candles_of",
     "gather_windows",
     "observe",
-    "roi_ladder_of",
     "rules_of",
     "start_episodes",
     "step",
+    "terms_of",
 ]
 
-EQUITY_FLOOR = 1e-6
-PROFIT_UNIT = 0.02
-STATE_LIMIT = 10.0
-N_STATE = 5
-N_ACTIONS = 5
 MARGIN = 1e-6
-NEAR_HALF = 0.499_999
 SERIES_LIMIT = 0.05
 
 NEUTRAL, LONG_ENTER, LONG_EXIT, SHORT_ENTER, SHORT_EXIT = range(5)
 ALWAYS, CLASSIC, ANY = range(3)
-LOG_RETURN, EXIT_QUALITY, FREQTRADE_EXAMPLE, USER_REWARD = range(4)
-(
-    STAY,
-    AGENT,
-    MAX_DURATION,
-    EMERGENCY,
-    BREAK_EVEN,
-    STOP_LOSS,
-    LIQUIDATION,
-    ROI,
-    END_OF_DATA,
-    TRAILING_STOP,
-) = range(10)
-EXIT_CODES = {
-    AGENT: "agent_exit",
-    MAX_DURATION: "max_duration",
-    EMERGENCY: "emergency_loss",
-    BREAK_EVEN: "break_even",
-    STOP_LOSS: "stop_loss",
-    LIQUIDATION: "liquidation",
-    ROI: "roi",
-    END_OF_DATA: "force_exit",
-    TRAILING_STOP: "trailing_stop_loss",
-}
-"""freqtrade's exit reasons by the codes that the kernel writes; 0 is no exit."""
-
 
 CANDLE = np.dtype(
     [
@@ -126,20 +104,25 @@ not 0; those from ``is_valid`` on are what a user's reward needs besides, writte
 
 RULES = np.dtype(
     [
-        *((name, np.int64) for name in ("entry", "max_duration", "timeframe_minutes", "reward")),
-        *((name, np.int64) for name in ("age_limit", "max_episode_steps")),
-        ("can_short", np.bool_),
-        *((name, np.float64) for name in ("fee_rate", "stoploss", "emergency_loss")),
-        *((name, np.float64) for name in ("break_even_trigger", "break_even_floor")),
-        *((name, np.float64) for name in ("maintenance_margin_rate", "liquidation_buffer")),
-        *((name, np.float64) for name in ("min_equity", "rr", "profit_aim", "win_reward_factor")),
-        *((name, np.bool_) for name in ("trailing", "trailing_only", "is_liquidated")),
-        *((name, np.float64) for name in ("trailing_positive", "trailing_offset", "exit_timeout")),
-        *((name, np.bool_) for name in ("enters_last", "always_fills")),
+        *((name, np.float64) for name in ("fee_rate", "min_equity")),
+        *((name, np.int64) for name in ("entry", "timeframe_minutes", "age_limit")),
+        ("max_episode_steps", np.int64),
+        *exits.RULES.descr,
+        *((name, np.bool_) for name in ("enters_last", "always_fills", "is_log_return")),
     ]
 )
-"""Settings as numbers; a rule that is off has a value that never applies. With ``always_fills`` an
-exit never waits for a candle that reaches its price."""
+"""Settings and terms of a market as numbers; a rule that is off has a value that never applies.
+With ``always_fills`` an exit never waits for a candle that reaches its price."""
+
+
+Terms = tuple[NDArray[np.void], NDArray[np.float64], NDArray[np.void]]
+"""A market and its rules as the kernel reads them: candles, ROI ladder and rules. One plain tuple
+passes into compiled code sooner than three arrays do."""
+
+
+def terms_of(market: Market, settings: Settings) -> Terms:
+    """Return a market, and the settings that it is traded under, as the kernel reads them."""
+    return candles_of(market), exits.roi_ladder_of(settings.rules), rules_of(market, settings)
 
 
 def candles_of(market: Market) -> NDArray[np.void]:
@@ -158,56 +141,26 @@ def candles_of(market: Market) -> NDArray[np.void]:
 def _round_opens(candles: NDArray[np.void]) -> None:
     for row in range(len(candles)):
         candle = candles[row]
-        candle.exit_rate = _round_to_tick(candle.open, candle.tick_size, 0)
+        candle.exit_rate = exits.round_to_tick(candle.open, candle.tick_size, 0)
 
 
 def rules_of(market: Market, settings: Settings) -> NDArray[np.void]:
     """Return settings as the kernel reads them: shape (1,) of ``RULES``."""
-    rules, parameters = settings.rules, settings.reward_parameters
-    drawdown = rules.max_training_drawdown
+    numbers = exits.numbers_of(settings.rules, RULES)
+    drawdown = settings.rules.max_training_drawdown
     values = {
-        "entry": list(EntryMode).index(entry_mode(rules, market)),
-        "max_duration": rules.max_trade_duration_candles or 0,
+        "entry": list(EntryMode).index(entry_mode(settings.rules, market)),
         "timeframe_minutes": market.timeframe_minutes,
-        "reward": _reward_code(settings),
         "age_limit": age_limit(settings),
         "max_episode_steps": settings.max_episode_steps or len(market),
-        "can_short": rules.can_short,
         "fee_rate": market.fee_rate,
-        "stoploss": math.nan if rules.stoploss is None else abs(rules.stoploss),
-        "emergency_loss": -math.inf if rules.emergency_loss is None else rules.emergency_loss,
-        "break_even_trigger": rules.break_even_trigger or math.inf,
-        "break_even_floor": rules.break_even_floor,
-        "maintenance_margin_rate": rules.maintenance_margin_rate,
-        "is_liquidated": rules.is_liquidated,
-        "liquidation_buffer": rules.liquidation_buffer,
-        "trailing": rules.trailing_stop,
-        "trailing_only": rules.trailing_only_offset_is_reached,
-        "trailing_positive": rules.trailing_stop_positive or math.nan,
-        "trailing_offset": rules.trailing_stop_positive_offset,
-        "exit_timeout": rules.exit_timeout_minutes or math.inf,
-        "enters_last": market.ends_early,
-        "always_fills": False,
         "min_equity": -math.inf if drawdown is None else 1.0 - drawdown,
-        "rr": parameters.rr,
-        "profit_aim": parameters.profit_aim,
-        "win_reward_factor": parameters.win_reward_factor,
+        "enters_last": market.ends_early,
+        "is_log_return": settings.reward == RewardName.LOG_RETURN,
     }
-    numbers = np.zeros(1, RULES)
     for name, value in values.items():
         numbers[name] = value
     return numbers
-
-
-def _reward_code(settings: Settings) -> int:
-    known = list(RewardName)
-    return known.index(RewardName(settings.reward)) if settings.reward in known else USER_REWARD
-
-
-def roi_ladder_of(settings: Settings) -> NDArray[np.float64]:
-    """Return the ROI ladder: rows of minutes and ratio, minutes increasing; shape (R, 2)."""
-    ladder = sorted(settings.rules.minimal_roi.items())
-    return np.array(ladder, dtype=np.float64).reshape(len(ladder), 2)
 
 
 @njit(cache=True, error_model="numpy")
@@ -245,16 +198,12 @@ def gather_windows(
 
 
 @njit(cache=True, error_model="numpy")
-def observe(
-    candles: NDArray[np.void],
-    rules: NDArray[np.void],
-    states: NDArray[np.void],
-    extras: NDArray[np.float32],
-) -> None:
+def observe(terms: Terms, states: NDArray[np.void], extras: NDArray[np.float32]) -> None:
     """Write what every agent sees besides the window to ``extras``, float32 of shape (N, E).
 
     E is 5, the action mask, or 10, the position's state before it.
     """
+    candles, _, rules = terms
     rule = rules[0]
     for index in range(len(states)):
         env: Any = np.uint64(index)
@@ -263,9 +212,7 @@ def observe(
 
 @njit(cache=True, error_model="numpy")
 def step(
-    candles: NDArray[np.void],
-    roi: NDArray[np.float64],
-    rules: NDArray[np.void],
+    terms: Terms,
     states: NDArray[np.void],
     actions: NDArray[np.int64],
     restart_rows: NDArray[np.int64],
@@ -277,8 +224,8 @@ def step(
 
     Parameters
     ----------
-    candles, roi, rules
-        From ``candles_of``, ``roi_ladder_of`` and ``rules_of``.
+    terms : tuple
+        From ``terms_of``.
     states : ndarray of STATE, shape (N,)
         Read and overwritten.
     actions : ndarray of int64, shape (N,)
@@ -296,6 +243,7 @@ def step(
     int
         Environments whose episode ended or in which a trade closed.
     """
+    candles, roi, rules = terms
     rule = rules[0]
     last_row = len(candles) - 1
     lowest = math.inf
@@ -325,28 +273,30 @@ def step(
             state.funding_paid += side * candle.funding
             if side_before != 0:
                 state.funding_paid += side * candle.funding_between
-            if rule.trailing:
+            if rule.trailing_stop:
                 _trail(candle, rule, state)
             if (executed == LONG_EXIT) | (executed == SHORT_EXIT):
                 code, rate = AGENT, candle.exit_rate
                 if state.tick_size != candle.tick_size:
-                    rate = _round_to_tick(candle.open, state.tick_size, 0)
+                    rate = exits.round_to_tick(candle.open, state.tick_size, 0)
             elif _may_be_forced(candle, rule, state, lowest) | is_last:
                 code, price = _find_exit(candle, roi, rule, state, is_last)
                 if code != STAY:
-                    rate = _round_to_tick(price, state.tick_size, 0)
+                    rate = exits.round_to_tick(price, state.tick_size, 0)
             if (code != STAY) | (state.order_rate > 0.0):
                 code, rate = _filled(candle, following, rule, state, is_last, code, rate)
             _mark(candle, rule, state, code, rate, outcome)
         outcome.executed = executed
         ended = _note_end(rule, state, is_last, outcome)
-        if rule.reward != LOG_RETURN:
-            _reward(rule, state, action, is_valid, side_before, side, outcome)
+        if not rule.is_log_return:
+            outcome.is_valid = is_valid
+            outcome.side_before = side_before
+            _describe(rule, state, side, outcome)
         events += ended | (outcome.exit_code != STAY)
         if ended:
             _observe(candles, rule, state, last_extras, env)
             _start(state, restart_rows[env])
-    observe(candles, rules, states, extras)
+    observe(terms, states, extras)
     _write_log_returns(rules, outcomes)
     return events
 
@@ -395,18 +345,7 @@ def _position_state(close: float, rules: Any, state: Any) -> tuple[float, float,
     profit = side * (close * kept / open_value - 1.0) * leverage
     best = side * (state.best_rate * kept / open_value - 1.0) * leverage
     worst = side * (state.worst_rate * kept / open_value - 1.0) * leverage
-    return _in_units(profit), age, _in_units(best), _in_units(worst)
-
-
-@njit(cache=True, error_model="numpy", forceinline=True)
-def _in_units(profit: float) -> float:
-    """Return a profit, rounded to 8 digits, as the network sees it.
-
-    The product differs from the quotient by ``PROFIT_UNIT`` in the last digit of a double; as
-    float32 they are one number, for multiples of 1e-8 lie farther from its roundings than that.
-    """
-    units: float = np.floor(profit * 1e8 + 0.5) * (1.0 / (1e8 * PROFIT_UNIT))
-    return max(-STATE_LIMIT, min(STATE_LIMIT, units))
+    return in_units(profit), age, in_units(best), in_units(worst)
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
@@ -449,7 +388,7 @@ def _enter(decided: Any, candle: Any, rules: Any, state: Any, side: int) -> None
     state.has_trailed = 0
     state.order_rate = 0.0
     state.liquidation = decided.liquidation_long if side > 0 else decided.liquidation_short
-    if rules.trailing:
+    if rules.trailing_stop:
         state.stop = _first_stop(rules, state)
 
 
@@ -465,7 +404,7 @@ def _mark(candle: Any, rules: Any, state: Any, code: int, rate: float, outcome: 
     outcome.exit_code = code
     outcome.profit = profit
     if code == STAY:
-        best, worst = _best_and_worst(candle, side)
+        best, worst = exits.best_and_worst(side, candle.high, candle.low)
         state.best_rate = side * max(side * state.best_rate, side * best)
         state.worst_rate = side * min(side * state.worst_rate, side * worst)
         return
@@ -479,17 +418,10 @@ def _mark(candle: Any, rules: Any, state: Any, code: int, rate: float, outcome: 
     state.side = 0
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
-def _best_and_worst(candle: Any, side: int) -> tuple[float, float]:
-    """Return the prices inside a candle that are best and worst for a side."""
-    high, low = candle.high, candle.low
-    return (high, low) if side > 0 else (low, high)
-
-
 @njit(cache=True, error_model="numpy")
 def _write_log_returns(rules: NDArray[np.void], outcomes: NDArray[np.void]) -> None:
     """Write the log returns; until now the field held the equity before the step."""
-    is_reward = rules[0].reward == LOG_RETURN
+    is_reward = rules[0].is_log_return
     for index in range(len(outcomes)):
         outcome = outcomes[np.uint64(index)]
         log_return = _log_ratio(outcome.equity, outcome.log_return)
@@ -534,7 +466,7 @@ def _may_be_forced(candle: Any, rules: Any, state: Any, lowest_roi: float) -> bo
     more than what rounding does to either.
     """
     side, leverage, open_rate = state.side, state.leverage, state.open_rate
-    best, worst = _best_and_worst(candle, side)
+    best, worst = exits.best_and_worst(side, candle.high, candle.low)
     paid = open_rate * (1.0 + side * rules.fee_rate)
     kept = side * leverage * (1.0 - side * rules.fee_rate)
     owed = side * leverage * (paid + side * state.funding_paid)
@@ -546,13 +478,13 @@ def _may_be_forced(candle: Any, rules: Any, state: Any, lowest_roi: float) -> bo
         at_open <= (rules.break_even_floor + MARGIN) * paid
     )
     age = state.row - state.open_row
-    too_old = (rules.max_duration > 0) & (age >= rules.max_duration)
+    too_old = age >= rules.max_trade_duration_candles
     takes_profit = at_best > (lowest_roi - MARGIN) * paid
     # Distances from the entry in shares of the stake; both prices are rounded by up to a tick.
-    stop = math.inf if math.isnan(rules.stoploss) else rules.stoploss
+    stop = math.inf if math.isnan(rules.stoploss) else -rules.stoploss
     loss = (side * (open_rate - worst) + state.tick_size + MARGIN * open_rate) * leverage
     stopped = loss >= min(stop, _liquidation_distance(rules, state)) * open_rate
-    stopped |= rules.trailing & (side * (state.stop - worst) >= 0.0)
+    stopped |= rules.trailing_stop & (side * (state.stop - worst) >= 0.0)
     return bool(emergency | break_even | too_old | takes_profit | stopped)
 
 
@@ -569,24 +501,11 @@ def _liquidation_distance(rules: Any, state: Any) -> float:
 
 
 @njit(cache=True, error_model="numpy")
-def _liquidation_price(rules: Any, state: Any) -> float:
-    if not rules.is_liquidated:
-        return 0.0
-    side, rate = state.side, state.open_rate
-    price = rate * state.liquidation
-    if math.isnan(state.liquidation):
-        bare = rate * (1.0 - side / state.leverage) / (1.0 - side * rules.maintenance_margin_rate)
-        price = max(0.0, bare + side * abs(rate - bare) * rules.liquidation_buffer)
-    rounded: float = _round_to_tick(price, state.tick_size, 0)
-    return rounded
-
-
-@njit(cache=True, error_model="numpy")
 def _first_stop(rules: Any, state: Any) -> float:
-    side = state.side
-    price = state.open_rate * (1.0 - side * rules.stoploss / state.leverage)
-    rounded: float = _round_to_tick(price, state.tick_size, side)
-    return rounded
+    stop: float = exits.stop_price(
+        state.side, state.open_rate, state.leverage, rules.stoploss, state.tick_size
+    )
+    return stop
 
 
 @njit(cache=True, error_model="numpy")
@@ -594,8 +513,18 @@ def _find_exit(
     candle: Any, roi: NDArray[np.float64], rules: Any, state: Any, is_last: bool
 ) -> tuple[int, float]:
     """Return the exit that the rules force, if any, and its price."""
-    opened = candle.open
-    code = _safety_exit(rules, state, opened)
+    side, opened = state.side, candle.open
+    profit = _profit(rules, state, side, opened, True)
+    best = _profit(rules, state, side, state.best_rate, False)
+    code = exits.safety_exit(
+        state.row - state.open_row,
+        profit,
+        best,
+        rules.emergency_loss,
+        rules.break_even_trigger,
+        rules.break_even_floor,
+        rules.max_trade_duration_candles,
+    )
     if code != STAY:
         return code, opened
     code, rate = _stop(candle, rules, state)
@@ -604,86 +533,46 @@ def _find_exit(
     code, rate = _take_profit(candle, roi, rules, state)
     if code != STAY:
         return code, rate
-    if rules.trailing and state.has_trailed != 0 and _is_reached(candle, state.side, state.stop):
-        return TRAILING_STOP, _trailing_fill(candle, rules, state)
+    has_trailed = rules.trailing_stop and state.has_trailed != 0
+    if has_trailed and exits.is_reached(side, state.stop, candle.high, candle.low):
+        best = _best_profit(candle, rules, state)
+        is_new = state.row == state.open_row
+        rate = exits.trailing_fill(candle, rules, side, state.stop, is_new, best, state.leverage)
+        return TRAILING_STOP, rate
     return (END_OF_DATA if is_last else STAY), opened
 
 
 @njit(cache=True, error_model="numpy")
-def _safety_exit(rules: Any, state: Any, opened: float) -> int:
-    side = state.side
-    age = state.row - state.open_row
-    profit = _profit(rules, state, side, opened, True)
-    if profit < rules.emergency_loss:
-        return EMERGENCY
-    best = _profit(rules, state, side, state.best_rate, False)
-    if age > 0 and best >= rules.break_even_trigger and profit <= rules.break_even_floor:
-        return BREAK_EVEN
-    if rules.max_duration > 0 and age >= rules.max_duration:
-        return MAX_DURATION
-    return STAY
-
-
-@njit(cache=True, error_model="numpy")
 def _stop(candle: Any, rules: Any, state: Any) -> tuple[int, float]:
-    side = state.side
+    side, opened, high, low = state.side, candle.open, candle.high, candle.low
     if not math.isnan(rules.stoploss):
-        price = state.stop if rules.trailing else _first_stop(rules, state)
-        if _is_reached(candle, side, price):
+        price = state.stop if rules.trailing_stop else _first_stop(rules, state)
+        if exits.is_reached(side, price, high, low):
             # A stop that has trailed comes after ROI, and before liquidation is asked for.
-            code = STAY if rules.trailing and state.has_trailed != 0 else STOP_LOSS
-            return code, _stop_fill(candle, side, price)
-    price = _liquidation_price(rules, state)
-    if price > 0.0 and _is_reached(candle, side, price):
-        return LIQUIDATION, _stop_fill(candle, side, price)
+            code = STAY if rules.trailing_stop and state.has_trailed != 0 else STOP_LOSS
+            return code, exits.stop_fill(side, price, opened, high, low)
+    price = exits.liquidation_price(
+        rules, side, state.open_rate, state.leverage, state.liquidation, state.tick_size
+    )
+    if price > 0.0 and exits.is_reached(side, price, high, low):
+        return LIQUIDATION, exits.stop_fill(side, price, opened, high, low)
     return STAY, 0.0
-
-
-@njit(cache=True, error_model="numpy", forceinline=True)
-def _is_reached(candle: Any, side: int, price: float) -> bool:
-    return bool(price >= candle.low if side > 0 else price <= candle.high)
 
 
 @njit(cache=True, error_model="numpy")
 def _trail(candle: Any, rules: Any, state: Any) -> None:
-    side = state.side
-    if _is_reached(candle, side, state.stop):
-        return
-    best, _ = _best_and_worst(candle, side)
-    profit = _profit(rules, state, side, best, True)
-    if rules.trailing_only & (profit < rules.trailing_offset):
-        return
-    distance = _trailing_distance(rules, profit)
-    price = best * (1.0 - side * distance / state.leverage)
-    price = _round_to_tick(price, state.tick_size, side)
-    if side * (price - state.stop) > 0.0:
-        state.stop = price
+    moved = exits.trailed_stop(
+        candle,
+        rules,
+        state.side,
+        state.stop,
+        _best_profit(candle, rules, state),
+        state.leverage,
+        state.tick_size,
+    )
+    if moved != state.stop:
+        state.stop = moved
         state.has_trailed = 1
-
-
-@njit(cache=True, error_model="numpy", forceinline=True)
-def _trailing_distance(rules: Any, profit: float) -> float:
-    is_positive = (not math.isnan(rules.trailing_positive)) & (profit > rules.trailing_offset)
-    distance: float = rules.trailing_positive if is_positive else rules.stoploss
-    return distance
-
-
-@njit(cache=True, error_model="numpy")
-def _trailing_fill(candle: Any, rules: Any, state: Any) -> float:
-    side, leverage = state.side, state.leverage
-    price: float = _stop_fill(candle, side, state.stop)
-    beyond = state.stop > candle.high if side > 0 else state.stop < candle.low
-    if beyond or state.row != state.open_row:
-        return price
-    if rules.trailing_only and not math.isnan(rules.trailing_positive):
-        share = 1.0 + side * rules.trailing_offset - side * rules.trailing_positive / leverage
-    else:
-        best, _ = _best_and_worst(candle, side)
-        distance = _trailing_distance(rules, _profit(rules, state, side, best, True))
-        share = 1.0 - side * distance / leverage
-    price = candle.open * share
-    inside: float = max(candle.low, price) if side > 0 else min(candle.high, price)
-    return inside
 
 
 @njit(cache=True, error_model="numpy")
@@ -694,7 +583,7 @@ def _filled(
     if rules.always_fills:
         return code, rate
     age_minutes = (state.row - state.order_row) * rules.timeframe_minutes
-    if state.order_rate > 0.0 and age_minutes >= rules.exit_timeout:
+    if state.order_rate > 0.0 and age_minutes >= rules.exit_timeout_minutes:
         state.order_rate = 0.0
     if code not in (STAY, END_OF_DATA):
         if state.order_rate != rate:
@@ -705,148 +594,51 @@ def _filled(
     if candle.low <= state.order_rate <= candle.high:
         return state.order_code, state.order_rate
     if is_last:
-        return END_OF_DATA, _round_to_tick(candle.open, state.tick_size, 0)
+        return END_OF_DATA, exits.round_to_tick(candle.open, state.tick_size, 0)
     return STAY, following.open
 
 
 @njit(cache=True, error_model="numpy")
-def _stop_fill(candle: Any, side: int, price: float) -> float:
-    beyond = price > candle.high if side > 0 else price < candle.low
-    return candle.open if beyond else price
-
-
-@njit(cache=True, error_model="numpy")
 def _take_profit(candle: Any, roi: Any, rules: Any, state: Any) -> tuple[int, float]:
-    side = state.side
-    age_minutes = (state.row - state.open_row) * rules.timeframe_minutes
-    rung = -1
-    for index in range(len(roi)):
-        if roi[index, 0] <= age_minutes:
-            rung = index
-    if rung < 0:
+    side, minutes = state.side, rules.timeframe_minutes
+    age_minutes = (state.row - state.open_row) * minutes
+    rung = exits.rung_after(roi, age_minutes)
+    if rung < 0 or _best_profit(candle, rules, state) <= roi[rung, 1]:
         return STAY, 0.0
-    opened, high, low = candle.open, candle.high, candle.low
-    rung_minutes, ratio = roi[rung, 0], roi[rung, 1]
-    if _profit(rules, state, side, high if side > 0 else low, True) <= ratio:
-        return STAY, 0.0
-    on_a_candle = rung_minutes % rules.timeframe_minutes == 0
-    if ratio == -1.0 and on_a_candle:
-        return ROI, opened
-    open_value = state.open_rate * (1.0 + side * rules.fee_rate)
-    target = (1.0 + side * ratio / state.leverage) * open_value
-    target += side * state.funding_paid
-    rate = target / (1.0 - side * rules.fee_rate)
-    is_new = age_minutes > 0 and age_minutes == rung_minutes and on_a_candle
-    if is_new and side * (opened - rate) > 0.0:
-        return ROI, opened
-    return ROI, min(max(rate, low), high)
+    ratio = roi[rung, 1]
+    rate = exits.roi_rate(
+        side, state.open_rate, ratio, rules.fee_rate, state.leverage, state.funding_paid
+    )
+    return ROI, exits.roi_fill(candle, side, rate, roi[rung, 0], ratio, age_minutes, minutes)
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def _profit(rules: Any, state: Any, side: int, rate: float, with_funding: bool) -> float:
-    open_value = state.open_rate * (1.0 + side * rules.fee_rate)
     funding = state.funding_paid if with_funding else 0.0
-    close_value = rate * (1.0 - side * rules.fee_rate) - side * funding
-    return _round_8(side * (close_value / open_value - 1.0) * state.leverage)
+    profit: float = exits.profit_ratio(
+        side, state.open_rate, rate, rules.fee_rate, state.leverage, funding
+    )
+    return profit
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _round_8(value: float) -> float:
-    rounded: float = np.floor(value * 1e8 + 0.5) / 1e8
-    return rounded
+def _best_profit(candle: Any, rules: Any, state: Any) -> float:
+    """Return the profit at the candle's best price, funding included."""
+    best, _ = exits.best_and_worst(state.side, candle.high, candle.low)
+    profit: float = _profit(rules, state, state.side, best, True)
+    return profit
 
 
 @njit(cache=True, error_model="numpy")
-def _round_to_tick(price: float, tick_size: float, direction: int) -> float:
-    if tick_size <= 0.0:
-        return price
-    per_unit = float(math.floor(1.0 / tick_size + 0.5))
-    if per_unit < 1.0 or abs(per_unit * tick_size - 1.0) > 1e-9:
-        per_unit = 0.0
-    shifted = price / tick_size + 0.5
-    steps = math.floor(shifted)
-    if abs(shifted - steps - 0.5) > NEAR_HALF:
-        steps = _half_up(price, tick_size, per_unit, steps)
-    nearest = steps / per_unit if per_unit > 0.0 else steps * tick_size
-    if direction * (price - nearest) <= 0.0:
-        return nearest
-    steps += direction
-    return steps / per_unit if per_unit > 0.0 else steps * tick_size
-
-
-@njit(cache=True, error_model="numpy")
-def _half_up(price: float, tick_size: float, per_unit: float, steps: int) -> int:
-    for middle in (steps + 1, steps):
-        half = (2 * middle - 1) / (2.0 * per_unit)
-        if per_unit == 0.0:
-            half = (middle - 0.5) * tick_size
-        if price >= half:
-            return middle
-    return steps - 1
-
-
-@njit(cache=True, error_model="numpy")
-def _reward(
-    rules: Any,
-    state: Any,
-    action: int,
-    is_valid: bool,
-    side_before: int,
-    held: int,
-    outcome: Any,
-) -> None:
-    """Write a reward other than the default, or what a user's reward needs."""
+def _describe(rules: Any, state: Any, held: int, outcome: Any) -> None:
+    """Write what a reward other than the default needs of the trade of this step."""
     profit, best, worst, age = 0.0, 0.0, 0.0, 0
     if held != 0:
         profit = outcome.profit
         best = max(_profit(rules, state, held, state.best_rate, False), profit)
         worst = min(_profit(rules, state, held, state.worst_rate, False), profit)
         age = state.row - state.open_row
-    if rules.reward == EXIT_QUALITY:
-        closed = outcome.exit_code != STAY
-        outcome.reward = _exit_quality(rules, profit, best, worst) if closed else 0.0
-    elif rules.reward == FREQTRADE_EXAMPLE:
-        outcome.reward = _freqtrade_example(rules, action, is_valid, side_before, profit, age)
-    outcome.is_valid = is_valid
-    outcome.side_before = side_before
     outcome.age_candles = age
     outcome.profit = profit
     outcome.best_profit = best
     outcome.worst_profit = worst
-
-
-@njit(cache=True, error_model="numpy")
-def _exit_quality(rules: Any, profit: float, best: float, worst: float) -> float:
-    aim = rules.profit_aim
-    sunk = max(0.0, -worst) / aim
-    drawdown_control = 1.0 - 2.0 * min(1.0, sunk)
-    exit_timing = _clip(profit / max(best, 0.1 * aim))
-    risk_reward = _clip(profit / max(-worst, 0.1 * aim) / rules.rr)
-    quality: float = (
-        0.35 * math.tanh(profit / aim)
-        + 0.25 * drawdown_control
-        + 0.20 * exit_timing
-        + 0.20 * risk_reward
-    )
-    return quality
-
-
-@njit(cache=True, error_model="numpy")
-def _freqtrade_example(
-    rules: Any, action: int, is_valid: bool, side_before: int, profit: float, age: int
-) -> float:
-    if not is_valid:
-        return -2.0
-    if side_before == 0:
-        return 25.0 if action in (LONG_ENTER, SHORT_ENTER) else -1.0
-    if action == NEUTRAL:
-        return -age / float(rules.age_limit)
-    factor = 100.0 * (1.5 if age <= rules.age_limit else 0.5)
-    if profit > rules.profit_aim * rules.rr:
-        factor *= rules.win_reward_factor
-    return profit * factor
-
-
-@njit(cache=True, error_model="numpy")
-def _clip(value: float) -> float:
-    return max(-1.0, min(1.0, value))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mtf_scalper.jit import njit
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.exits import profit_ratio
 from mtf_scalper.simulator.types import N_ACTIONS
@@ -24,6 +25,7 @@ __all__ = [
     "STATE_LIMIT",
     "age_limit",
     "flat_state",
+    "in_units",
     "n_extras",
     "n_state_inputs",
     "position_state",
@@ -57,6 +59,17 @@ def age_limit(settings: Settings) -> int:
 def flat_state() -> NDArray[np.float32]:
     """Return the state of an agent without a position: float32 zeros, shape (5,)."""
     return np.zeros(len(POSITION_STATE), dtype=np.float32)
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def in_units(profit: float) -> float:
+    """Return a profit ratio, rounded to 8 digits, as the network sees it.
+
+    The product differs from the quotient by ``PROFIT_UNIT`` in the last digit of a double; as
+    float32 they are one number, for multiples of 1e-8 lie farther from its roundings than that.
+    """
+    units: float = np.floor(profit * 1e8 + 0.5) * (1.0 / (1e8 * PROFIT_UNIT))
+    return max(-STATE_LIMIT, min(STATE_LIMIT, units))
 
 
 def position_state(
@@ -97,6 +110,5 @@ def position_state(
     state[0] = side
     state[2] = min(age_candles / age_limit, STATE_LIMIT)
     for index, rate in ((1, close), (3, best_rate), (4, worst_rate)):
-        profit = profit_ratio(side, open_rate, rate, fee_rate=fee_rate, leverage=leverage)
-        state[index] = max(-STATE_LIMIT, min(STATE_LIMIT, profit / PROFIT_UNIT))
+        state[index] = in_units(profit_ratio(int(side), open_rate, rate, fee_rate, leverage))
     return state

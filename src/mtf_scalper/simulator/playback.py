@@ -16,6 +16,7 @@ from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Fills, RewardName, Settings, TradeRules
 from mtf_scalper.simulator import kernels
+from mtf_scalper.simulator.exits import EXIT_CODES
 from mtf_scalper.simulator.masks import entry_mode
 from mtf_scalper.simulator.observation import POSITION_STATE
 from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
@@ -197,13 +198,12 @@ def play(
             f"{settings.window_size}; at least {settings.window_size + 2} are needed"
         )
     plain = without_training(settings)
-    candles, rules = kernels.candles_of(market), kernels.rules_of(market, plain)
-    roi = kernels.roi_ladder_of(plain)
+    terms = kernels.terms_of(market, plain)
     states, outcomes = np.zeros(n_runs, kernels.STATE), np.zeros(n_runs, kernels.OUTCOME)
     extras = np.zeros((n_runs, len(POSITION_STATE) + N_ACTIONS), dtype=np.float32)
     last_extras, next_rows = extras.copy(), np.full(n_runs, first_row, dtype=np.int64)
     kernels.start_episodes(states, next_rows)
-    kernels.observe(candles, rules, states, extras)
+    kernels.observe(terms, states, extras)
     record = _Record(market, outcomes)
     for row in range(first_row, last_row):
         actions = np.ascontiguousarray(choose(row, states, extras), dtype=np.int64)
@@ -211,9 +211,7 @@ def play(
             raise ValueError(f"choose returned shape {actions.shape} for {n_runs} runs")
         # The kernel restarts an account that is gone: on the next row, to stay in step.
         next_rows.fill(row + 1)
-        events = kernels.step(
-            candles, roi, rules, states, actions, next_rows, outcomes, extras, last_extras
-        )
+        events = kernels.step(terms, states, actions, next_rows, outcomes, extras, last_extras)
         record.add(row, bool(events))
         if not record.any_alive:
             break
@@ -286,7 +284,7 @@ class _Record:
         if not self._closed:
             return trades
         closed = np.frombuffer(b"".join(self._closed), kernels.OUTCOME)
-        reasons = {code: ExitReason(reason) for code, reason in kernels.EXIT_CODES.items()}
+        reasons = {code: ExitReason(reason) for code, reason in EXIT_CODES.items()}
         names = ("trade_side", "open_row", "row", "open_rate", "close_rate", "leverage")
         columns = [closed[name].tolist() for name in (*names, "profit_ratio", "exit_code")]
         for run, values in zip(self._closed_by, zip(*columns, strict=True), strict=True):

@@ -34,17 +34,14 @@ from numpy.typing import NDArray
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator import exits
+from mtf_scalper.simulator import exits, kernels
 from mtf_scalper.simulator.masks import action_mask, entry_mode
 from mtf_scalper.simulator.observation import age_limit, flat_state, n_extras, position_state
 from mtf_scalper.simulator.rewards import RewardState, parameters_of
 from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
 from mtf_scalper.simulator.user_rewards import reward_of
 
-__all__ = ["EQUITY_FLOOR", "ReferenceEnv"]
-
-EQUITY_FLOOR = 1e-6
-"""Share of equity that is left after a trade that lost its whole stake: logs stay finite."""
+__all__ = ["ReferenceEnv"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +108,9 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         self.observation_space = spaces.Box(-np.inf, np.inf, (length,))
         self.action_space = spaces.Discrete(N_ACTIONS)
         self.trades: list[Trade] = []
+        self._candles, self._roi, numbers = kernels.terms_of(market, settings)
+        self._numbers = numbers[0]
+        self._limits = exits.safety_limits(settings.rules)
         self._entry_mode = entry_mode(settings.rules, market)
         self._reward = reward_of(settings.reward)
         self._reward_parameters = parameters_of(settings)
@@ -228,7 +228,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
             worst_rate=rate,
             tick_size=tick,
             liquidation=exits.liquidation_price(
-                int(side), rate, leverage, self.rules, float(multiples[decided]), tick
+                self._numbers, int(side), rate, leverage, float(multiples[decided]), tick
             ),
             stop=(
                 None
@@ -244,10 +244,9 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
             position.funding_paid += position.side * float(self.market.funding_between[self.row])
         self._trail(position)
         exit_ = self._filled(position, self._find_exit(position, agent_exits))
-        candle = self.market.ohlc[self.row]
-        highs_first = (1, 2) if position.side > 0 else (2, 1)
-        best, worst = (float(candle[column]) for column in highs_first)
         if exit_ is None:
+            _, high, low = self._prices()
+            best, worst = exits.best_and_worst(position.side, high, low)
             keep = max if position.side > 0 else min
             drop = min if position.side > 0 else max
             position.best_rate = keep(position.best_rate, best)
@@ -260,13 +259,13 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         if not self.rules.trailing_stop or position.stop is None:
             return
         stop = exits.trailed_stop(
+            self._candles[self.row],
+            self._numbers,
             position.side,
             position.stop,
-            self._candle(),
-            self.rules,
-            best_profit=self._best_profit(position),
-            leverage=position.leverage,
-            tick_size=position.tick_size,
+            self._best_profit(position),
+            position.leverage,
+            position.tick_size,
         )
         position.has_trailed |= stop != position.stop
         position.stop = stop
@@ -275,7 +274,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         self, position: _Position, exit_: tuple[float, ExitReason] | None
     ) -> tuple[float, ExitReason] | None:
         """Place the exit's order, and return price and reason of the one that this candle fills."""
-        _, high, low, _ = self._candle()
+        opened, high, low = self._prices()
         order, timeout = position.order, self.rules.exit_timeout_minutes
         if order is not None and timeout is not None:
             age_minutes = (self.row - order.row) * self.market.timeframe_minutes
@@ -289,94 +288,89 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
             return order.rate, order.reason
         if self.row < self._last_row:
             return None
-        opened = exits.round_to_tick(self._candle()[0], position.tick_size)
-        return opened, ExitReason.END_OF_DATA
+        return exits.round_to_tick(opened, position.tick_size), ExitReason.END_OF_DATA
 
-    def _candle(self) -> tuple[float, float, float, float]:
-        opened, high, low, close = (float(price) for price in self.market.ohlc[self.row])
-        return opened, high, low, close
+    def _prices(self) -> tuple[float, float, float]:
+        """Return open, high and low of the candle that is lived through."""
+        opened, high, low, _ = self.market.ohlc[self.row].tolist()
+        return opened, high, low
 
     def _best_profit(self, position: _Position) -> float:
-        _, high, low, _ = self._candle()
-        return self._profit_at(position, high if position.side > 0 else low)
+        _, high, low = self._prices()
+        best, _ = exits.best_and_worst(position.side, high, low)
+        return self._profit_at(position, best)
 
     def _find_exit(self, position: _Position, agent_exits: bool) -> tuple[float, ExitReason] | None:
-        candle = self._candle()
-        opened = candle[0]
+        opened, _, _ = self._prices()
         if agent_exits:
             return opened, ExitReason.AGENT
-        reason = exits.safety_exit(
-            self.rules,
-            age_candles=self.row - position.open_row,
-            profit=self._profit_at(position, opened),
-            best_profit=self._profit_at(position, position.best_rate, with_funding=False),
+        code = exits.safety_exit(
+            self.row - position.open_row,
+            self._profit_at(position, opened),
+            self._profit_at(position, position.best_rate, with_funding=False),
+            *self._limits,
         )
-        if reason is not None:
-            return opened, reason
+        if code != exits.STAY:
+            return opened, ExitReason(exits.EXIT_CODES[code])
         inside = (
-            self._stop(position, candle)
-            or self._take_profit(position, candle)
-            or self._trailing_stop(position, candle)
+            self._stop(position) or self._take_profit(position) or self._trailing_stop(position)
         )
         if inside is not None:
             return inside
         return (opened, ExitReason.END_OF_DATA) if self.row == self._last_row else None
 
-    def _stop(
-        self, position: _Position, candle: tuple[float, float, float, float]
-    ) -> tuple[float, ExitReason] | None:
-        worst = candle[2] if position.side > 0 else candle[1]
-        levels = []
+    def _stop(self, position: _Position) -> tuple[float, ExitReason] | None:
+        side, levels = position.side, []
+        opened, high, low = self._prices()
         if position.stop is not None:
             levels.append((position.stop, ExitReason.STOP_LOSS))
             # A stop that has trailed comes after ROI, and before liquidation is asked for.
-            if position.has_trailed and position.side * (position.stop - worst) >= 0.0:
+            if position.has_trailed and exits.is_reached(side, position.stop, high, low):
                 return None
         if position.liquidation > 0.0:
             levels.append((position.liquidation, ExitReason.LIQUIDATION))
         for price, reason in levels:
-            if position.side * (price - worst) >= 0.0:
-                return exits.stop_fill(position.side, price, candle), reason
+            if exits.is_reached(side, price, high, low):
+                return exits.stop_fill(side, price, opened, high, low), reason
         return None
 
-    def _trailing_stop(
-        self, position: _Position, candle: tuple[float, float, float, float]
-    ) -> tuple[float, ExitReason] | None:
-        worst = candle[2] if position.side > 0 else candle[1]
-        stop = position.stop
-        if not position.has_trailed or stop is None or position.side * (stop - worst) < 0.0:
+    def _trailing_stop(self, position: _Position) -> tuple[float, ExitReason] | None:
+        side, stop = position.side, position.stop
+        _, high, low = self._prices()
+        if stop is None or not position.has_trailed or not exits.is_reached(side, stop, high, low):
             return None
         rate = exits.trailing_fill(
-            position.side,
+            self._candles[self.row],
+            self._numbers,
+            side,
             stop,
-            candle,
-            self.rules,
-            is_entry_candle=self.row == position.open_row,
-            best_profit=self._best_profit(position),
-            leverage=position.leverage,
+            self.row == position.open_row,
+            self._best_profit(position),
+            position.leverage,
         )
         return rate, ExitReason.TRAILING_STOP
 
-    def _take_profit(
-        self, position: _Position, candle: tuple[float, float, float, float]
-    ) -> tuple[float, ExitReason] | None:
+    def _take_profit(self, position: _Position) -> tuple[float, ExitReason] | None:
         minutes = self.market.timeframe_minutes
         age_minutes = (self.row - position.open_row) * minutes
-        rung = exits.roi_at(self.rules.minimal_roi, age_minutes)
-        if rung is None or self._best_profit(position) <= rung[1]:
+        rung = exits.rung_after(self._roi, age_minutes)
+        if rung < 0:
             return None
-        rate = exits.roi_fill(
+        rung_minutes, ratio = self._roi[rung].tolist()
+        if self._best_profit(position) <= ratio:
+            return None
+        rate = exits.roi_rate(
             position.side,
             position.open_rate,
-            candle,
-            rung=rung,
-            age_minutes=age_minutes,
-            timeframe_minutes=minutes,
-            fee_rate=self.market.fee_rate,
-            leverage=position.leverage,
-            funding_paid=position.funding_paid,
+            ratio,
+            self.market.fee_rate,
+            position.leverage,
+            position.funding_paid,
         )
-        return rate, ExitReason.ROI
+        filled = exits.roi_fill(
+            self._candles[self.row], position.side, rate, rung_minutes, ratio, age_minutes, minutes
+        )
+        return filled, ExitReason.ROI
 
     def _close(self, position: _Position, rate: float, reason: ExitReason) -> Trade:
         profit = self._profit_at(position, rate)
@@ -392,25 +386,26 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
             exit_reason=reason,
         )
         self.trades.append(trade)
-        self._closed_equity *= max(1.0 + profit, EQUITY_FLOOR)
+        self._closed_equity *= max(1.0 + profit, exits.EQUITY_FLOOR)
         self._position = None
         return trade
 
     def _profit_at(self, position: _Position, rate: float, *, with_funding: bool = True) -> float:
-        return exits.profit_ratio(
+        profit: float = exits.profit_ratio(
             position.side,
             position.open_rate,
             rate,
-            fee_rate=self.market.fee_rate,
-            leverage=position.leverage,
-            funding_paid=position.funding_paid if with_funding else 0.0,
+            self.market.fee_rate,
+            position.leverage,
+            position.funding_paid if with_funding else 0.0,
         )
+        return profit
 
     def _marked_equity(self) -> float:
         if self._position is None:
             return self._closed_equity
         profit = self._profit_at(self._position, float(self.market.ohlc[self.row + 1, 0]))
-        return self._closed_equity * max(1.0 + profit, EQUITY_FLOOR)
+        return self._closed_equity * max(1.0 + profit, exits.EQUITY_FLOOR)
 
     def _trade_state(self, position: _Position | None, trade: Trade | None) -> dict[str, Any]:
         limit = age_limit(self.settings)
@@ -437,7 +432,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         if drawdown is not None and self.equity <= 1.0 - drawdown:
             return True
         # A trade that is lost at the next open is closed there first, as the backtester does.
-        return self._position is None and self.equity <= EQUITY_FLOOR
+        return self._position is None and self.equity <= exits.EQUITY_FLOOR
 
     def _observation(self) -> NDArray[np.float32]:
         start = self.row - self.settings.window_size + 1

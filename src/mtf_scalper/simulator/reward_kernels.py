@@ -20,13 +20,14 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 from mtf_scalper.errors import SettingsError
-from mtf_scalper.settings import Settings
+from mtf_scalper.settings import RewardName, Settings
 from mtf_scalper.simulator import kernels
+from mtf_scalper.simulator.built_in_rewards import BuiltInReward, state_of
 from mtf_scalper.simulator.observation import age_limit
 from mtf_scalper.simulator.rewards import Parameters, RewardState, parameters_of
 from mtf_scalper.simulator.user_rewards import LARGEST_REWARD, UserReward, load_reward
 
-__all__ = ["CompiledReward", "RewardNotCompiledError"]
+__all__ = ["CompiledReward", "RewardNotCompiledError", "compiled_reward"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,15 @@ _NOT_TO_COMPILE = {"math", "numba", "numpy"}
 
 class RewardNotCompiledError(SettingsError):
     """numba cannot compile a user's reward, which may run all the same."""
+
+
+def compiled_reward(settings: Settings) -> BuiltInReward | CompiledReward | None:
+    """Return what writes the rewards that the settings name; None where the step does."""
+    if settings.reward == RewardName.LOG_RETURN:
+        return None
+    if isinstance(settings.reward, RewardName):
+        return BuiltInReward(settings)
+    return CompiledReward(settings)
 
 
 class CompiledReward:
@@ -95,7 +105,7 @@ class CompiledReward:
     def _raise_at_state(self, outcomes: NDArray[np.void], actions: NDArray[np.int64]) -> None:
         """Find the state that failed, by the uncompiled function first, which knows its line."""
         states = [
-            _state_of(outcome, action, self._age_limit)
+            state_of(outcome, int(action), self._age_limit)
             for outcome, action in zip(outcomes, actions, strict=True)
         ]
         for state in states:
@@ -104,22 +114,6 @@ class CompiledReward:
             reason = self._failure(outcomes[env : env + 1], actions[env : env + 1])
             if reason is not None:
                 raise self._reward.failed(reason, state)
-
-
-def _state_of(outcome: Any, action: int, age_limit_: int) -> RewardState:
-    return RewardState(
-        action=int(action),
-        is_valid=bool(outcome["is_valid"]),
-        side_before=int(outcome["side_before"]),
-        side_after=int(outcome["side"]),
-        log_return=float(outcome["log_return"]),
-        closed=bool(outcome["exit_code"] != kernels.STAY),
-        profit=float(outcome["profit"]),
-        best_profit=float(outcome["best_profit"]),
-        worst_profit=float(outcome["worst_profit"]),
-        age_candles=int(outcome["age_candles"]),
-        max_age_candles=age_limit_,
-    )
 
 
 @functools.lru_cache(maxsize=32)
@@ -157,19 +151,7 @@ def _loop_over(compute: Any) -> Any:
         are_finite = True
         for env in range(len(actions)):
             outcome = outcomes[env]
-            state = RewardState(
-                actions[env],
-                outcome.is_valid,
-                outcome.side_before,
-                outcome.side,
-                outcome.log_return,
-                outcome.exit_code != 0,
-                outcome.profit,
-                outcome.best_profit,
-                outcome.worst_profit,
-                outcome.age_candles,
-                max_age_candles,
-            )
+            state = state_of(outcome, actions[env], max_age_candles)
             outcome.reward = compute(state, parameters)
             are_finite = are_finite and abs(outcome.reward) <= LARGEST_REWARD
         return are_finite

@@ -2,7 +2,8 @@
 
 A reward is ``reward(state: RewardState, parameters: Parameters) -> float``. Every reward here is
 finite for every reachable state. Rewards of the user's own have the same form, see
-``user_rewards``.
+``user_rewards``. A new one here needs its name in ``settings.RewardName``, a row in ``REWARDS`` and
+a loop in ``built_in_rewards.py``.
 """
 
 from __future__ import annotations

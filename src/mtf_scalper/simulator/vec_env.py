@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import RewardName, Settings
+from mtf_scalper.settings import Settings
 from mtf_scalper.simulator import kernels
 from mtf_scalper.simulator.candle_vec_env import CandleVecEnv
+from mtf_scalper.simulator.exits import EXIT_CODES
 from mtf_scalper.simulator.observation import n_extras
-from mtf_scalper.simulator.reward_kernels import CompiledReward
+from mtf_scalper.simulator.reward_kernels import compiled_reward
 from mtf_scalper.simulator.types import N_ACTIONS, ExitReason, Side, Trade
 
 __all__ = ["BatchedVecEnv"]
@@ -48,11 +49,8 @@ class BatchedVecEnv(CandleVecEnv):
             outcome=np.zeros(n_envs, kernels.OUTCOME),
         )
         self.state = np.zeros(n_envs, kernels.STATE)
-        self._candles = kernels.candles_of(market)
-        self._roi = kernels.roi_ladder_of(settings)
-        self._rules = kernels.rules_of(market, settings)
-        is_known = isinstance(settings.reward, RewardName)
-        self._user_reward = None if is_known else CompiledReward(settings)
+        self._terms = kernels.terms_of(market, settings)
+        self._reward = compiled_reward(settings)
         self._lowest_row = settings.window_size - 1
         self._first_rows = np.asarray(first_rows, dtype=np.int64)
         self._restart_rows = np.full(n_envs, self._lowest_row, dtype=np.int64)
@@ -65,13 +63,11 @@ class BatchedVecEnv(CandleVecEnv):
 
     def _start(self) -> None:
         kernels.start_episodes(self.state, self._first_rows)
-        kernels.observe(self._candles, self._rules, self.state, self.extras)
+        kernels.observe(self._terms, self.state, self.extras)
 
     def _advance(self) -> bool:
         events = kernels.step(
-            self._candles,
-            self._roi,
-            self._rules,
+            self._terms,
             self.state,
             self._actions,
             self._restart_rows,
@@ -79,8 +75,8 @@ class BatchedVecEnv(CandleVecEnv):
             self.extras,
             self._last_extras,
         )
-        if self._user_reward is not None:
-            self._user_reward.write(self.outcome, self._actions)
+        if self._reward is not None:
+            self._reward.write(self.outcome, self._actions)
         return bool(events)
 
     def _note_events(self, infos: list[dict[str, Any]]) -> None:
@@ -108,5 +104,5 @@ class BatchedVecEnv(CandleVecEnv):
             close_rate=float(outcome["close_rate"][env]),
             leverage=float(outcome["leverage"][env]),
             profit_ratio=float(outcome["profit_ratio"][env]),
-            exit_reason=ExitReason(kernels.EXIT_CODES[int(outcome["exit_code"][env])]),
+            exit_reason=ExitReason(EXIT_CODES[int(outcome["exit_code"][env])]),
         )

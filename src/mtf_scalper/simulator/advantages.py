@@ -1,7 +1,7 @@
-"""What every action is worth under the present policy, exactly, and how often each state is met.
+"""What every action is worth under a policy, exactly, and how often each state is met.
 
 The agent does not move the market, so nothing about an action's worth has to be sampled. With the
-states of ``simulator.chains`` the values follow from Bellman's equation by one walk backwards
+states of ``chains`` the values follow from Bellman's equation by one walk backwards
 through the candles, and the occupancy of every state by one walk forwards (Bellman 1957, *Dynamic
 Programming*; Sutton et al. 2000, "Policy gradient methods for reinforcement learning with function
 approximation", theorem 1, for what they are good for):
@@ -18,7 +18,7 @@ a)``. Both walks touch every state once: the cost is linear in candles and state
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,13 @@ from numpy.typing import NDArray
 from mtf_scalper.jit import njit
 from mtf_scalper.simulator.chains import Chains
 
-__all__ = ["Evaluation", "PolicyTable", "evaluate_policy", "start_weights"]
+__all__ = ["Evaluation", "PolicyTable", "evaluate_policy", "greedy_policy", "start_weights"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class PolicyTable:
+class PolicyTable(NamedTuple):
     """A policy's probabilities at every state.
 
     Attributes
@@ -48,8 +47,7 @@ class PolicyTable:
     leave: Floats
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(NamedTuple):
     """Values, advantages and occupancy under one policy.
 
     Attributes
@@ -74,7 +72,7 @@ class Evaluation:
     leave_advantages: Floats
     flat_occupancy: Floats
     state_occupancy: Floats
-    objective: float
+    objective: float = 0.0
 
 
 def start_weights(chains: Chains, gamma: float) -> Floats:
@@ -116,135 +114,127 @@ def evaluate_policy(
     enter_reward = chains.enter_reward
     if fee_share < 1.0:
         enter_reward = enter_reward + (1.0 - fee_share) * chains.fee_relief
+    found = _nothing(chains)
+    _walk_back(chains, enter_reward, policy, gamma, False, found)
+    _walk_on(chains, policy, gamma, weights, found)
+    found.flat_occupancy[-1] = 0.0  # nothing is decided on the last row
+    # NumPy's dot product would add in another order with another number of threads.
+    return found._replace(objective=float((weights * found.flat_values).sum()))
+
+
+def greedy_policy(chains: Chains) -> tuple[float, PolicyTable]:
+    """Return the policy that is best in hindsight, and the sum of its rewards.
+
+    Where two actions are equal, it takes the one that trades less.
+    """
+    best = PolicyTable(np.zeros((chains.n_rows, 3)), np.zeros(chains.n_states))
+    found = _nothing(chains)
+    _walk_back(chains, chains.enter_reward, best, 1.0, True, found)
+    return float(found.flat_values[chains.first_row]), best
+
+
+def _nothing(chains: Chains) -> Evaluation:
     n_rows, n_states = chains.n_rows, chains.n_states
-    flat_values, flat_advantages = np.zeros(n_rows), np.zeros((n_rows, 3))
-    state_values, stay, leave = (np.zeros(n_states) for _ in range(3))
-    _walk_back(
-        chains.first_row,
-        chains.chain_at,
-        chains.starts,
-        chains.continues,
-        enter_reward,
-        chains.stay_reward,
-        chains.leave_reward,
-        chains.flat_valid,
-        policy.flat,
-        policy.leave,
-        gamma,
-        flat_values,
-        flat_advantages,
-        state_values,
-        stay,
-        leave,
-    )
-    flat_occupancy, state_occupancy = np.zeros(n_rows), np.zeros(n_states)
-    _walk_on(
-        chains.first_row,
-        chains.chain_at,
-        chains.starts,
-        chains.continues,
-        policy.flat,
-        policy.leave,
-        gamma,
-        weights,
-        flat_occupancy,
-        state_occupancy,
-    )
-    flat_occupancy[-1] = 0.0  # nothing is decided on the last row
     return Evaluation(
-        flat_values=flat_values,
-        flat_advantages=flat_advantages,
-        state_values=state_values,
-        stay_advantages=stay,
-        leave_advantages=leave,
-        flat_occupancy=flat_occupancy,
-        state_occupancy=state_occupancy,
-        # NumPy's dot product would add in another order with another number of threads.
-        objective=float((weights * flat_values).sum()),
+        flat_values=np.zeros(n_rows),
+        flat_advantages=np.zeros((n_rows, 3)),
+        state_values=np.zeros(n_states),
+        stay_advantages=np.zeros(n_states),
+        leave_advantages=np.zeros(n_states),
+        flat_occupancy=np.zeros(n_rows),
+        state_occupancy=np.zeros(n_states),
     )
 
 
 @njit(cache=True)
 def _walk_back(
-    first_row: int,
-    chain_at: Rows,
-    starts: Rows,
-    continues: Rows,
+    chains: Chains,
     enter_reward: Floats,
-    stay_reward: Floats,
-    leave_reward: Floats,
-    flat_valid: NDArray[np.bool_],
-    flat: Floats,
-    leave: Floats,
+    policy: PolicyTable,
     gamma: float,
-    flat_values: Floats,
-    flat_advantages: Floats,
-    state_values: Floats,
-    stay_advantages: Floats,
-    leave_advantages: Floats,
+    is_greedy: bool,
+    found: Evaluation,
 ) -> None:
-    """Write values and advantages, from the last row to the first."""
-    for row in range(len(flat_values) - 2, first_row - 1, -1):
+    """Write values and advantages, from the last row to the first.
+
+    A greedy policy is not read but written, row by row: what is best given the values found so far
+    (Bellman 1957); its advantages stay as they are.
+    """
+    values, advantages = found.flat_values, found.flat_advantages
+    starts, continues = chains.starts, chains.continues
+    for row in range(len(values) - 2, chains.first_row - 1, -1):
         for side in range(2):
-            chain = chain_at[row, side]
+            chain = chains.chain_at[row, side]
             if chain < 0:
                 continue
             first, end = starts[chain], starts[chain + 1]
             # After its last state, at row ``row + end - first``, the trade is over or goes on.
-            value = flat_values[row + 1 + end - first]
+            value = values[row + 1 + end - first]
             if continues[chain] >= 0:
-                value = state_values[starts[continues[chain]]]
+                value = found.state_values[starts[continues[chain]]]
             for state in range(end - 1, first - 1, -1):
-                stay = stay_reward[state] + gamma * value
-                gain = leave_reward[state] + gamma * flat_values[row + 2 + state - first] - stay
-                value = stay + leave[state] * gain
-                state_values[state] = value
-                stay_advantages[state] = -leave[state] * gain
-                leave_advantages[state] = (1.0 - leave[state]) * gain
-            flat_advantages[row, 1 + side] = enter_reward[chain] + gamma * value
-        flat_advantages[row, 0] = gamma * flat_values[row + 1]
+                stay = chains.stay_reward[state] + gamma * value
+                out = chains.leave_reward[state] + gamma * values[row + 2 + state - first]
+                if is_greedy:
+                    policy.leave[state] = out > stay
+                    value = max(stay, out)
+                else:
+                    gain, leave = out - stay, policy.leave[state]
+                    value = stay + leave * gain
+                    found.stay_advantages[state] = -leave * gain
+                    found.leave_advantages[state] = (1.0 - leave) * gain
+                found.state_values[state] = value
+            advantages[row, 1 + side] = enter_reward[chain] + gamma * value
+        advantages[row, 0] = gamma * values[row + 1]
+        if is_greedy:
+            values[row] = _take_best(chains, row, advantages, policy.flat)
+            continue
         value = 0.0
         for action in range(3):
-            value += flat[row, action] * flat_advantages[row, action]
-        flat_values[row] = value
+            value += policy.flat[row, action] * advantages[row, action]
+        values[row] = value
         for action in range(3):
-            if flat_valid[row, action]:
-                flat_advantages[row, action] -= value
+            if chains.flat_valid[row, action]:
+                advantages[row, action] -= value
             else:
-                flat_advantages[row, action] = 0.0
+                advantages[row, action] = 0.0
+
+
+@njit(cache=True)
+def _take_best(chains: Chains, row: int, worth: Floats, flat: Floats) -> float:
+    """Write the best valid action of a row without a position, and return what it is worth."""
+    best, taken = -np.inf, 0
+    for action in range(3):
+        if chains.flat_valid[row, action] and worth[row, action] > best:
+            best, taken = worth[row, action], action
+    flat[row, taken] = 1.0
+    return best
 
 
 @njit(cache=True)
 def _walk_on(
-    first_row: int,
-    chain_at: Rows,
-    starts: Rows,
-    continues: Rows,
-    flat: Floats,
-    leave: Floats,
-    gamma: float,
-    weights: Floats,
-    flat_occupancy: Floats,
-    state_occupancy: Floats,
+    chains: Chains, policy: PolicyTable, gamma: float, weights: Floats, found: Evaluation
 ) -> None:
     """Write how often every state is met, from the first row to the last."""
-    for row in range(first_row, len(flat_occupancy) - 1):
-        flat_occupancy[row] += weights[row]
-        here = flat_occupancy[row]
-        flat_occupancy[row + 1] += gamma * here * flat[row, 0]
+    flat, starts, continues = found.flat_occupancy, chains.starts, chains.continues
+    for row in range(chains.first_row, len(flat) - 1):
+        flat[row] += weights[row]
+        here = flat[row]
+        flat[row + 1] += gamma * here * policy.flat[row, 0]
         for side in range(2):
-            chain = chain_at[row, side]
+            chain = chains.chain_at[row, side]
             if chain < 0:
                 continue
             first, end = starts[chain], starts[chain + 1]
-            passing = gamma * here * flat[row, 1 + side]
+            passing = gamma * here * policy.flat[row, 1 + side]
             for state in range(first, end):
                 # Trades that go on in this chain have arrived at its first state before.
-                passing += state_occupancy[state]
-                state_occupancy[state] = passing
-                flat_occupancy[row + 2 + state - first] += gamma * passing * leave[state]
-                passing *= gamma * (1.0 - leave[state])
+                passing += found.state_occupancy[state]
+                found.state_occupancy[state] = passing
+                leave = policy.leave[state]
+                flat[row + 2 + state - first] += gamma * passing * leave
+                passing *= gamma * (1.0 - leave)
             if continues[chain] >= 0:
-                state_occupancy[starts[continues[chain]]] += passing
+                found.state_occupancy[starts[continues[chain]]] += passing
             else:
-                flat_occupancy[row + 1 + end - first] += passing
+                flat[row + 1 + end - first] += passing
