@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.utils import configure_logger
 
 from mtf_scalper.compute import ComputeSetup
 from mtf_scalper.errors import SettingsError, WeightsError
 from mtf_scalper.market.market import Market
-from mtf_scalper.models import facts_in_force, give_up, load_weights, new_model
+from mtf_scalper.models import Spaces, facts_in_force, give_up, load_weights, new_model
 from mtf_scalper.ppo.contexts import Book
 from mtf_scalper.ppo.exact_learner import ExactLearner
 from mtf_scalper.ppo.late_buffer import LateRolloutBuffer
@@ -35,8 +36,8 @@ from mtf_scalper.ppo.surrogate import LOSSES
 from mtf_scalper.ppo.team import team
 from mtf_scalper.selection import Judge
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.types import Action
-from mtf_scalper.simulator.vec_env import BatchedVecEnv
+from mtf_scalper.simulator.observation import n_extras
+from mtf_scalper.simulator.types import N_ACTIONS, Action
 from mtf_scalper.telemetry import EventLog, HistoryRow, Progress, ProgressCallback
 
 __all__ = ["learn_exactly"]
@@ -134,11 +135,11 @@ def _new_model(
 ) -> PPO:
     sees_position = settings.add_state_info
     layers: Any = list(settings.net_arch)
+    length = settings.window_size * market.n_features + n_extras(settings)
     return new_model(
         PPO,
         PositionPolicy if sees_position else MaskedPolicy,
-        # Only its spaces are looked at.
-        BatchedVecEnv(market, settings, [settings.window_size - 1] * settings.n_envs),
+        Spaces(spaces.Box(-np.inf, np.inf, (length,)), spaces.Discrete(N_ACTIONS), settings.n_envs),
         settings,
         compute,
         None,

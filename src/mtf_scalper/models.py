@@ -6,9 +6,10 @@ import copy
 import logging
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
@@ -21,7 +22,7 @@ from mtf_scalper.ppo.finite import first_not_finite
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
 
-__all__ = ["DRAWING", "facts_in_force", "give_up", "load_weights", "new_model", "release"]
+__all__ = ["DRAWING", "Spaces", "facts_in_force", "give_up", "load_weights", "new_model", "release"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,19 @@ some of the other's numbers.
 """
 
 
+class Spaces(NamedTuple):
+    """What a network has to know of its environments, and their number."""
+
+    observations: spaces.Box
+    actions: spaces.Discrete
+    n_envs: int
+
+
 @team()
 def new_model(
     algorithm: type[PPO],
     policy: type[ActorCriticPolicy],
-    env: VecEnv,
+    env: VecEnv | Spaces,
     settings: Settings,
     compute: ComputeSetup,
     initial: PPO | None,
@@ -47,6 +56,7 @@ def new_model(
 ) -> PPO:
     """Return a model with the run's settings, and with the weights of ``initial`` if given.
 
+    One that is to step through no environment is given the spaces in its place.
     In a team, because torch's orthogonal matrices depend on the number of its threads as well.
 
     Raises
@@ -57,7 +67,8 @@ def new_model(
     with DRAWING:
         model = algorithm(
             policy,
-            env,
+            env if isinstance(env, VecEnv) else None,  # type: ignore[arg-type]  # as in PPO.load
+            _init_setup_model=False,
             n_steps=settings.n_steps,
             batch_size=settings.batch_size,
             n_epochs=settings.n_epochs_in_force,
@@ -81,6 +92,9 @@ def new_model(
             device=compute.device,
             seed=settings.random_state,
         )
+        if isinstance(env, Spaces):
+            model.observation_space, model.action_space, model.n_envs = env
+        model._setup_model()
     if tensorboard_log is None:
         # stable-baselines3's usual logger would leave a folder among the temporary files.
         model.set_logger(Logger(None, []))
