@@ -5,22 +5,30 @@ the package nor the user's home can be written (numba 0.68, ``CacheImpl.__init__
 available"), as in a read-only container. A disk that fills up later raises from the call that
 compiles. Neither is a reason not to compute: the function is compiled without a cache then, which
 takes seconds in every process, and the log says so once.
+
+numba takes what was compiled for up to date while the function's own file is unchanged, whatever
+has changed in the files whose functions and constants went into it (numba 0.68,
+``IndexDataCacheFile``). Here it is up to date while none of the compiled folders has changed.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numba
-from numba.core.caching import FunctionCache, NullCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
 __all__ = ["njit"]
 
 logger = logging.getLogger(__name__)
 
+COMPILED_FOLDERS = ("ppo", "simulator")
+"""Below this one; compiled code takes functions and constants from these alone."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -57,6 +65,14 @@ def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 class _CacheThatMayFail(FunctionCache):
     """A cache whose folder may vanish, fill up or hold a damaged file: it is left alone then."""
 
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)  # type: ignore[no-untyped-call]
+        own = self._impl.locator.get_source_stamp()
+        # What ``Cache.__init__`` does, with another stamp.
+        self._cache_file = IndexDataCacheFile(  # type: ignore[no-untyped-call]
+            self._cache_path, self._impl.filename_base, (own, _compiled_code())
+        )
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return what was compiled before, None if nothing can be read."""
         try:
@@ -79,10 +95,20 @@ class _CacheThatMayFail(FunctionCache):
 
 def _cache_of(function: Callable[..., Any]) -> Any:
     try:
-        return _CacheThatMayFail(function)  # type: ignore[no-untyped-call]
+        return _CacheThatMayFail(function)
     except (RuntimeError, OSError):
         _say_once("for neither the package's folder nor the user's cache can be written")
         return NullCache()
+
+
+@functools.cache
+def _compiled_code() -> str:
+    """Return a digest of all files in the compiled folders."""
+    digest = hashlib.sha256()
+    for folder in COMPILED_FOLDERS:
+        for path in sorted((Path(__file__).parent / folder).glob("*.py")):
+            digest.update(f"{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _say_once(reason: str) -> None:
