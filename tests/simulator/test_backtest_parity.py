@@ -58,7 +58,7 @@ from freqtrade.persistence import Trade
 from freqtrade.strategy import IStrategy
 
 from mtf_scalper.settings import TradeRules
-from mtf_scalper.simulator.exits import profit_ratio, safety_exit
+from mtf_scalper.simulator.exits import EXIT_CODES, profit_ratio, safety_exit, safety_limits
 
 
 class {name}(IStrategy):
@@ -107,11 +107,10 @@ class {name}(IStrategy):
         extreme = low[opened:now].min if trade.is_short else high[opened:now].max
         best = profit_ratio(
             -1 if trade.is_short else 1, trade.open_rate, extreme(initial=trade.open_rate),
-            fee_rate={fee_rate}, leverage=trade.leverage,
+            {fee_rate}, trade.leverage,
         )
-        return safety_exit(
-            self.rules, age_candles=now - opened, profit=current_profit, best_profit=best
-        )
+        limits = safety_limits(self.rules)
+        return EXIT_CODES.get(safety_exit(now - opened, current_profit, best, *limits))
 """
 
 
