@@ -117,11 +117,7 @@ def test_demo_passes_its_options_and_the_exit_code_on(
     assert invoke("demo").exit_code == 3
     given = ("--datadir", tmp_path, "--timerange", "20241001-20241008")
     assert invoke("demo", *given).exit_code == 3
-    assert all(callable(markets_of) for markets_of, *_ in calls)
-    assert [options for _, *options in calls] == [
-        [None, None],
-        [tmp_path, "20241001-20241008"],
-    ]
+    assert calls == [(None, None), (tmp_path, "20241001-20241008")]
 
 
 def test_validate_passes_its_options_and_the_exit_code_on(
@@ -130,11 +126,7 @@ def test_validate_passes_its_options_and_the_exit_code_on(
     assert invoke("validate").exit_code == 3
     given = ("--full", "--output", tmp_path / "out", "--datadir", tmp_path)
     assert invoke("validate", *given).exit_code == 3
-    assert all(callable(markets_of) for markets_of, *_ in calls)
-    assert [options for _, *options in calls] == [
-        [False, None, None],
-        [True, tmp_path / "out", tmp_path],
-    ]
+    assert calls == [(False, None, None), (True, tmp_path / "out", tmp_path)]
 
 
 def test_parity_passes_its_options_and_the_exit_code_on(

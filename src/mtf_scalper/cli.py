@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -28,10 +28,6 @@ from mtf_scalper.paths import (
     problem_with_files,
     user_data,
 )
-
-if TYPE_CHECKING:
-    from mtf_scalper.market.market import Market
-    from mtf_scalper.settings import Settings
 
 __all__ = ["app", "main"]
 
@@ -144,13 +140,6 @@ def _leave_output_alone() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _markets_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Market], Settings]:
-    """Return what a backtest traded; loaded once the trainings are done, which need the memory."""
-    from mtf_scalper.freqai.parity import markets_of_backtest
-
-    return markets_of_backtest(arguments)
-
-
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
         typer.echo(__version__)
@@ -178,7 +167,7 @@ def demo(
     """Train a PPO agent and backtest it with the real freqtrade program, offline."""
     from mtf_scalper.runs.demo import run_demo
 
-    raise typer.Exit(run_demo(_markets_of, datadir, timerange))
+    raise typer.Exit(run_demo(datadir, timerange))
 
 
 @app.command(epilog=_EXIT_CODES)
@@ -199,7 +188,7 @@ def validate(
     """Train and backtest a short range, watch the processes, and check what was in force."""
     from mtf_scalper.runs.validation import run_validation
 
-    raise typer.Exit(run_validation(_markets_of, full, output, datadir))
+    raise typer.Exit(run_validation(full, output, datadir))
 
 
 @app.command(

@@ -35,12 +35,7 @@ from mtf_scalper.freqai.given_predictions import (
     bounded_timerange,
 )
 from mtf_scalper.freqai.loading import check_files
-from mtf_scalper.freqai.traded import (
-    check_pairs,
-    traded_market,
-    traded_markets,
-    traded_rows,
-)
+from mtf_scalper.freqai.traded import check_pairs, traded_market, traded_rows
 from mtf_scalper.freqai.trading_options import Use, check_trading_options
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market, with_early_ends
@@ -58,7 +53,6 @@ __all__ = [
     "backtest",
     "compare",
     "load_config",
-    "markets_of_backtest",
 ]
 
 FIELDS = ("side", "close_date", "exit_reason", "open_rate", "close_rate", "leverage")
@@ -147,26 +141,6 @@ def load_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(wallet, Mapping):
         config["dry_run_wallet"] = max(float(wallet), LEAST_WALLET)
     return config
-
-
-def markets_of_backtest(arguments: Mapping[str, Any]) -> tuple[dict[str, Market], Settings]:
-    """Return what a backtest with these arguments of freqtrade's command line trades, by pair.
-
-    Nothing is trained and nothing is traded.
-
-    Returns
-    -------
-    markets : dict of str to Market
-    settings : Settings
-        With the trade rules in force.
-
-    Raises
-    ------
-    ParityError
-        If freqtrade fails, or a pair has no candles.
-    """
-    with _opened(load_config(arguments), None) as backtesting:
-        return traded_markets(backtesting)
 
 
 def backtest(

@@ -21,59 +21,17 @@ from freqtrade.strategy import IStrategy
 from numpy.typing import NDArray
 
 from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.config import read_settings, trade_rules
 from mtf_scalper.freqai.given_predictions import ParityError, bounded_timerange, is_predicted
 from mtf_scalper.freqai.windows import build_market
-from mtf_scalper.market.market import Market, with_early_ends
+from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 
 __all__ = [
     "check_pairs",
     "market_of_program",
     "traded_market",
-    "traded_markets",
     "traded_rows",
 ]
-
-
-def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Settings]:
-    """Return the market of every pair that a backtest of FreqAI's predictions trades.
-
-    Nothing is trained and nothing is traded. Where FreqAI makes no prediction entries are off.
-
-    Parameters
-    ----------
-    backtesting : Backtesting
-        freqtrade's, with its strategy; not run yet.
-
-    Returns
-    -------
-    markets : dict of str to Market
-        By pair.
-    settings : Settings
-        With the trade rules in force.
-    """
-    config, strategy = backtesting.config, backtesting.strategylist[0]
-    strategy.ft_load_hyper_params(False)
-    data, timerange = backtesting.load_bt_data()
-    check_pairs(config, data)
-    settings = read_settings(config, trade_rules(config, strategy))
-    provider = DataProvider(config, backtesting.exchange, backtesting.pairlists)
-    strategy.dp = provider  # as the backtest gives it one before it asks for indicators
-    markets = {}
-    for pair, candles in data.items():
-        frame = strategy.feature_engineering_standard(candles.copy(), {"pair": pair})
-        markets[pair] = traded_market(
-            frame,
-            traded_rows(frame, pair, backtesting, timerange),
-            is_predicted(config, frame["date"]).to_numpy(dtype=np.bool_),
-            pair,
-            settings,
-            config=config,
-            provider=provider,
-            strategy=strategy,
-        )
-    return with_early_ends(markets), settings
 
 
 def market_of_program(

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.evaluation.judge import NotJudged
+from mtf_scalper.evaluation.replay import PROFIT_TOLERANCE, trades_on
 from mtf_scalper.market.market import Market
-from mtf_scalper.runs.judgment import NotJudged
 from mtf_scalper.runs.program import BacktestRequest, merged
-from mtf_scalper.runs.replay import PROFIT_TOLERANCE, trades_on
 from mtf_scalper.runs.walk_forward import Walk
 from mtf_scalper.simulator.types import Trade
 

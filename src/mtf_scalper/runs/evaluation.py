@@ -13,10 +13,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mtf_scalper.evaluation.accounts import measure_pair
 from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.importance import pooled_importance
+from mtf_scalper.evaluation.judge import Judged, NotJudged, judge_pairs, write_judged
+from mtf_scalper.evaluation.left_out import LEFT_OUT, left_out_note
 from mtf_scalper.evaluation.performance import calendar_of
 from mtf_scalper.evaluation.recipe import Recipe
+from mtf_scalper.evaluation.variants import earlier_variants
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.paths import user_data
@@ -38,14 +42,10 @@ from mtf_scalper.runs.evaluation_record import (
     write_pair,
 )
 from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tables
-from mtf_scalper.runs.evidence import measure_pair
-from mtf_scalper.runs.judgment import Judged, NotJudged, judge_pairs, write_judged
 from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, window_task
-from mtf_scalper.runs.left_out import LEFT_OUT, left_out_note
 from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.program import run_backtest
 from mtf_scalper.runs.project import shown
-from mtf_scalper.runs.variants import earlier_variants
 from mtf_scalper.runs.walk_forward import Walk, learn_windows, threads_per_job, walk
 from mtf_scalper.runs.windows import Window, parse_timerange, rolling_windows
 from mtf_scalper.settings import Device, Settings

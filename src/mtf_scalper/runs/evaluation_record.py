@@ -8,10 +8,10 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from mtf_scalper.evaluation.judge import JUDGED
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.records.reader import PROBABILITIES
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.judgment import JUDGED
 from mtf_scalper.runs.walk_forward import Walk
 from mtf_scalper.runs.windows import Window
 from mtf_scalper.simulator.types import Side

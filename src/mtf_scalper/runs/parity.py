@@ -27,8 +27,7 @@ def offline_arguments(
     *,
     datadir: Path | None = None,
     pairs: Sequence[str] = (),
-    train_cycles: int | None = 2,
-    folder: Path | None = None,
+    train_cycles: int = 2,
 ) -> Iterator[dict[str, Any]]:
     """Start the replay exchange and yield what freqtrade is told to backtest on it.
 
@@ -46,9 +45,7 @@ def offline_arguments(
     pairs : sequence of str
         Instead of the configuration's, if there are any.
     train_cycles : int
-        Passes over the candles of every training window; None for the configuration's.
-    folder : Path, optional
-        For the run; a new one in ``user_data/runs`` by default. Its name is the identifier.
+        Passes over the candles of every training window.
 
     Yields
     ------
@@ -66,7 +63,7 @@ def offline_arguments(
     _check_exchange(configs, pairs)
     _check_pairs(pairs, market)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-    folder = folder or user_data(project) / "runs" / f"parity-{stamp}"
+    folder = user_data(project) / "runs" / f"parity-{stamp}"
     with running_exchange(market) as url:
         folder.mkdir(parents=True)
         overrides = folder / "overrides.json"
@@ -112,18 +109,15 @@ def _check_pairs(pairs: Sequence[str], datadir: Path) -> None:
         raise MarketError(f"{missing[0]}: no candles in {datadir}")
 
 
-def _overrides(
-    folder: Path, url: str, pairs: Sequence[str], train_cycles: int | None
-) -> dict[str, Any]:
+def _overrides(folder: Path, url: str, pairs: Sequence[str], train_cycles: int) -> dict[str, Any]:
     exchange = offline_exchange_config(url)["exchange"]
     if pairs:
         exchange["pair_whitelist"] = list(pairs)
-    cycles = {} if train_cycles is None else {"train_cycles": train_cycles}
     return {
         "exchange": exchange,
         "freqai": {
             "identifier": folder.name,
-            "rl_config": {**cycles, "progress_bar": False},
+            "rl_config": {"train_cycles": train_cycles, "progress_bar": False},
         },
         "log_config": _log_config(folder / "freqtrade.log"),
     }

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mtf_scalper.evaluation.accounts import Account, PairEvidence, averaged, figures_of, together
 from mtf_scalper.evaluation.edge import Edge, Variant, judge_edge
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.evidence import Account, PairEvidence, averaged, figures_of, together
 from mtf_scalper.simulator.playback import Simulation
 
 __all__ = ["ALL", "DAILY", "JUDGED", "Judged", "NotJudged", "judge_pairs", "write_judged"]
