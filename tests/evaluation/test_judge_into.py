@@ -20,7 +20,8 @@ from mtf_scalper.evaluation.judge_into import (
     verdict_checks,
     verdict_sentence,
 )
-from mtf_scalper.evaluation.replay import replay, trades_on, with_entries_made
+from mtf_scalper.evaluation.replay import replay, with_entries_made
+from mtf_scalper.evaluation.trades import ClosedTrade, from_freqtrade, on_rows
 from mtf_scalper.market.market import Market
 from mtf_scalper.page.summary import verdict_of
 from mtf_scalper.records.reader import Run
@@ -90,13 +91,17 @@ def as_freqtrade_writes(market: Market, run: Simulation) -> list[dict[str, Any]]
     ]
 
 
+def closed(written: list[dict[str, Any]]) -> list[ClosedTrade]:
+    return [from_freqtrade(row) for row in written]
+
+
 def test_a_replay_makes_the_same_trades_and_the_same_equity() -> None:
     traded_on = market(BTC, 1)
     run = traded(traded_on)
     assert len({trade.exit_reason for trade in run.trades}) >= 3
     assert {trade.side for trade in run.trades} == {Side.LONG, Side.SHORT}
     written = as_freqtrade_writes(traded_on, run)
-    trades = trades_on(traded_on, written[::-1])
+    trades = on_rows(closed(written[::-1]), traded_on)
     assert trades == run.trades
     again = replay(traded_on, SETTINGS, trades)
     assert again.trades == run.trades
@@ -126,7 +131,7 @@ def test_every_pair_is_judged_and_all_together(caplog: pytest.LogCaptureFixture)
     markets = {BTC: market(BTC, 1), ETH: market(ETH, 2)}
     runs = {pair: traded(each, seed) for seed, (pair, each) in enumerate(markets.items())}
     trades = [t for pair, run in runs.items() for t in as_freqtrade_writes(markets[pair], run)]
-    judged = judge_trades(trades, markets, SETTINGS, n_draws=20)
+    judged = judge_trades(closed(trades), markets, SETTINGS, n_draws=20)
     assert isinstance(judged, Judged)
     assert caplog.messages == []
     assert judged.calendar.tolist() == [date(2024, 10, day) for day in (1, 2, 3)]
@@ -160,7 +165,7 @@ def test_rules_alone_are_named_as_what_they_are() -> None:
 
     run = play(traded_on, SETTINGS, stay)[0]
     written = as_freqtrade_writes(traded_on, run)
-    judged = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=5)
+    judged = judge_trades(closed(written), {BTC: traded_on}, SETTINGS, n_draws=5)
     (row,) = judged.figures
     assert row["log_return"]["value"] == pytest.approx(row["classic_exits"], abs=1e-12)
     agrees, policy = verdict_checks(judged)
@@ -173,7 +178,7 @@ def test_rules_alone_are_named_as_what_they_are() -> None:
 def test_a_pair_without_trades_has_random_exits_that_earn_nothing() -> None:
     markets = {BTC: market(BTC, 1), ETH: market(ETH, 2)}
     written = as_freqtrade_writes(markets[BTC], traded(markets[BTC]))
-    judged = judge_trades(written, markets, SETTINGS, n_draws=5)
+    judged = judge_trades(closed(written), markets, SETTINGS, n_draws=5)
     _, _, eth = judged.figures
     assert (eth["n_trades"], eth["log_return"]["value"]) == (0, 0.0)
     assert str(judged.by_pair[ETH].degenerate[0]).startswith("never trades")
@@ -183,7 +188,7 @@ def test_a_pair_without_trades_has_random_exits_that_earn_nothing() -> None:
 def test_a_pair_that_is_traded_on_fewer_days_earns_nothing_on_the_others() -> None:
     btc, eth = market(BTC, 1), market(ETH, 2).slice(288, 576)
     written = as_freqtrade_writes(btc, traded(btc)) + as_freqtrade_writes(eth, traded(eth))
-    judged = judge_trades(written, {BTC: btc, ETH: eth}, SETTINGS, n_draws=5)
+    judged = judge_trades(closed(written), {BTC: btc, ETH: eth}, SETTINGS, n_draws=5)
     assert isinstance(judged, Judged)
     assert len(judged.calendar) == 3
     late = judged.by_pair[ETH].days
@@ -207,7 +212,7 @@ def test_a_replay_that_differs_is_told(
     written = as_freqtrade_writes(traded_on, traded(traded_on))
     written[2].update(change)
     with caplog.at_level(logging.WARNING):
-        judged = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=1)
+        judged = judge_trades(closed(written), {BTC: traded_on}, SETTINGS, n_draws=1)
     (message,) = caplog.messages
     assert message.startswith(f"{BTC}: the replay differs from the backtest: {words}")
     assert "\n" not in message
@@ -224,7 +229,7 @@ def test_one_pair_that_differs_leaves_all_without_a_verdict() -> None:
     written = [t for each in markets.values() for t in as_freqtrade_writes(each, traded(each))]
     left = next(trade for trade in written if trade["pair"] == ETH)
     left["open_rate"] *= 1.001
-    judged = judge_trades(written, markets, SETTINGS, n_draws=1)
+    judged = judge_trades(closed(written), markets, SETTINGS, n_draws=1)
     assert isinstance(judged, NotJudged)
     assert list(judged.differences) == [ETH]
     said = verdict_sentence(judged)
@@ -236,12 +241,12 @@ def test_a_record_of_trades_that_are_not_judged_has_no_figures(tmp_path: Path) -
     traded_on = market(BTC, 1)
     written = as_freqtrade_writes(traded_on, traded(traded_on))
     with RunRecord.begin(tmp_path, "backtest") as record:
-        judge_into(record, written, {BTC: traded_on}, SETTINGS)
+        judge_into(record, closed(written), {BTC: traded_on}, SETTINGS)
     judged = Run.open(record.folder)
     assert judged.figures()
     written[0]["close_rate"] *= 1.01
     with RunRecord.begin(tmp_path, "backtest") as record:
-        found = judge_into(record, written, {BTC: traded_on}, SETTINGS)
+        found = judge_into(record, closed(written), {BTC: traded_on}, SETTINGS)
         record.finish(verdict_sentence(found))
     run = Run.open(record.folder)
     assert run.figures() == []
@@ -273,7 +278,7 @@ def test_baselines_use_the_entries_that_the_strategy_made(name: str) -> None:
     own = with_entries(whole, KEPT[name](whole))
     run = classic_exits(own, SETTINGS)
     assert run is not None
-    judged = judge_trades(as_freqtrade_writes(own, run), {BTC: whole}, SETTINGS, n_draws=20)
+    judged = judge_trades(closed(as_freqtrade_writes(own, run)), {BTC: whole}, SETTINGS, n_draws=20)
     assert isinstance(judged, Judged)
     (row,) = judged.figures
     assert row["log_return"]["value"] == pytest.approx(run.log_return, abs=1e-12)
@@ -302,7 +307,7 @@ def test_a_side_that_was_always_taken_counts_where_a_position_was_held_too() -> 
     decided = slice(SETTINGS.window_size - 1, -2)
     np.testing.assert_array_equal(made.entry_long[decided], own.entry_long[decided])
     assert not made.entry_short.any()
-    judged = judge_trades(as_freqtrade_writes(own, run), {BTC: whole}, SETTINGS, n_draws=3)
+    judged = judge_trades(closed(as_freqtrade_writes(own, run)), {BTC: whole}, SETTINGS, n_draws=3)
     right = classic_exits(own, SETTINGS)
     assert right is not None
     assert judged.figures[0]["classic_exits"] == pytest.approx(right.log_return, abs=1e-12)
@@ -324,7 +329,7 @@ def test_entries_of_the_strategys_own_count_as_well() -> None:
     own = replace(whole, entry_long=whole.entry_long | (np.arange(600) % 97 == 0))
     run = classic_exits(own, SETTINGS)
     assert run is not None
-    judged = judge_trades(as_freqtrade_writes(own, run), {BTC: whole}, SETTINGS, n_draws=3)
+    judged = judge_trades(closed(as_freqtrade_writes(own, run)), {BTC: whole}, SETTINGS, n_draws=3)
     assert isinstance(judged, Judged)
     assert judged.figures[0]["classic_exits"] == pytest.approx(run.log_return, abs=1e-12)
 
@@ -352,7 +357,7 @@ def test_a_forced_exit_that_does_not_happen_again_is_told() -> None:
     written = as_freqtrade_writes(traded_on, traded(traded_on))
     left = next(trade for trade in written if trade["exit_reason"] == "agent_exit")
     left["exit_reason"] = "roi"
-    judged = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=1)
+    judged = judge_trades(closed(written), {BTC: traded_on}, SETTINGS, n_draws=1)
     assert isinstance(judged, NotJudged)
 
 
@@ -369,4 +374,4 @@ def test_what_cannot_be_played_again_is_an_error(change: dict[str, str], words: 
     written = as_freqtrade_writes(traded_on, traded(traded_on))
     written[0].update(change)
     with pytest.raises(MarketError, match=f"^{BTC}: .*{words}"):
-        trades_on(traded_on, written)
+        on_rows(closed(written), traded_on)

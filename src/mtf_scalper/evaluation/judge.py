@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from mtf_scalper.evaluation.accounts import Account, PairEvidence, averaged, figures_of, together
 from mtf_scalper.evaluation.edge import Edge, Variant, judge_edge
+from mtf_scalper.evaluation.trades import JUDGED
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.simulator.playback import Simulation
 
-__all__ = ["ALL", "DAILY", "JUDGED", "Judged", "NotJudged", "judge_pairs", "write_judged"]
+__all__ = ["ALL", "DAILY", "Judged", "NotJudged", "judge_pairs", "write_judged"]
 
 ALL: Final = "all"
 """Instead of a pair's name: all of them together."""
-JUDGED: Final = "agent"
-"""Series of the account that is judged."""
 DAILY: Final = "daily"
 """Table of the run folder: date, series, log_return; one row per day."""
 

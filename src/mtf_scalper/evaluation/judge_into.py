@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from mtf_scalper.evaluation.accounts import measure_pair
 from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.judge import Judged, NotJudged, judge_pairs, write_judged
 from mtf_scalper.evaluation.performance import calendar_of
-from mtf_scalper.evaluation.replay import first_difference, replay, trades_on, with_entries_made
+from mtf_scalper.evaluation.replay import replay, with_entries_made
+from mtf_scalper.evaluation.trades import ClosedTrade, differences, on_rows, simulated
 from mtf_scalper.evaluation.variants import earlier_variants
 from mtf_scalper.market.market import Market
 from mtf_scalper.records.reader import Run
@@ -45,7 +46,7 @@ IS_POLICY: Final = "is a policy"
 
 def judge_into(
     record: RunRecord,
-    trades: Sequence[Mapping[str, Any]],
+    trades: Sequence[ClosedTrade],
     markets: Mapping[str, Market],
     settings: Settings,
 ) -> Judged | NotJudged:
@@ -74,7 +75,7 @@ def judge_into(
 
 
 def judge_trades(
-    trades: Sequence[Mapping[str, Any]],
+    trades: Sequence[ClosedTrade],
     markets: Mapping[str, Market],
     settings: Settings,
     *,
@@ -90,8 +91,8 @@ def judge_trades(
 
     Parameters
     ----------
-    trades : sequence of mapping
-        As freqtrade writes them into its results.
+    trades : sequence of ClosedTrade
+        Of all pairs.
     markets : mapping of str to Market
         What was traded, with dates, by pair.
     settings : Settings
@@ -101,19 +102,19 @@ def judge_trades(
     others : callable
         From the judged variant to all others that were tried.
     """
-    played, differences = [], {}
+    played, differ = [], {}
     for pair, market in markets.items():
-        theirs = trades_on(market, [trade for trade in trades if trade["pair"] == pair])
+        own = [trade for trade in trades if trade.pair == pair]
+        theirs = on_rows(own, market)
         rules = with_entry_mode(settings, market)  # the entries that were made need not show it
         made = with_entries_made(market, rules, theirs)
         run = replay(made, rules, theirs)
         played.append((market, made, rules, run))
-        difference = first_difference(market, run.trades, theirs)
-        if difference is not None:
-            differences[pair] = difference
-            logger.warning("%s: the replay differs from the backtest: %s", pair, difference)
-    if differences:
-        return NotJudged(differences, tuple(markets))
+        for first in differences(simulated(run.trades, market), own)[:1]:
+            differ[pair] = first.words("the replay", "the backtest")
+            logger.warning("%s: the replay differs from the backtest: %s", pair, differ[pair])
+    if differ:
+        return NotJudged(differ, tuple(markets))
     calendar = calendar_of(markets.values())
     pairs = [
         measure_pair(

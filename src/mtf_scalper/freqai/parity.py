@@ -26,6 +26,7 @@ from freqtrade.optimize.backtesting import Backtesting
 from freqtrade.strategy import IStrategy
 from numpy.typing import NDArray
 
+from mtf_scalper.evaluation.trades import ClosedTrade, Match, from_freqtrade, matched, simulated
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.config import rl_section, trade_rules
 from mtf_scalper.freqai.given_predictions import (
@@ -41,12 +42,10 @@ from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market, with_early_ends
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.reference import EQUITY_FLOOR
-from mtf_scalper.simulator.types import N_ACTIONS, Action, Side, Trade
+from mtf_scalper.simulator.types import N_ACTIONS, Action
 
 __all__ = [
-    "FIELDS",
     "LEAST_WALLET",
-    "PROFIT_TOLERANCE",
     "Backtested",
     "PairBacktest",
     "PairComparison",
@@ -55,10 +54,6 @@ __all__ = [
     "load_config",
 ]
 
-FIELDS = ("side", "close_date", "exit_reason", "open_rate", "close_rate", "leverage")
-"""What has to be equal between two trades of a pair that open at the same time."""
-PROFIT_TOLERANCE = 1e-6
-"""Largest difference of profit ratio between equal trades."""
 LEAST_WALLET = 10_000.0
 """Smallest dry-run wallet, in stake currency, with which no stake is too small for the exchange."""
 
@@ -81,8 +76,8 @@ class PairBacktest:
         The strategy's predictions; certainly neutral where there is none. Where the agent sees its
         position they are those without one.
     is_predicted : ndarray of bool, shape (T,)
-    trades : DataFrame
-        ``FIELDS``, ``open_date`` and ``profit_ratio`` of freqtrade's trades, in time's order.
+    trades : list of ClosedTrade
+        freqtrade's.
     decide : callable, optional
         What the strategy asks in a trade, where the agent sees its position.
     """
@@ -90,7 +85,7 @@ class PairBacktest:
     market: Market
     probabilities: NDArray[np.float64]
     is_predicted: NDArray[np.bool_]
-    trades: pd.DataFrame
+    trades: list[ClosedTrade]
     decide: Decide | None = None
 
 
@@ -220,13 +215,13 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
         frame = strategy.feature_engineering_standard(candles.copy(), {"pair": pair})
         traded = traded_rows(frame, pair, backtesting, timerange)
         predicted = predictions[pair].set_index("date").reindex(frame["date"])
-        trades = _their_trades(results[results["pair"] == pair])
+        rows = results[results["pair"] == pair].to_dict("records")
         pairs[pair] = _pair_backtest(
             pair,
             frame,
             traded,
             predicted,
-            trades,
+            [from_freqtrade(row) for row in rows],
             _decide_of(strategy, pair) if settings.add_state_info else None,
             settings,
             config=config,
@@ -280,7 +275,7 @@ def _pair_backtest(
     frame: pd.DataFrame,
     traded: slice,
     predicted: pd.DataFrame,
-    trades: pd.DataFrame,
+    trades: list[ClosedTrade],
     decide: Decide | None,
     settings: Settings,
     *,
@@ -330,42 +325,6 @@ def _wallet(config: Mapping[str, Any]) -> str:
     return str(wallet) if isinstance(wallet, Mapping) else f"{wallet:,.0f}"
 
 
-def _their_trades(results: pd.DataFrame) -> pd.DataFrame:
-    trades = results.sort_values("open_date")
-    dates = {
-        name: pd.to_datetime(trades[name], utc=True).dt.tz_localize(None)
-        for name in ("open_date", "close_date")
-    }
-    side = np.where(trades["is_short"].to_numpy(dtype=np.bool_), "short", "long")
-    return _table(trades.assign(**dates, side=side))
-
-
-def _our_trades(run: PairBacktest, settings: Settings, exit_threshold: float) -> pd.DataFrame:
-    dates = run.market.dates
-    assert dates is not None
-    rows = [
-        {
-            "open_date": dates[first_row + trade.open_row],
-            "close_date": dates[first_row + trade.close_row],
-            "side": "short" if trade.side is Side.SHORT else "long",
-            "exit_reason": str(trade.exit_reason),
-            "open_rate": trade.open_rate,
-            "close_rate": trade.close_rate,
-            "leverage": trade.leverage,
-            "profit_ratio": trade.profit_ratio,
-        }
-        for first_row, trade in _simulated(run, settings, exit_threshold)
-    ]
-    return _table(pd.DataFrame(rows, columns=["open_date", *FIELDS, "profit_ratio"]))
-
-
-def _table(trades: pd.DataFrame) -> pd.DataFrame:
-    kinds: dict[Any, Any] = dict.fromkeys(("open_date", "close_date"), "datetime64[ns]")
-    kinds |= dict.fromkeys(("open_rate", "close_rate", "leverage", "profit_ratio"), np.float64)
-    kinds |= dict.fromkeys(("side", "exit_reason"), object)
-    return trades[["open_date", *FIELDS, "profit_ratio"]].astype(kinds).reset_index(drop=True)
-
-
 class _KnownPolicy(Policy):
     """A policy whose probabilities are known row by row, or asked for as the strategy asks."""
 
@@ -392,79 +351,54 @@ class _KnownPolicy(Policy):
 
 def _simulated(
     run: PairBacktest, settings: Settings, exit_threshold: float
-) -> list[tuple[int, Trade]]:
-    """Return the simulator's trades, each after the row of the market that its rows count from."""
-    trades: list[tuple[int, Trade]] = []
+) -> Iterator[ClosedTrade]:
+    """Yield the simulator's trades."""
     first_row = 0
     while len(run.market) - first_row >= settings.window_size + 2:
         policy = _KnownPolicy(run, first_row, settings)
         market = run.market.slice(first_row, len(run.market))
         simulation = simulate(policy, market, exit_threshold=exit_threshold)
-        trades.extend((first_row, trade) for trade in simulation.trades)
+        yield from simulated(simulation.trades, market)
         # The simulator stakes all it has and may be ruined; the backtester then trades on.
         if not simulation.trades or simulation.equity[-1] > EQUITY_FLOOR:
             break
         first_row += simulation.trades[-1].close_row
-    return trades
 
 
 @dataclass(frozen=True)
 class PairComparison:
-    """The trades of one pair from both sides, matched by the time at which they open.
+    """The trades of one pair from both sides: ours are the simulator's.
 
     Attributes
     ----------
     run : PairBacktest
-    theirs, ours : DataFrame
-        Trades of freqtrade and of the simulator. Row ``i`` of both opens at the same time; where
-        one side has no such trade its values are missing.
-    is_equal : ndarray of bool
-        Whether all ``FIELDS`` are the same and the profit ratio is within ``PROFIT_TOLERANCE``.
+    trades : list of Match
+        In the order of time.
     """
 
     run: PairBacktest
-    theirs: pd.DataFrame
-    ours: pd.DataFrame
-    is_equal: NDArray[np.bool_]
+    trades: list[Match]
+
+    @property
+    def unequal(self) -> list[Match]:
+        """Those that are not the same on both sides."""
+        return [each for each in self.trades if not each.is_equal]
 
     @property
     def largest_profit_difference(self) -> float:
         """Largest difference of profit ratio between trades that both have; 0 without any."""
-        difference = (self.theirs["profit_ratio"] - self.ours["profit_ratio"]).abs().max()
-        return 0.0 if np.isnan(difference) else float(difference)
+        both = [(each.ours, each.theirs) for each in self.trades]
+        found = [abs(a.profit_ratio - b.profit_ratio) for a, b in both if a and b]
+        return max(found, default=0.0)
 
 
 def compare(backtested: Backtested) -> dict[str, PairComparison]:
-    """Let the simulator trade what the backtester traded, and match their trades.
-
-    Returns
-    -------
-    dict of str to PairComparison
-        By pair.
-    """
+    """Let the simulator trade what the backtester traded, and match their trades by pair."""
+    settings, threshold = backtested.settings, backtested.exit_threshold
     return {
-        pair: _compared(run, _our_trades(run, backtested.settings, backtested.exit_threshold))
+        pair: PairComparison(run, matched(_simulated(run, settings, threshold), run.trades))
         for pair, run in backtested.pairs.items()
     }
-
-
-def _compared(run: PairBacktest, ours: pd.DataFrame) -> PairComparison:
-    theirs, ours = _by_open_date(run.trades), _by_open_date(ours)
-    together = theirs.index.union(ours.index)
-    theirs, ours = theirs.reindex(together), ours.reindex(together)
-    is_equal = (theirs["profit_ratio"] - ours["profit_ratio"]).abs() <= PROFIT_TOLERANCE
-    for name in FIELDS:
-        is_equal &= theirs[name] == ours[name]
-    theirs, ours = (side.droplevel(1).reset_index() for side in (theirs, ours))
-    return PairComparison(run, theirs, ours, is_equal.to_numpy(dtype=np.bool_))
-
-
-def _by_open_date(trades: pd.DataFrame) -> pd.DataFrame:
-    # A strategy of another's making may open two trades within one candle.
-    number = trades.groupby("open_date").cumcount()
-    return trades.set_index(pd.MultiIndex.from_arrays([trades["open_date"], number])).drop(
-        columns="open_date"
-    )
 
 
 def _one_line(error: Exception) -> ParityError:

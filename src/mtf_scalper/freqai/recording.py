@@ -35,6 +35,7 @@ from mtf_scalper.evaluation.judge_into import (
     verdict_sentence,
 )
 from mtf_scalper.evaluation.left_out import LEFT_OUT, left_out_note
+from mtf_scalper.evaluation.trades import as_row, from_freqtrade
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.program import KINDS, Fate, end_with_parent, kind_of_program
 from mtf_scalper.market.market import Market
@@ -275,7 +276,7 @@ class ProgramRecord:
             return None
         reason: object = self._not_judged
         if reason is None:
-            trades = [_as_freqtrade_writes(trade) for trade in self._closed()]
+            trades = [from_freqtrade(trade) for trade in self._closed()]
             try:
                 with record.phase("judging"):
                     judged = judge_into(record, trades, self._markets, self._settings)
@@ -368,36 +369,8 @@ def _begin(
     )
 
 
-def _as_freqtrade_writes(trade: Any) -> dict[str, Any]:
-    """Return what ``judge_trades`` reads of a trade."""
-    return {
-        "pair": trade.pair,
-        "is_short": trade.is_short,
-        "open_date": trade.open_date_utc,
-        "close_date": trade.close_date_utc,
-        "open_rate": trade.open_rate,
-        "close_rate": trade.close_rate,
-        "leverage": trade.leverage,
-        "profit_ratio": trade.close_profit,
-        "exit_reason": trade.exit_reason,
-    }
-
-
 def _row(trade: Any, seed: int) -> dict[str, Any]:
-    profit = float(trade.close_profit or 0.0)
-    return {
-        "series": "agent",
-        "pair": trade.pair,
-        "window": None,
-        "seed": seed,
-        "side": "short" if trade.is_short else "long",
-        "open_date": trade.open_date_utc,
-        "close_date": trade.close_date_utc,
-        "open_rate": trade.open_rate,
-        "close_rate": trade.close_rate,
-        "leverage": trade.leverage,
-        "profit_ratio": profit,
-        "log_return": float(np.log1p(profit)) if profit > -1.0 else None,
-        "exit_reason": trade.exit_reason,
-        "enter_tag": trade.enter_tag,
-    }
+    closed = from_freqtrade(trade)
+    profit = closed.profit_ratio
+    log_return = float(np.log1p(profit)) if profit > -1.0 else None
+    return as_row(closed, window=None, seed=seed, log_return=log_return)
