@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from mtf_scalper.evaluation.baselines import buy_and_hold, classic_exits, flat, random_exits
 from mtf_scalper.evaluation.bootstrap import (
     LEAST_DAYS,
-    Interval,
     block_length,
     interval_of,
     resampled_rows,
 )
 from mtf_scalper.evaluation.degenerate import degeneracy
 from mtf_scalper.evaluation.performance import FIGURES, Days, days_by_row, days_of, pooled_days
+from mtf_scalper.evaluation.rank import TIE, rank
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import with_entry_mode
@@ -39,9 +39,11 @@ __all__ = [
     "Account",
     "PairEvidence",
     "averaged",
-    "figures_of",
     "measure_pair",
+    "oracle_share",
+    "random_figures",
     "together",
+    "traded_baselines",
 ]
 
 Floats = NDArray[np.float64]
@@ -52,7 +54,6 @@ BUY_AND_HOLD: Final = "buy and hold"
 CLASSIC_EXITS: Final = "classic exits"
 RANDOM_EXITS: Final = "random exits"
 N_RESAMPLES: Final = 2000
-TIE: Final = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +97,48 @@ class Account:
             draws=self.draws[:, days],
             drawdown=float("nan"),
         )
+
+    def figures(self, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
+        """Return all figures; those that days can be drawn for have an interval.
+
+        Parameters
+        ----------
+        n_resamples : int
+            Of the stationary bootstrap over days; under ``LEAST_DAYS`` days there are none.
+        seed : int
+
+        Returns
+        -------
+        dict
+            Numbers, or ``{"value", "low", "high"}``; for ``figures.json``.
+        """
+        stacked, returns, best = self.days.stacked(), self.days.log_return, self.oracle
+        n_days, n_blocks = len(self), 0.0
+        rows = np.zeros((0, n_days), dtype=np.int64)
+        if n_days >= LEAST_DAYS:
+            block = block_length(returns)
+            rows = resampled_rows(n_days, block, n_resamples, seed)
+            n_blocks = n_days / block
+        drawn = stacked[rows]
+        found: dict[str, Any] = {"n_days": n_days, "n_trades": float(stacked[:, 3].sum())}
+        for name, figure in FIGURES.items():
+            found[name] = _interval(float(figure(stacked)), figure(drawn), n_blocks)
+        found["max_drawdown_by_candle"] = self.drawdown
+        found["oracle"] = float(best.sum())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = returns[rows].sum(axis=1) / best[rows].sum(axis=1)
+        share = oracle_share(returns.sum(), best.sum())
+        share = float("nan") if share is None else share
+        found["oracle_share"] = _interval(share, shares, n_blocks)
+        for name, baseline in self.baselines.items():
+            if name != RANDOM_EXITS:
+                found[name.replace(" ", "_")] = float(baseline.sum())
+            excess = returns - baseline
+            key = f"excess_over_{name.replace(' ', '_')}"
+            found[key] = _interval(float(excess.sum()), excess[rows].sum(axis=1), n_blocks)
+        found |= random_figures(returns.sum(), self.draws.sum(axis=1))
+        found["degenerate"] = "; ".join(dict.fromkeys(self.degenerate)) or None
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +208,7 @@ def measure_pair(
     """
     settings = with_entry_mode(settings, market)
     days, n_days = np.searchsorted(calendar, days_by_row(market)), len(calendar)
-    classic = classic_exits(market, settings)
-    baselines = {FLAT: flat(market), BUY_AND_HOLD: buy_and_hold(market, settings)}
-    if classic is not None:
-        baselines[CLASSIC_EXITS] = classic
+    baselines = traded_baselines(market, settings)
     best = oracle(market, settings)
     by_day = {name: days_of(run, days, n_days).log_return for name, run in baselines.items()}
     best_by_day = days_of(best, days, n_days).log_return
@@ -233,58 +273,26 @@ def _combined(accounts: Sequence[Account], how: Any) -> dict[str, Floats]:
     }
 
 
-def figures_of(
-    account: Account, *, n_resamples: int = N_RESAMPLES, seed: int = 0
-) -> dict[str, Any]:
-    """Return all figures of an account; those that days can be drawn for have an interval.
+def traded_baselines(market: Market, settings: Settings) -> dict[str, Simulation]:
+    """Return the baselines that no run has a part in, by name; no classic ones without entries."""
+    classic = classic_exits(market, settings)
+    known = {FLAT: flat(market), BUY_AND_HOLD: buy_and_hold(market, settings)}
+    return known if classic is None else {**known, CLASSIC_EXITS: classic}
 
-    Parameters
-    ----------
-    account : Account
-    n_resamples : int
-        Of the stationary bootstrap over days; with fewer than ``LEAST_DAYS`` days there are none.
-    seed : int
 
-    Returns
-    -------
-    dict
-        Numbers, or ``{"value", "low", "high"}``; for ``figures.json``.
-    """
-    stacked, returns = account.days.stacked(), account.days.log_return
-    n_days, n_blocks = len(account), 0.0
-    rows = np.zeros((0, n_days), dtype=np.int64)
-    if n_days >= LEAST_DAYS:
-        block = block_length(returns)
-        rows = resampled_rows(n_days, block, n_resamples, seed)
-        n_blocks = n_days / block
-    drawn = stacked[rows]
-    found: dict[str, Any] = {"n_days": n_days, "n_trades": float(stacked[:, 3].sum())}
-    for name, figure in FIGURES.items():
-        found[name] = _interval(float(figure(stacked)), figure(drawn), n_blocks)
-    found["max_drawdown_by_candle"] = account.drawdown
-    best = account.oracle
-    found["oracle"] = float(best.sum())
-    share = returns.sum() / best.sum() if best.sum() > TIE else float("nan")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = returns[rows].sum(axis=1) / best[rows].sum(axis=1)
-    found["oracle_share"] = _interval(float(share), shares, n_blocks)
-    for name, baseline in account.baselines.items():
-        if name != RANDOM_EXITS:
-            found[name.replace(" ", "_")] = float(baseline.sum())
-        excess = returns - baseline
-        key = f"excess_over_{name.replace(' ', '_')}"
-        found[key] = _interval(float(excess.sum()), excess[rows].sum(axis=1), n_blocks)
-    totals = account.draws.sum(axis=1)
-    if len(totals):
-        low, middle, high = np.quantile(totals, (0.05, 0.5, 0.95)).tolist()
-        found |= {"random_median": middle, "random_low": low, "random_high": high}
-        differences = returns.sum() - totals
-        ties = np.abs(differences) <= TIE
-        found["random_rank"] = float(np.mean(np.where(ties, 0.5, differences > 0.0)))
-    found["degenerate"] = "; ".join(dict.fromkeys(account.degenerate)) or None
-    return found
+def random_figures(value: float, draws: Floats) -> dict[str, float | None]:
+    """Return median, 5% and 95% quantile of the draws (N,), and what share ``value`` beats."""
+    names = ("random_median", "random_low", "random_high", "random_rank")
+    if not len(draws):
+        return dict.fromkeys(names)
+    figures = (*np.quantile(draws, (0.5, 0.05, 0.95)).tolist(), rank(value, draws))
+    return dict(zip(names, figures, strict=True))
+
+
+def oracle_share(value: float, best: float) -> float | None:
+    """Return which share of the optimum a log return is; None where that earns nothing either."""
+    return value / best if best > TIE else None
 
 
 def _interval(value: float, resamples: Floats, n_blocks: float) -> dict[str, float | None]:
-    found: Interval = interval_of(value, resamples, n_blocks)
-    return found.as_dict()
+    return interval_of(value, resamples, n_blocks).as_dict()

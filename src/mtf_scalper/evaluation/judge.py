@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mtf_scalper.evaluation.accounts import Account, PairEvidence, averaged, figures_of, together
+from mtf_scalper.evaluation.accounts import Account, PairEvidence, averaged, together
 from mtf_scalper.evaluation.edge import Edge, Variant, judge_edge
 from mtf_scalper.evaluation.trades import JUDGED
 from mtf_scalper.records.writer import RunRecord
@@ -140,8 +140,7 @@ def _figures(
 def _row(
     account: Account, pair: str | None, window: str | None, seed: int | None
 ) -> dict[str, Any]:
-    found = figures_of(account)
-    return {"pair": pair or ALL, "window": window, "seed": seed, **found}
+    return {"pair": pair or ALL, "window": window, "seed": seed, **account.figures()}
 
 
 def write_judged(record: RunRecord, judged: Judged) -> None:
