@@ -41,7 +41,8 @@ from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.recorded import FEE_RATE
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.runs.evaluated_pairs import PlantedPairs, RecordedPairs, planted_recipe
-from mtf_scalper.runs.evaluation import EvaluationPlan, evaluate_walks
+from mtf_scalper.runs.evaluation import evaluate_walks
+from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.learned_window import learn_window, window_task
 from mtf_scalper.runs.walk_forward import walk
 from mtf_scalper.settings import EntryMode, Settings

@@ -168,13 +168,13 @@ def test_parity_passes_its_options_and_the_exit_code_on(
 def test_evaluate_passes_its_options_and_the_exit_code_on(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from mtf_scalper.runs import evaluation, evaluation_choice, project
+    from mtf_scalper.runs import evaluation, evaluation_plan, project
 
-    chosen: list[Any] = []
+    chosen: list[dict[str, Any]] = []
 
-    def plan_evaluation(choice: Any, folder: Path, read_recipe: Any) -> str:
-        assert callable(read_recipe)
-        chosen.append((choice, folder))
+    def plan_evaluation(folder: Path, **options: Any) -> str:
+        assert folder == tmp_path
+        chosen.append(options)
         return "plan"
 
     def run_evaluation(plan: str, folder: Path, _console: Any) -> int:
@@ -182,7 +182,7 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
         return 3
 
     monkeypatch.setattr(project, "find_project", lambda: tmp_path)
-    monkeypatch.setattr(evaluation_choice, "plan_evaluation", plan_evaluation)
+    monkeypatch.setattr(evaluation_plan, "plan_evaluation", plan_evaluation)
     monkeypatch.setattr(evaluation, "run_evaluation", run_evaluation)
     days = ("--timerange", "20241001-20241008")
     assert invoke("evaluate", *days).exit_code == 3
@@ -193,26 +193,34 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
     assert invoke("evaluate", *days, *given, *more, "--config", config).exit_code == 3
     kinds = ("--planted", "none", "--signal", "0.5", "--market-seed", "4")
     assert invoke("evaluate", *days, *kinds).exit_code == 3
-    choice = evaluation_choice.EvaluationChoice
-    assert chosen == [
-        (choice(timerange=days[1]), tmp_path),
-        (
-            choice(
-                timerange=days[1],
-                pairs=("SOL/USDT:USDT",),
-                n_seeds=3,
-                datadir=tmp_path,
-                configs=(config,),
-                with_program=True,
-                train_days=10,
-                test_days=2,
-                embargo_candles=5,
-                jobs=2,
-            ),
-            tmp_path,
-        ),
-        (choice(timerange=days[1], planted="none", signal=0.5, market_seed=4), tmp_path),
-    ]
+    default = {
+        "timerange": days[1],
+        "pairs": (),
+        "n_seeds": 1,
+        "datadir": None,
+        "configs": [],
+        "with_program": False,
+        "planted": None,
+        "signal": None,
+        "market_seed": 0,
+        "train_days": 30,
+        "test_days": 7,
+        "embargo_candles": None,
+        "jobs": None,
+    }
+    changed = {
+        "pairs": ["SOL/USDT:USDT"],
+        "n_seeds": 3,
+        "datadir": tmp_path,
+        "configs": [config],
+        "with_program": True,
+        "train_days": 10,
+        "test_days": 2,
+        "embargo_candles": 5,
+        "jobs": 2,
+    }
+    kind = {"planted": "none", "signal": 0.5, "market_seed": 4}
+    assert chosen == [default, default | changed, default | kind]
 
 
 def test_an_interrupted_command_exits_with_130(

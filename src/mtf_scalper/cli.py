@@ -296,21 +296,17 @@ def evaluate(
     from rich.console import Console
 
     from mtf_scalper.runs.evaluation import run_evaluation
-    from mtf_scalper.runs.evaluation_choice import EvaluationChoice, plan_evaluation
+    from mtf_scalper.runs.evaluation_plan import plan_evaluation
     from mtf_scalper.runs.project import find_project
 
-    def read_recipe(*arguments: Any) -> Any:
-        # Imported when it is asked for: a planted market needs no freqtrade.
-        from mtf_scalper.freqai.recipe import read_recipe
-
-        return read_recipe(*arguments)
-
-    choice = EvaluationChoice(
+    project = find_project()
+    plan = plan_evaluation(
+        project,
         timerange=timerange,
-        pairs=tuple(pairs or ()),
+        pairs=pairs or (),
         n_seeds=seeds,
         datadir=datadir,
-        configs=tuple(config),
+        configs=config,
         with_program=freqtrade,
         planted=planted,
         signal=signal,
@@ -320,10 +316,7 @@ def evaluate(
         embargo_candles=embargo_candles,
         jobs=jobs,
     )
-    project = find_project()
-    raise typer.Exit(
-        run_evaluation(plan_evaluation(choice, project, read_recipe), project, Console())
-    )
+    raise typer.Exit(run_evaluation(plan, project, Console()))
 
 
 @app.command(epilog=_EXIT_CODES)

@@ -19,7 +19,7 @@ from mtf_scalper.freqai.recipe import read_recipe
 from mtf_scalper.market.recorded import recorded_pair
 from mtf_scalper.runs.agreement import compare_trades, program_request
 from mtf_scalper.runs.evaluated_pairs import RecordedPairs
-from mtf_scalper.runs.evaluation import EvaluationPlan
+from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.learned_window import learn_window, window_task
 from mtf_scalper.runs.program import MODEL, STRATEGY, run_backtest
 from mtf_scalper.runs.walk_forward import walk

@@ -20,7 +20,8 @@ from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.records.reader import runs_in
 from mtf_scalper.runs.evaluated_pairs import RecordedPairs, load_pairs
-from mtf_scalper.runs.evaluation import EvaluationPlan, run_evaluation
+from mtf_scalper.runs.evaluation import run_evaluation
+from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.settings import Settings, TradeRules, UntrainablePairs
 
 PAIR, OTHER = "BTC/USDT:USDT", "ETH/USDT:USDT"

@@ -41,7 +41,8 @@ from dataclasses import replace
 from pathlib import Path
 from rich.console import Console
 from mtf_scalper.runs.evaluated_pairs import PlantedPairs, planted_recipe
-from mtf_scalper.runs.evaluation import EvaluationPlan, run_evaluation
+from mtf_scalper.runs.evaluation import run_evaluation
+from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 
 if __name__ == "__main__":
     recipe = planted_recipe("linear")
