@@ -11,11 +11,11 @@ from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.recorded import recorded_pair
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.runs.agreement import compare_trades, program_request
-from mtf_scalper.runs.learned_window import learn_window, window_task
 from mtf_scalper.runs.program import MODEL, STRATEGY, run_backtest
-from mtf_scalper.runs.walk_forward import walk
-from mtf_scalper.runs.windows import parse_timerange, rolling_windows
 from mtf_scalper.simulator.types import ExitReason
+from mtf_scalper.walk_forward.learned_window import learn_window, window_task
+from mtf_scalper.walk_forward.walk import walk
+from mtf_scalper.walk_forward.windows import parse_timerange, rolling_windows
 
 PAIR = "BTC/USDT:USDT"
 TIMERANGE = "20240114-20240118"

@@ -17,12 +17,12 @@ from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.records.reader import Status, runs_in
 from mtf_scalper.runs.agreement import Agreement
-from mtf_scalper.runs.evaluated_pairs import PlantedPairs, RecordedPairs, planted_recipe
-from mtf_scalper.runs.evaluation import evaluate_walks, run_evaluation
+from mtf_scalper.runs.evaluation import run_evaluation
 from mtf_scalper.runs.evaluation_plan import EvaluationPlan, plan_evaluation
-from mtf_scalper.runs.learned_window import learn_window, window_task
-from mtf_scalper.runs.walk_forward import walk
 from mtf_scalper.settings import Settings, TradeRules
+from mtf_scalper.walk_forward.learned_window import learn_window, window_task
+from mtf_scalper.walk_forward.sources import PlantedPairs, RecordedPairs, planted_recipe
+from mtf_scalper.walk_forward.walk import evaluate_walks, walk
 
 SMALL = {"net_arch": (32,), "train_cycles": 20, "cpu_count": 1, "device": "cpu"}
 PAIRS = ("BTC/USDT:USDT", "ETH/USDT:USDT")

@@ -23,11 +23,11 @@ from mtf_scalper.monitoring.facts import RunFacts
 from mtf_scalper.monitoring.speed import BEFORE
 from mtf_scalper.monitoring.verdicts import Check, Recipe, Verdict
 from mtf_scalper.records.reader import Run, Status, runs_in
-from mtf_scalper.runs import plan as plan_module
 from mtf_scalper.runs import validation
-from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
+from mtf_scalper.runs import validation_plan as plan_module
 from mtf_scalper.runs.program import RunError
 from mtf_scalper.runs.validation import observe, run_validation, write_verdicts
+from mtf_scalper.runs.validation_plan import ValidationPlan, plan_validation, training_market
 
 # A training of the tiny run is over between two samples.
 NOT_OF_A_TINY_EXACT_RUN = {

@@ -22,8 +22,8 @@ from mtf_scalper.evaluation.bootstrap import (
     interval_of,
     resampled_rows,
 )
+from mtf_scalper.evaluation.days import FIGURES, Days, days_by_row, days_of, pooled_days
 from mtf_scalper.evaluation.degenerate import degeneracy
-from mtf_scalper.evaluation.performance import FIGURES, Days, days_by_row, days_of, pooled_days
 from mtf_scalper.evaluation.rank import TIE, rank
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from mtf_scalper.evaluation.accounts import measure_pair
+from mtf_scalper.evaluation.days import calendar_of
 from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.judge import Judged, NotJudged, judge_pairs, write_judged
-from mtf_scalper.evaluation.performance import calendar_of
 from mtf_scalper.evaluation.replay import replay, with_entries_made
 from mtf_scalper.evaluation.trades import ClosedTrade, differences, on_rows, simulated
 from mtf_scalper.evaluation.variants import earlier_variants

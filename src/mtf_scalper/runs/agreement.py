@@ -12,7 +12,7 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.judge import NotJudged
 from mtf_scalper.evaluation.trades import from_freqtrade, matched, simulated
 from mtf_scalper.runs.program import BacktestRequest, merged
-from mtf_scalper.runs.walk_forward import Walk
+from mtf_scalper.walk_forward.walk import Walk
 
 __all__ = ["Agreement", "compare_trades", "not_judged", "program_request"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mtf_scalper.evaluation.accounts import measure_pair
-from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.importance import pooled_importance
-from mtf_scalper.evaluation.judge import Judged, NotJudged, judge_pairs, write_judged
+from mtf_scalper.evaluation.judge import Judged, NotJudged, write_judged
 from mtf_scalper.evaluation.left_out import LEFT_OUT, left_out_note
-from mtf_scalper.evaluation.performance import calendar_of
 from mtf_scalper.evaluation.variants import earlier_variants
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.monitoring.sampler import ProcessSampler
@@ -32,23 +29,21 @@ from mtf_scalper.runs.agreement import (
     not_judged,
     program_request,
 )
-from mtf_scalper.runs.evaluated_pairs import load_pairs
 from mtf_scalper.runs.evaluation_plan import EvaluationPlan
-from mtf_scalper.runs.evaluation_record import (
+from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tables
+from mtf_scalper.runs.program import run_backtest
+from mtf_scalper.runs.project import page_or_reason, shown
+from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask, window_task
+from mtf_scalper.walk_forward.sources import load_pairs
+from mtf_scalper.walk_forward.walk import Walk, evaluate_walks, learn_windows, walk
+from mtf_scalper.walk_forward.walk_record import (
     KIND,
     tested_candles,
-    window_days,
     write_pair,
 )
-from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tables
-from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, window_task
-from mtf_scalper.runs.pages import page_or_reason
-from mtf_scalper.runs.program import run_backtest
-from mtf_scalper.runs.project import shown
-from mtf_scalper.runs.walk_forward import Walk, learn_windows, walk
-from mtf_scalper.runs.windows import Window
+from mtf_scalper.walk_forward.windows import Window
 
-__all__ = ["evaluate_walks", "run_evaluation"]
+__all__ = ["run_evaluation"]
 
 
 def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int:
@@ -182,40 +177,6 @@ def _learned(
         threshold = plan.recipe.exit_threshold
         walks[pair].append(walk(recordeds[pair], windows, mine, settings, exit_threshold=threshold))
     return walks, learned
-
-
-def evaluate_walks(
-    walks: Mapping[str, Sequence[Walk]],
-    *,
-    n_draws: int = 100,
-    others: Callable[[Variant], Sequence[Variant]] = lambda _: (),
-) -> Judged:
-    """Measure walks and decide whether there is an edge.
-
-    Parameters
-    ----------
-    walks : mapping of str to sequence of Walk
-        By pair; one per seed, the same seeds for every pair.
-    n_draws : int
-        Random exits per pair and seed.
-    others : callable
-        From the judged variant to all others that were tried.
-    """
-    firsts = [each[0] for each in walks.values()]
-    calendar = calendar_of(walk.market for walk in firsts)
-    pairs = [
-        measure_pair(
-            first.market,
-            first.settings,
-            {walk.seed: walk.run for walk in walks[first.pair]},
-            calendar,
-            n_draws=n_draws,
-        )
-        for first in firsts
-    ]
-    windows = [part.window for part in firsts[0].learned]
-    parts = {each.name: window_days(windows, each) for each in windows}
-    return judge_pairs(calendar, pairs, parts, others)
 
 
 def _write(record: RunRecord, judged: Judged | NotJudged, learned: Sequence[LearnedWindow]) -> None:

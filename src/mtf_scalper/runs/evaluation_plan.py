@@ -16,12 +16,12 @@ from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.datadir import ensure_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.paths import user_data
-from mtf_scalper.runs.evaluated_pairs import PairSource, PlantedPairs, RecordedPairs, planted_recipe
 from mtf_scalper.runs.program import MODEL, STRATEGY
 from mtf_scalper.runs.project import SYNTHETIC_PERIOD, demo_market
-from mtf_scalper.runs.walk_forward import threads_per_job
-from mtf_scalper.runs.windows import Window, parse_timerange, rolling_windows
 from mtf_scalper.settings import Device, Settings
+from mtf_scalper.walk_forward.sources import PairSource, PlantedPairs, RecordedPairs, planted_recipe
+from mtf_scalper.walk_forward.walk import threads_per_job
+from mtf_scalper.walk_forward.windows import Window, parse_timerange, rolling_windows
 
 __all__ = ["EvaluationPlan", "plan_evaluation"]
 

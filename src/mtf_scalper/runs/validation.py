@@ -35,11 +35,10 @@ from mtf_scalper.monitoring.verdicts import Check, Recipe
 from mtf_scalper.progress import EventBars, detail, progress_columns
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.pages import page_or_reason
-from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRun, RunError, run_backtest
-from mtf_scalper.runs.project import find_project, shown
+from mtf_scalper.runs.project import find_project, page_or_reason, shown
 from mtf_scalper.runs.recording import begin_record, judgment_in
+from mtf_scalper.runs.validation_plan import ValidationPlan, plan_validation, training_market
 from mtf_scalper.telemetry import Progress
 
 __all__ = ["observe", "run_validation", "write_verdicts"]

@@ -12,13 +12,12 @@ from mtf_scalper.evaluation.trades import as_row, simulated
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.records.reader import PROBABILITIES
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.walk_forward import Walk
-from mtf_scalper.runs.windows import Window
+from mtf_scalper.walk_forward.walk import Walk
+from mtf_scalper.walk_forward.windows import Window
 
 __all__ = [
     "KIND",
     "tested_candles",
-    "window_days",
     "write_pair",
 ]
 
@@ -59,9 +58,3 @@ def _trades(walk: Walk, dates: pd.DatetimeIndex) -> Iterator[dict[str, Any]]:
             seed=walk.seed,
             log_return=float(np.log(max(1.0 + trade.profit_ratio, 1e-9))),
         )
-
-
-def window_days(windows: Sequence[Window], window: Window) -> slice:
-    """Return the days of a window's test, counted from the first test on."""
-    first = windows[0].test_from
-    return slice((window.test_from - first).days, (window.test_to - first).days)

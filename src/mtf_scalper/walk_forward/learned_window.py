@@ -17,10 +17,10 @@ from mtf_scalper.evaluation.importance import Importance, permutation_importance
 from mtf_scalper.inference import Policy
 from mtf_scalper.market.market import CLOSE, Market
 from mtf_scalper.market.recorded import RecordedPair, part_of
-from mtf_scalper.runs.windows import Window
 from mtf_scalper.settings import Settings
 from mtf_scalper.telemetry import EventLog
 from mtf_scalper.training import train
+from mtf_scalper.walk_forward.windows import Window
 
 __all__ = ["LearnedWindow", "WindowTask", "check_window", "learn_window", "window_task"]
 
