@@ -143,13 +143,9 @@ def test_parity_passes_its_options_and_the_exit_code_on(
         compared.append((arguments, policy))
         return 3
 
-    for name, function in (
-        ("runs.parity", offline_arguments),
-        ("freqai.parity_report", run_parity),
-    ):
-        module = ModuleType(f"mtf_scalper.{name}")
-        setattr(module, function.__name__, function)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    module = ModuleType("mtf_scalper.runs.parity_run")
+    module.__dict__.update(offline_arguments=offline_arguments, run_parity=run_parity)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     days, config = "20241001-20241008", tmp_path / "mine.json"
     config.write_text("{}", encoding="utf-8")
     assert invoke("parity", "--timerange", days).exit_code == 3

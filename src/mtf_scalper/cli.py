@@ -227,8 +227,7 @@ def parity(
     """Check that the simulator trades as freqtrade's own backtester does, trade by trade."""
     from rich.console import Console
 
-    from mtf_scalper.freqai.parity_report import run_parity
-    from mtf_scalper.runs.parity import offline_arguments
+    from mtf_scalper.runs.parity_run import offline_arguments, run_parity
 
     with offline_arguments(
         config, timerange, datadir=datadir, pairs=pairs or (), train_cycles=train_cycles

@@ -19,14 +19,9 @@ from freqtrade.strategy import IStrategy
 from rich.console import Console
 
 from mtf_scalper.evaluation.trades import ClosedTrade
-from mtf_scalper.freqai.given_predictions import (
-    GIVEN,
-    Given,
-    ParityError,
-    always_enter,
-    random_policy,
-)
-from mtf_scalper.freqai.parity import (
+from mtf_scalper.freqai.traded import ParityError
+from mtf_scalper.runs.given_predictions import GIVEN, Given, always_enter, random_policy
+from mtf_scalper.runs.parity import (
     LEAST_WALLET,
     Backtested,
     PairBacktest,
@@ -34,7 +29,7 @@ from mtf_scalper.freqai.parity import (
     compare,
     load_config,
 )
-from mtf_scalper.freqai.parity_report import first_difference, print_report
+from mtf_scalper.runs.parity_report import first_difference, print_report
 from mtf_scalper.simulator.exits import round_to_tick, stop_price
 from mtf_scalper.simulator.observation import flat_state
 from mtf_scalper.simulator.reference import EQUITY_FLOOR

@@ -16,8 +16,8 @@ from freqtrade.enums import CandleType, RunMode
 from freqtrade.exchange import Exchange
 
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
-from mtf_scalper.freqai.given_predictions import random_policy
-from mtf_scalper.freqai.parity import Backtested, backtest, compare
+from mtf_scalper.runs.given_predictions import random_policy
+from mtf_scalper.runs.parity import Backtested, backtest, compare
 
 Change = Callable[[Path, np.random.Generator], None]
 

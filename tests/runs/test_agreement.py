@@ -31,7 +31,7 @@ CONFIG = """{"freqai": {"rl_config": {
 def agreed(project, tmp_path_factory):
     """Return walk and result of the program, windows, and the recorded pair."""
     pytest.importorskip("freqtrade")
-    from mtf_scalper.freqai.recipe import read_recipe
+    from mtf_scalper.runs.recipe import read_recipe
 
     folder = tmp_path_factory.mktemp("agreement")
     datadir = folder / "data"

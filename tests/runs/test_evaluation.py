@@ -239,7 +239,7 @@ def test_choices_become_a_plan(tmp_path, datadir, monkeypatch):
         asked.append(arguments)
         return Recipe(settings=Settings(random_state=7), pairs=PAIRS)
 
-    monkeypatch.setattr("mtf_scalper.freqai.recipe.read_recipe", read_recipe)
+    monkeypatch.setattr("mtf_scalper.runs.recipe.read_recipe", read_recipe)
     days = "20240108-20240124"
     plan = plan_evaluation(
         tmp_path, timerange=days, datadir=datadir, n_seeds=3, pairs=PAIRS[:1], test_days=2
@@ -259,7 +259,7 @@ def test_a_synthetic_market_of_another_strength_is_written_where_it_is_missing(
     tmp_path, monkeypatch
 ):
     recipe = Recipe(settings=Settings(), pairs=PAIRS)
-    monkeypatch.setattr("mtf_scalper.freqai.recipe.read_recipe", lambda *_: recipe)
+    monkeypatch.setattr("mtf_scalper.runs.recipe.read_recipe", lambda *_: recipe)
     plan = plan_evaluation(
         tmp_path, timerange="20240108-20240110", signal=0.0, train_days=2, pairs=PAIRS[:1]
     )

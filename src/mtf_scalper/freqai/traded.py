@@ -15,23 +15,31 @@ import pandas as pd
 from freqtrade.configuration import TimeRange
 from freqtrade.data.converter import trim_dataframe
 from freqtrade.data.dataprovider import DataProvider
+from freqtrade.exchange import timeframe_to_minutes
 from freqtrade.optimize.backtesting import Backtesting
 from freqtrade.plugins.pairlist.pairlist_helpers import expand_pairlist
 from freqtrade.strategy import IStrategy
 from numpy.typing import NDArray
 
+from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.given_predictions import ParityError, bounded_timerange, is_predicted
 from mtf_scalper.freqai.windows import build_market
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 
 __all__ = [
+    "ParityError",
+    "bounded_timerange",
     "check_pairs",
+    "is_predicted",
     "market_of_program",
     "traded_market",
     "traded_rows",
 ]
+
+
+class ParityError(MtfScalperError):
+    """The two sides cannot be compared: says why."""
 
 
 def market_of_program(
@@ -154,3 +162,36 @@ def traded_market(
         backtested=TimeRange("date", "date", first, last),
     )
     return market.slice(traded.start, traded.stop)
+
+
+def is_predicted(config: Mapping[str, Any], dates: pd.Series) -> pd.Series:
+    """Return where FreqAI predicts in a backtest: bool, shape (T,).
+
+    Inside the backtest's period, and in every window of ``backtest_period_days`` from the first
+    candle with ``conv_width`` candles before it in the window.
+    """
+    freqai = config["freqai"]
+    period = bounded_timerange(config)
+    candle = pd.Timedelta(minutes=timeframe_to_minutes(str(config["timeframe"])))
+    window = round(pd.Timedelta(days=freqai["backtest_period_days"]) / candle)
+    row_in_window = ((dates - period.startdt) // candle) % window
+    inside = (dates >= period.startdt) & (dates < period.stopdt)
+    result: pd.Series = inside & (row_in_window >= freqai.get("conv_width", 1) - 1)
+    return result
+
+
+def bounded_timerange(config: Mapping[str, Any]) -> TimeRange:
+    """Return the backtest's period.
+
+    Raises
+    ------
+    ParityError
+        If it has no start or no end.
+    """
+    period = TimeRange.parse_timerange(config.get("timerange"))
+    if period.starttype != "date" or period.stoptype != "date":
+        raise ParityError(
+            f"timerange {config.get('timerange')!r} needs a start and an end, "
+            "as in 20241001-20241015"
+        )
+    return period

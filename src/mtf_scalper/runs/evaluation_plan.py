@@ -169,7 +169,7 @@ def plan_evaluation(
         recipe, source = planted_recipe(planted), PlantedPairs(planted, market_seed)
     else:
         # Imported when it is asked for: a planted market needs no freqtrade.
-        from mtf_scalper.freqai.recipe import read_recipe
+        from mtf_scalper.runs.recipe import read_recipe
 
         spec = _spec(pairs, signal, market_seed) if datadir is None else None
         name = "" if spec is None else f"synthetic-{spec.signal_strength:g}-{spec.seed}"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from mtf_scalper.evaluation.judge_into import JUDGED_EVENT
+from mtf_scalper.freqai.config import read_settings
 from mtf_scalper.market.synthetic import utc_timestamp
 from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.program import BacktestRequest, RunError, merged
-from mtf_scalper.settings import Settings, TradeRules
+from mtf_scalper.settings import TradeRules
 
 __all__ = ["begin_record", "judgment_in"]
 
@@ -35,7 +34,7 @@ def begin_record(request: BacktestRequest, kind: str) -> tuple[RunRecord, Backte
     """
     shipped = request.project / "configs" / "config_rl_hybrid.json"
     config = merged(json.loads(shipped.read_text(encoding="utf-8")), request.overrides)
-    settings = _settings(config["freqai"])
+    settings = read_settings(config, TradeRules())  # the strategy's are not known yet
     pairs = list(config["exchange"]["pair_whitelist"])
     record = RunRecord.begin(
         request.folder.parent,
@@ -53,18 +52,6 @@ def begin_record(request: BacktestRequest, kind: str) -> tuple[RunRecord, Backte
         ),
     )
     return record, replace(request, folder=record.folder)
-
-
-def _settings(freqai: Mapping[str, Any]) -> Settings:
-    """Return the settings that FreqAI's section asks for; the strategy's rules are not known."""
-    split = freqai.get("data_split_parameters", {})
-    seed = {"random_state": split["random_state"]} if "random_state" in split else {}
-    return Settings.from_freqai(
-        freqai.get("rl_config", {}),
-        {**seed, **freqai.get("model_training_parameters", {})},
-        window_size=freqai.get("conv_width", 1),
-        rules=TradeRules(),
-    )
 
 
 def judgment_in(run: Run) -> tuple[str, list[dict[str, str]]]:

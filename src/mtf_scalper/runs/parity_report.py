@@ -13,19 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mtf_scalper.evaluation.trades import FIELDS, Match
-from mtf_scalper.freqai.given_predictions import GIVEN
-from mtf_scalper.freqai.parity import (
-    Backtested,
-    PairBacktest,
-    PairComparison,
-    backtest,
-    compare,
-    load_config,
-)
 from mtf_scalper.market.market import PRICES
+from mtf_scalper.runs.parity import Backtested, PairBacktest, PairComparison
 from mtf_scalper.simulator.types import Action
 
-__all__ = ["Difference", "first_difference", "print_report", "run_parity"]
+__all__ = ["Difference", "first_difference", "print_report"]
 
 _AROUND = 2
 """Candles shown before and after the one at which two trades part."""
@@ -47,38 +39,6 @@ class Difference:
     pair: str
     match: Match
     date: pd.Timestamp
-
-
-def run_parity(arguments: Mapping[str, Any], policy: str, console: Console) -> int:
-    """Backtest, simulate, compare and print.
-
-    Parameters
-    ----------
-    arguments : mapping
-        Arguments of freqtrade's command line, by their names inside freqtrade.
-    policy : str
-        A name in ``GIVEN``, or another one to let FreqAI train and predict.
-    console : Console
-
-    Returns
-    -------
-    int
-        0 if there were trades and all are the same, else 1.
-
-    Raises
-    ------
-    MtfScalperError
-        If the two sides cannot be compared.
-    """
-    console.print(
-        f"freqtrade backtesting {arguments['timerange']} on {arguments['datadir']}, "
-        f"policy {policy}",
-        markup=False,
-        soft_wrap=True,
-    )
-    backtested = backtest(load_config(arguments), GIVEN.get(policy))
-    console.print(f"for this run: {', '.join(backtested.conditions)}", markup=False, soft_wrap=True)
-    return print_report(console, backtested, compare(backtested))
 
 
 def first_difference(compared: Mapping[str, PairComparison]) -> Difference | None:
