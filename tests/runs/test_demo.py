@@ -6,8 +6,12 @@ import pytest
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.evaluation.judge_into import check_row
+from mtf_scalper.records.reader import Run
+from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs import demo
+from mtf_scalper.runs.program import RunError
 from mtf_scalper.runs.project import demo_market
+from mtf_scalper.runs.recording import judgment_in
 
 
 def test_the_demo_runs_only_in_the_projects_root(
@@ -58,3 +62,26 @@ def test_a_replay_that_differs_is_told_and_a_policy_that_is_none() -> None:
     assert first == "BTC/USDT:USDT: not degenerate"
     assert second == "ETH/USDT:USDT: DEGENERATE, never trades"
     assert [text.split()[0] for text in legend[:3]] == ["of", "hold", "random"]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [({}, "ended without a word"), ({"error": "BTC/USDT:USDT: no candle"}, "USDT: no candle")],
+)
+def test_a_backtest_that_could_not_be_judged_is_an_error_that_says_why(
+    said: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    record = RunRecord.begin(tmp_path, "demo")
+    if said:
+        record.events().write("judged", **said)
+    with pytest.raises(RunError, match=f"^the backtest is not set beside the baselines: .*{words}"):
+        judgment_in(Run.open(record.folder))
+
+
+def test_the_verdict_names_the_pairs_that_are_not_in_it(tmp_path: Path) -> None:
+    record = RunRecord.begin(tmp_path, "demo", pairs=["BTC/USDT:USDT"])
+    record.events().write("left_out", pair="ETH/USDT:USDT", reason="ETH/USDT:USDT: no candles")
+    record.events().write("judged", verdict="no evidence", checks=[])
+    verdict, checks, left_out = judgment_in(Run.open(record.folder))
+    assert (verdict, checks) == ("no evidence; 1 of 2 pairs left out: ETH/USDT:USDT", [])
+    assert left_out == ["left out: ETH/USDT:USDT: no candles"]

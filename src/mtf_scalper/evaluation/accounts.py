@@ -8,7 +8,7 @@ gives every pair an account of its own, in units of one of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -232,45 +232,34 @@ def measure_pair(
 
 def averaged(accounts: Sequence[Account]) -> Account:
     """Return the mean over seeds, which are no variants: a user has to take one as it comes."""
-    return Account(
-        days=pooled_days([each.days for each in accounts]),
-        baselines=_combined(accounts, np.mean),
-        oracle=np.mean([each.oracle for each in accounts], axis=0),
-        draws=np.mean([each.draws for each in accounts], axis=0),
-        drawdown=float(np.mean([each.drawdown for each in accounts])),
-        degenerate=tuple(reason for each in accounts for reason in each.degenerate),
-    )
+    days = pooled_days([each.days for each in accounts])
+    return _combined(accounts, np.mean, days, float(np.mean([each.drawdown for each in accounts])))
 
 
 def together(accounts: Sequence[Account]) -> Account:
     """Return the sum over pairs; shares of the time and of an account are their means."""
-    stacked = np.sum([each.days.stacked() for each in accounts], axis=0)
-    days = Days(*stacked.T)
-    return Account(
-        days=Days(
-            log_return=days.log_return,
-            exposure=days.exposure / len(accounts),
-            turnover=days.turnover / len(accounts),
-            n_trades=days.n_trades,
-            n_wins=days.n_wins,
-            profit=days.profit,
-        ),
-        baselines=_combined(accounts, np.sum),
-        oracle=np.sum([each.oracle for each in accounts], axis=0),
-        draws=np.sum([each.draws for each in accounts], axis=0),
-        drawdown=float("nan"),  # no account of all pairs together was traded candle by candle
-        degenerate=tuple(reason for each in accounts for reason in each.degenerate),
-    )
+    days = Days(*np.sum([each.days.stacked() for each in accounts], axis=0).T)
+    n = len(accounts)
+    days = replace(days, exposure=days.exposure / n, turnover=days.turnover / n)
+    # No account of all pairs together was traded candle by candle.
+    return _combined(accounts, np.sum, days, float("nan"))
 
 
-def _combined(accounts: Sequence[Account], how: Any) -> dict[str, Floats]:
-    """Return baselines added or averaged; one that a pair does not have earns nothing there."""
+def _combined(accounts: Sequence[Account], how: Any, days: Days, drawdown: float) -> Account:
+    """Return accounts added or averaged; a baseline that one does not have earns nothing there."""
     names = dict.fromkeys(name for each in accounts for name in each.baselines)
     nothing = np.zeros(len(accounts[0]))
-    return {
-        name: how([each.baselines.get(name, nothing) for each in accounts], axis=0)
-        for name in names
-    }
+    return Account(
+        days=days,
+        baselines={
+            name: how([each.baselines.get(name, nothing) for each in accounts], axis=0)
+            for name in names
+        },
+        oracle=how([each.oracle for each in accounts], axis=0),
+        draws=how([each.draws for each in accounts], axis=0),
+        drawdown=drawdown,
+        degenerate=tuple(reason for each in accounts for reason in each.degenerate),
+    )
 
 
 def traded_baselines(market: Market, settings: Settings) -> dict[str, Simulation]:

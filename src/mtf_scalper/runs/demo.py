@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mtf_scalper.evaluation.judge_into import IS_POLICY
-from mtf_scalper.evaluation.left_out import left_out_note, left_out_of
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.paths import user_data
 from mtf_scalper.progress import EventBars
@@ -73,10 +72,8 @@ def run_demo(datadir: Path | None = None, timerange: str | None = None) -> int:
         console.print(_result_table(outcome))
         console.print(_exit_table(outcome))
         run = Run.open(record.folder)
-        sentence, checks = judgment_in(run)
+        verdict, checks, left_out = judgment_in(run)
         record.write_json("checks", checks)
-        left_out = left_out_of(run)
-        verdict = f"{sentence}{left_out_note(left_out, run.manifest['pairs'])}"
         record.finish(
             verdict,
             {"freqtrade": outcome.results, "log": request.log, "models": request.models},
@@ -84,8 +81,7 @@ def run_demo(datadir: Path | None = None, timerange: str | None = None) -> int:
     figures = run.figures()
     if figures:
         console.print(_verdict_table(figures))
-    told = (f"left out: {reason}" for reason in left_out.values())
-    for line in (*_verdict_lines(checks), *told, f"verdict         {verdict}"):
+    for line in (*_verdict_lines(checks), *left_out, f"verdict         {verdict}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"whole run       {time.monotonic() - started:.0f} s")
     for what, path in (

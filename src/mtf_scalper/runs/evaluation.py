@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtf_scalper.evaluation.importance import pooled_importance
 from mtf_scalper.evaluation.judge import Judged, NotJudged, write_judged
+from mtf_scalper.evaluation.judge_into import check_row
 from mtf_scalper.evaluation.left_out import LEFT_OUT, left_out_note
 from mtf_scalper.evaluation.variants import earlier_variants
 from mtf_scalper.market.recorded import RecordedPair
@@ -219,13 +220,12 @@ def _agreements(
     record.write_json(
         "checks",
         [
-            {
-                "name": f"trades of freqtrade, {each.pair}, seed {each.seed}",
-                "measured": f"{each.n_equal} of {each.n_program} agree",
-                "expected": "all, and no others",
-                "verdict": "passed" if each.share == 1.0 else "failed",
-                "reason": each.difference or "",
-            }
+            check_row(
+                f"trades of freqtrade, {each.pair}, seed {each.seed}",
+                f"{each.n_equal} of {each.n_program} agree",
+                "all, and no others",
+                each.difference,
+            )
             for each in found
         ],
     )

@@ -211,23 +211,19 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
     )
     # The backtester's own provider knows nothing after the last candle any more, funding included.
     provider = DataProvider(config, backtesting.exchange, backtesting.pairlists)
+    trades = [from_freqtrade(row) for row in results.to_dict("records")]
     pairs = {}
     for pair, candles in data.items():
         frame = strategy.feature_engineering_standard(candles.copy(), {"pair": pair})
-        traded = traded_rows(frame, pair, backtesting, timerange)
-        predicted = predictions[pair].set_index("date").reindex(frame["date"])
-        rows = results[results["pair"] == pair].to_dict("records")
         pairs[pair] = _pair_backtest(
+            strategy,
+            provider,
+            settings,
             pair,
             frame,
-            traded,
-            predicted,
-            [from_freqtrade(row) for row in rows],
-            _decide_of(strategy, pair) if settings.add_state_info else None,
-            settings,
-            config=config,
-            provider=provider,
-            strategy=strategy,
+            traded_rows(frame, pair, backtesting, timerange),
+            predictions[pair].set_index("date").reindex(frame["date"]),
+            [trade for trade in trades if trade.pair == pair],
         )
     markets = with_early_ends({pair: each.market for pair, each in pairs.items()})
     pairs = {pair: replace(each, market=markets[pair]) for pair, each in pairs.items()}
@@ -237,6 +233,29 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
         pairs=pairs,
         conditions=_conditions(backtesting, strategy, settings),
         refused_stakes=len(refused),
+    )
+
+
+def _pair_backtest(
+    strategy: IStrategy,
+    provider: DataProvider,
+    settings: Settings,
+    pair: str,
+    frame: pd.DataFrame,
+    traded: slice,
+    predicted: pd.DataFrame,
+    trades: list[ClosedTrade],
+) -> PairBacktest:
+    known = predicted[list(columns.PROBABILITIES)].to_numpy(dtype=np.float64, na_value=0.0)
+    is_predicted = (predicted["do_predict"].to_numpy() == 1) & (known.sum(axis=1) > 0.0)
+    settled = {"config": strategy.config, "provider": provider, "strategy": strategy}
+    sees = settings.add_state_info
+    return PairBacktest(
+        market=traded_market(frame, traded, is_predicted, pair, settings, **settled),
+        probabilities=np.where(is_predicted[:, None], known, _NEUTRAL)[traded],
+        is_predicted=is_predicted[traded],
+        trades=trades,
+        decide=partial(strategy.freqai.decisions.probabilities, pair) if sees else None,
     )
 
 
@@ -269,43 +288,6 @@ def _watched(strategy: IStrategy) -> tuple[dict[str, pd.DataFrame], list[Any]]:
     strategy.advise_all_indicators = note_predictions
     strategy.custom_stake_amount = note_refused
     return predictions, refused
-
-
-def _pair_backtest(
-    pair: str,
-    frame: pd.DataFrame,
-    traded: slice,
-    predicted: pd.DataFrame,
-    trades: list[ClosedTrade],
-    decide: Decide | None,
-    settings: Settings,
-    *,
-    config: Mapping[str, Any],
-    provider: DataProvider,
-    strategy: IStrategy,
-) -> PairBacktest:
-    probabilities = predicted[list(columns.PROBABILITIES)].to_numpy(dtype=np.float64, na_value=0.0)
-    is_predicted = (predicted["do_predict"].to_numpy() == 1) & (probabilities.sum(axis=1) > 0.0)
-    return PairBacktest(
-        market=traded_market(
-            frame,
-            traded,
-            is_predicted,
-            pair,
-            settings,
-            config=config,
-            provider=provider,
-            strategy=strategy,
-        ),
-        probabilities=np.where(is_predicted[:, None], probabilities, _NEUTRAL)[traded],
-        is_predicted=is_predicted[traded],
-        trades=trades,
-        decide=decide,
-    )
-
-
-def _decide_of(strategy: IStrategy, pair: str) -> Decide:
-    return partial(strategy.freqai.decisions.probabilities, pair)
 
 
 def _conditions(

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 from mtf_scalper.evaluation.judge_into import JUDGED_EVENT
+from mtf_scalper.evaluation.left_out import left_out_note, left_out_of
 from mtf_scalper.freqai.config import read_settings
 from mtf_scalper.market.synthetic import utc_timestamp
 from mtf_scalper.records.manifest import datadir_digests
@@ -54,8 +55,16 @@ def begin_record(request: BacktestRequest, kind: str) -> tuple[RunRecord, Backte
     return record, replace(request, folder=record.folder)
 
 
-def judgment_in(run: Run) -> tuple[str, list[dict[str, str]]]:
-    """Return what the program that traded says of its trades: the verdict, and its checks.
+def judgment_in(run: Run) -> tuple[str, list[dict[str, str]], list[str]]:
+    """Return what the program that traded says of its trades.
+
+    Returns
+    -------
+    verdict : str
+        With the pairs that are not in it.
+    checks : list of dict
+    left_out : list of str
+        A line for each pair that was left out.
 
     Raises
     ------
@@ -66,4 +75,7 @@ def judgment_in(run: Run) -> tuple[str, list[dict[str, str]]]:
     if not said or "error" in said[-1]:
         reason = said[-1]["error"] if said else "the program ended without a word"
         raise RunError(f"the backtest is not set beside the baselines: {reason}")
-    return said[-1]["verdict"], said[-1]["checks"]
+    left_out = left_out_of(run)
+    note = left_out_note(left_out, run.manifest["pairs"])
+    lines = [f"left out: {reason}" for reason in left_out.values()]
+    return f"{said[-1]['verdict']}{note}", said[-1]["checks"], lines

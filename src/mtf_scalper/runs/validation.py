@@ -19,7 +19,6 @@ from rich.table import Table
 from mtf_scalper._version import __version__
 from mtf_scalper.compute import available_cpus
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.evaluation.left_out import left_out_note, left_out_of
 from mtf_scalper.monitoring.checks import judge
 from mtf_scalper.monitoring.exact_checks import judge_exact
 from mtf_scalper.monitoring.facts import (
@@ -117,12 +116,10 @@ def _validate(
         sentence = f"{passed} of {len(checks)} checks passed"
         results: dict[str, Path] = {"verdicts": verdicts, "log": request.log}
         if outcome is not None:
-            run = Run.open(record.folder)
-            left_out = left_out_of(run)
-            note = left_out_note(left_out, run.manifest["pairs"])
-            sentence += f"; {judgment_in(run)[0]}{note}"
-            for reason in left_out.values():
-                console.print(f"left out: {reason}", markup=False, soft_wrap=True)
+            verdict, _, left_out = judgment_in(Run.open(record.folder))
+            sentence += f"; {verdict}"
+            for line in left_out:
+                console.print(line, markup=False, soft_wrap=True)
             results["freqtrade"] = outcome.results
         record.finish(sentence, {**results, "models": request.models})
     return checks, folder, page_or_reason(record.folder, request.project)
