@@ -70,17 +70,16 @@ def from_freqtrade(trade: Any) -> ClosedTrade:
     """Return a trade of freqtrade's: its object, or the mapping that it writes into results."""
     is_row = isinstance(trade, Mapping)
     read = trade.__getitem__ if is_row else partial(getattr, trade)
-    opened, closed = (pd.Timestamp(read(name)) for name in ("open_date", "close_date"))
     return ClosedTrade(
         pair=read("pair"),
         side="short" if read("is_short") else "long",
-        open_date=_utc(opened),
-        close_date=_utc(closed),
-        open_rate=float(read("open_rate")),
-        close_rate=float(read("close_rate")),
-        leverage=float(read("leverage")),
+        open_date=_utc(read("open_date")),
+        close_date=_utc(read("close_date")),
+        open_rate=read("open_rate"),
+        close_rate=read("close_rate"),
+        leverage=read("leverage"),
         profit_ratio=float(read("profit_ratio" if is_row else "close_profit") or 0.0),
-        exit_reason=str(read("exit_reason")),
+        exit_reason=read("exit_reason"),
         enter_tag=trade.get("enter_tag") if is_row else trade.enter_tag,
     )
 
@@ -152,14 +151,8 @@ def as_row(
 ) -> dict[str, Any]:
     """Return a trade as ``trades.jsonl`` has it.
 
-    Parameters
-    ----------
-    trade : ClosedTrade
-    window : str or None
-        Whose policy decided on it.
-    seed : int
-    log_return : float or None
-        Of an account that stakes all it has; None where nothing is left of it.
+    Its ``log_return`` is that of an account that stakes all it has, ``window`` that whose policy
+    decided on it.
     """
     return {
         "series": JUDGED,
@@ -239,5 +232,7 @@ def _by_open_date(trades: Iterable[ClosedTrade]) -> dict[tuple[pd.Timestamp, int
     return found
 
 
-def _utc(date: pd.Timestamp) -> pd.Timestamp:
-    return date.tz_localize("UTC") if date.tz is None else date.tz_convert("UTC")
+def _utc(date: Any) -> pd.Timestamp:
+    """Return a time in UTC; a bot's database has no zones."""
+    moment = pd.Timestamp(date)
+    return moment.tz_localize("UTC") if moment.tz is None else moment.tz_convert("UTC")
