@@ -11,11 +11,12 @@ from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.recorded import recorded_pair
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.runs.agreement import compare_trades, program_request
+from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.program import MODEL, STRATEGY, run_backtest
 from mtf_scalper.simulator.types import ExitReason
 from mtf_scalper.walk_forward.learned_window import learn_window, window_task
+from mtf_scalper.walk_forward.sources import RecordedPairs, planted_recipe
 from mtf_scalper.walk_forward.walk import walk
-from mtf_scalper.walk_forward.windows import parse_timerange, rolling_windows
 
 PAIR = "BTC/USDT:USDT"
 TIMERANGE = "20240114-20240118"
@@ -25,6 +26,19 @@ CONFIG = """{"freqai": {"rl_config": {
  "train_cycles": 20, "net_arch": [32], "device": "cpu", "evidence": 0.0,
  "learning_rate": 3e-3, "weight_average": 0.9, "keep_bias": 0.5
 }}}"""
+
+
+def plan_of(recipe, datadir, config):
+    return EvaluationPlan(
+        recipe=recipe,
+        source=RecordedPairs(datadir, recipe),
+        timerange=TIMERANGE,
+        train_days=8,
+        test_days=3,
+        datadir=datadir,
+        configs=(config,),
+        with_program=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +55,11 @@ def agreed(project, tmp_path_factory):
     config.write_text(CONFIG)
     shipped = project / "configs" / "config_rl_hybrid.json"
     recipe = read_recipe((shipped, config), project / "user_data", datadir, STRATEGY, MODEL)
-    request = program_request(
-        project,
-        folder / "backtest",
-        datadir,
-        TIMERANGE,
-        [PAIR],
-        [config],
-        seed=SEED,
-        train_days=8,
-        test_days=3,
-        identifier="agreement",
-    )
+    plan = plan_of(recipe, datadir, config)
+    backtest = folder / "backtest"
+    request = program_request(plan, project, backtest, [PAIR], seed=SEED, identifier="agreement")
     outcome = run_backtest(request)
-    windows = rolling_windows(*parse_timerange(TIMERANGE), train_days=8, test_days=3)
+    windows = plan.windows()
     recorded = recorded_pair(datadir, PAIR, since=windows[0].train_from, fee_rate=recipe.fee_rate)
     settings = recipe.settings.changed(cpu_count=1)
     learned = [
@@ -105,15 +110,6 @@ def test_the_first_difference_is_named(agreed):
 def test_a_configuration_that_is_no_json_is_named(project, tmp_path):
     path = tmp_path / "bad.json"
     path.write_text("{")
+    plan = plan_of(planted_recipe("linear"), tmp_path, path)
     with pytest.raises(SettingsError, match=r"bad\.json: is no JSON"):
-        program_request(
-            project,
-            tmp_path,
-            tmp_path,
-            TIMERANGE,
-            [PAIR],
-            [path],
-            seed=1,
-            train_days=3,
-            test_days=1,
-        )
+        program_request(plan, project, tmp_path, [PAIR], seed=1)

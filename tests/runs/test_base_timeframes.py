@@ -139,6 +139,7 @@ def test_evaluate_learns_and_trades_what_the_program_does(
         train_days=n_days,
         test_days=n_days,
         datadir=datadirs[base],
+        configs=(config,),
         with_program=True,
     )
     windows = plan.windows()
@@ -152,16 +153,11 @@ def test_evaluate_learns_and_trades_what_the_program_does(
     found = walk(recorded, windows, learned, settings, exit_threshold=recipe.exit_threshold)
     outcome = run_backtest(
         program_request(
+            plan,
             project,
             project / "user_data" / "runs" / f"base-{base}",
-            datadirs[base],
-            plan.timerange,
             [PAIR],
-            [config],
             seed=42,
-            train_days=n_days,
-            test_days=n_days,
-            identifier=f"base-{base}",
         )
     )
     agreement = compare_trades(found, outcome.strategy["trades"])

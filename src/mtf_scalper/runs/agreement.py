@@ -11,6 +11,7 @@ from typing import Any
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.judge import NotJudged
 from mtf_scalper.evaluation.trades import from_freqtrade, matched, simulated
+from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.program import BacktestRequest, merged
 from mtf_scalper.walk_forward.walk import Walk
 
@@ -55,30 +56,24 @@ class Agreement:
 
 
 def program_request(
+    plan: EvaluationPlan,
     project: Path,
     folder: Path,
-    datadir: Path,
-    timerange: str,
     pairs: Sequence[str],
-    configs: Sequence[Path],
     *,
     seed: int,
-    train_days: int,
-    test_days: int,
     identifier: str | None = None,
 ) -> BacktestRequest:
-    """Return the backtest that trains what a walk-forward without embargo trains.
+    """Return the backtest that trains what a plan without embargo trains with one seed.
 
     Parameters
     ----------
-    project, folder, datadir : Path
+    plan : EvaluationPlan
+        Of recorded candles.
+    project, folder : Path
         See ``BacktestRequest``.
-    timerange : str
     pairs : sequence of str
-    configs : sequence of Path
-        Laid over the shipped configuration.
     seed : int
-    train_days, test_days : int
     identifier : str, optional
         FreqAI's, for the models; the folder's name by default.
 
@@ -87,22 +82,26 @@ def program_request(
     SettingsError
         If a configuration is no JSON.
     """
+    assert plan.datadir is not None
     overrides: dict[str, Any] = {}
-    for path in configs:
+    for path in plan.configs:
         overrides = merged(overrides, _read(path))
-    windows = {"train_period_days": train_days, "backtest_period_days": test_days}
     # Sums over several threads are made in another order now and then.
     fixed = {"random_state": seed, "cpu_count": 1, "progress_bar": False}
     ours = {
         "exchange": {"pair_whitelist": list(pairs)},
         "max_open_trades": len(pairs),
-        "freqai": {**windows, "rl_config": fixed},
+        "freqai": {
+            "train_period_days": plan.train_days,
+            "backtest_period_days": plan.test_days,
+            "rl_config": fixed,
+        },
     }
     return BacktestRequest(
         project=project,
         folder=folder,
-        datadir=datadir.resolve(),
-        timerange=timerange,
+        datadir=plan.datadir.resolve(),
+        timerange=plan.timerange,
         overrides=merged(overrides, ours),
         name=identifier,
     )

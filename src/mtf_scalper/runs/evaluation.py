@@ -202,15 +202,11 @@ def _agreements(
     found = []
     for number, seed in enumerate(plan.seeds):
         request = program_request(
+            plan,
             project,
             user_data(project) / "runs" / record.run_id / f"freqtrade-seed-{seed}",
-            plan.datadir,
-            plan.timerange,
             tuple(walks),
-            plan.configs,
             seed=seed,
-            train_days=plan.train_days,
-            test_days=plan.test_days,
             identifier=f"{record.run_id}-seed-{seed}",
         )
         with console.status(f"freqtrade backtesting with seed {seed}"), record.phase("backtest"):
