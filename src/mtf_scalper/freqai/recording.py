@@ -276,8 +276,8 @@ class ProgramRecord:
             return None
         reason: object = self._not_judged
         if reason is None:
-            trades = [from_freqtrade(trade) for trade in self._closed()]
             try:
+                trades = [from_freqtrade(trade) for trade in self._closed()]
                 with record.phase("judging"):
                     judged = judge_into(record, trades, self._markets, self._settings)
                 checks, verdict = verdict_checks(judged), verdict_sentence(judged)
