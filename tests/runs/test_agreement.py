@@ -74,7 +74,7 @@ def test_trades_agree_one_for_one(agreed):
     found, outcome, _ = agreed
     agreement = compare_trades(found, outcome.strategy["trades"])
     assert agreement.n_program == agreement.n_python == agreement.n_equal > 10
-    assert (agreement.share, agreement.difference) == (1.0, None)
+    assert agreement.difference is None
     # Otherwise the rules alone would have agreed.
     assert any(trade.exit_reason is ExitReason.AGENT for trade in found.run.trades)
 
@@ -100,7 +100,6 @@ def test_the_first_difference_is_named(agreed):
     assert agreement.n_equal == len(trades) - 1
     opened = trades[3]["open_date"][:16].replace("T", " ")
     assert f"leverage of the trade of {opened} is" in agreement.line
-    assert agreement.share == pytest.approx((len(trades) - 1) / (len(trades) + 1))
     missing = compare_trades(found, trades[1:])
     assert missing.difference.startswith("only the Python API has the trade of")
     fewer = replace(found, run=replace(found.run, trades=found.run.trades[:-1]))

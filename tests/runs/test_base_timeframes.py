@@ -161,7 +161,7 @@ def test_evaluate_learns_and_trades_what_the_program_does(
         )
     )
     agreement = compare_trades(found, outcome.strategy["trades"])
-    assert agreement.share == 1.0, agreement.difference
+    assert agreement.difference is None
     assert agreement.n_program > 10
 
 

@@ -40,12 +40,6 @@ class Agreement:
     difference: str | None
 
     @property
-    def share(self) -> float:
-        """Share of all trades, of either side, that both have; 1 without any."""
-        together = self.n_program + self.n_python - self.n_equal
-        return self.n_equal / together if together else 1.0
-
-    @property
     def line(self) -> str:
         """All of it in a line."""
         said = (

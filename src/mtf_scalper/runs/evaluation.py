@@ -37,11 +37,7 @@ from mtf_scalper.runs.project import page_or_reason, shown
 from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask, window_task
 from mtf_scalper.walk_forward.sources import load_pairs
 from mtf_scalper.walk_forward.walk import Walk, evaluate_walks, learn_windows, walk
-from mtf_scalper.walk_forward.walk_record import (
-    KIND,
-    tested_candles,
-    write_pair,
-)
+from mtf_scalper.walk_forward.walk_record import KIND, tested_candles, write_pair
 from mtf_scalper.walk_forward.windows import Window
 
 __all__ = ["run_evaluation"]
@@ -104,7 +100,7 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         record.finish(verdict)
     console.print(f"record  {shown(record.folder, project)}", soft_wrap=True)
     console.print(f"page    {page_or_reason(record.folder, project)}", soft_wrap=True)
-    return int(any(agreement.share < 1.0 for agreement in agreements))
+    return int(any(agreement.difference for agreement in agreements))
 
 
 @contextmanager
