@@ -39,6 +39,7 @@ from run_store import Result, RunStore, Task, commits, on_one_thread
 
 from mtf_scalper.compute import available_cpus
 from mtf_scalper.evaluation.baselines import random_exits
+from mtf_scalper.evaluation.rank import rank
 from mtf_scalper.evaluation.report import evaluate
 from mtf_scalper.inference import simulate
 from mtf_scalper.market.market import Market
@@ -278,7 +279,7 @@ def _baseline_cells(runs: Sequence[Result], key: str) -> list[str]:
 def _cells(runs: Sequence[Result]) -> list[str]:
     total, trades = sum(run["log_return"] for run in runs), sum(run["n_trades"] for run in runs)
     drawn = np.sum([run["random_exits"] for run in runs], axis=0)
-    rank = float(np.mean(np.where(np.isclose(drawn, total), 0.5, drawn < total)))
+    beaten = rank(total, drawn)
     optimum = sum(run["oracle"] for run in runs)
     wins, profits = (sum(run[key] for run in runs) for key in ("n_wins", "sum_of_profits"))
     return [
@@ -290,7 +291,7 @@ def _cells(runs: Sequence[Result]) -> list[str]:
         f"{profits / trades:+.3%}" if trades else "-",
         f"{max(run['max_drawdown'] for run in runs):.1%}",
         f"{statistics.mean(run['exposure'] for run in runs):.0%}",
-        f"{rank:.0%}" if trades else "-",
+        f"{beaten:.0%}" if trades else "-",
         f"{100.0 * total / optimum:.1f}" if optimum > 0.0 else "-",
         f"{sum(run['degenerate'] is not None for run in runs)}",
         f"{statistics.median(run['seconds'] for run in runs):.1f}",

@@ -117,11 +117,7 @@ def test_demo_passes_its_options_and_the_exit_code_on(
     assert invoke("demo").exit_code == 3
     given = ("--datadir", tmp_path, "--timerange", "20241001-20241008")
     assert invoke("demo", *given).exit_code == 3
-    assert all(callable(markets_of) for markets_of, *_ in calls)
-    assert [options for _, *options in calls] == [
-        [None, None],
-        [tmp_path, "20241001-20241008"],
-    ]
+    assert calls == [(None, None), (tmp_path, "20241001-20241008")]
 
 
 def test_validate_passes_its_options_and_the_exit_code_on(
@@ -130,11 +126,7 @@ def test_validate_passes_its_options_and_the_exit_code_on(
     assert invoke("validate").exit_code == 3
     given = ("--full", "--output", tmp_path / "out", "--datadir", tmp_path)
     assert invoke("validate", *given).exit_code == 3
-    assert all(callable(markets_of) for markets_of, *_ in calls)
-    assert [options for _, *options in calls] == [
-        [False, None, None],
-        [True, tmp_path / "out", tmp_path],
-    ]
+    assert calls == [(False, None, None), (True, tmp_path / "out", tmp_path)]
 
 
 def test_parity_passes_its_options_and_the_exit_code_on(
@@ -151,13 +143,9 @@ def test_parity_passes_its_options_and_the_exit_code_on(
         compared.append((arguments, policy))
         return 3
 
-    for name, function in (
-        ("runs.parity", offline_arguments),
-        ("freqai.parity_report", run_parity),
-    ):
-        module = ModuleType(f"mtf_scalper.{name}")
-        setattr(module, function.__name__, function)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    module = ModuleType("mtf_scalper.runs.parity_run")
+    module.__dict__.update(offline_arguments=offline_arguments, run_parity=run_parity)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     days, config = "20241001-20241008", tmp_path / "mine.json"
     config.write_text("{}", encoding="utf-8")
     assert invoke("parity", "--timerange", days).exit_code == 3
@@ -176,13 +164,13 @@ def test_parity_passes_its_options_and_the_exit_code_on(
 def test_evaluate_passes_its_options_and_the_exit_code_on(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from mtf_scalper.runs import evaluation, evaluation_choice, project
+    from mtf_scalper.runs import evaluation, evaluation_plan, project
 
-    chosen: list[Any] = []
+    chosen: list[dict[str, Any]] = []
 
-    def plan_evaluation(choice: Any, folder: Path, read_recipe: Any) -> str:
-        assert callable(read_recipe)
-        chosen.append((choice, folder))
+    def plan_evaluation(folder: Path, **options: Any) -> str:
+        assert folder == tmp_path
+        chosen.append(options)
         return "plan"
 
     def run_evaluation(plan: str, folder: Path, _console: Any) -> int:
@@ -190,7 +178,7 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
         return 3
 
     monkeypatch.setattr(project, "find_project", lambda: tmp_path)
-    monkeypatch.setattr(evaluation_choice, "plan_evaluation", plan_evaluation)
+    monkeypatch.setattr(evaluation_plan, "plan_evaluation", plan_evaluation)
     monkeypatch.setattr(evaluation, "run_evaluation", run_evaluation)
     days = ("--timerange", "20241001-20241008")
     assert invoke("evaluate", *days).exit_code == 3
@@ -201,26 +189,34 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
     assert invoke("evaluate", *days, *given, *more, "--config", config).exit_code == 3
     kinds = ("--planted", "none", "--signal", "0.5", "--market-seed", "4")
     assert invoke("evaluate", *days, *kinds).exit_code == 3
-    choice = evaluation_choice.EvaluationChoice
-    assert chosen == [
-        (choice(timerange=days[1]), tmp_path),
-        (
-            choice(
-                timerange=days[1],
-                pairs=("SOL/USDT:USDT",),
-                n_seeds=3,
-                datadir=tmp_path,
-                configs=(config,),
-                with_program=True,
-                train_days=10,
-                test_days=2,
-                embargo_candles=5,
-                jobs=2,
-            ),
-            tmp_path,
-        ),
-        (choice(timerange=days[1], planted="none", signal=0.5, market_seed=4), tmp_path),
-    ]
+    default = {
+        "timerange": days[1],
+        "pairs": (),
+        "n_seeds": 1,
+        "datadir": None,
+        "configs": [],
+        "with_program": False,
+        "planted": None,
+        "signal": None,
+        "market_seed": 0,
+        "train_days": 30,
+        "test_days": 7,
+        "embargo_candles": None,
+        "jobs": None,
+    }
+    changed = {
+        "pairs": ["SOL/USDT:USDT"],
+        "n_seeds": 3,
+        "datadir": tmp_path,
+        "configs": [config],
+        "with_program": True,
+        "train_days": 10,
+        "test_days": 2,
+        "embargo_candles": 5,
+        "jobs": 2,
+    }
+    kind = {"planted": "none", "signal": 0.5, "market_seed": 4}
+    assert chosen == [default, default | changed, default | kind]
 
 
 def test_an_interrupted_command_exits_with_130(

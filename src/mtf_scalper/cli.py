@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -28,10 +28,6 @@ from mtf_scalper.paths import (
     problem_with_files,
     user_data,
 )
-
-if TYPE_CHECKING:
-    from mtf_scalper.market.market import Market
-    from mtf_scalper.settings import Settings
 
 __all__ = ["app", "main"]
 
@@ -144,13 +140,6 @@ def _leave_output_alone() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _markets_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Market], Settings]:
-    """Return what a backtest traded; loaded once the trainings are done, which need the memory."""
-    from mtf_scalper.freqai.parity import markets_of_backtest
-
-    return markets_of_backtest(arguments)
-
-
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
         typer.echo(__version__)
@@ -178,7 +167,7 @@ def demo(
     """Train a PPO agent and backtest it with the real freqtrade program, offline."""
     from mtf_scalper.runs.demo import run_demo
 
-    raise typer.Exit(run_demo(_markets_of, datadir, timerange))
+    raise typer.Exit(run_demo(datadir, timerange))
 
 
 @app.command(epilog=_EXIT_CODES)
@@ -199,7 +188,7 @@ def validate(
     """Train and backtest a short range, watch the processes, and check what was in force."""
     from mtf_scalper.runs.validation import run_validation
 
-    raise typer.Exit(run_validation(_markets_of, full, output, datadir))
+    raise typer.Exit(run_validation(full, output, datadir))
 
 
 @app.command(
@@ -238,8 +227,7 @@ def parity(
     """Check that the simulator trades as freqtrade's own backtester does, trade by trade."""
     from rich.console import Console
 
-    from mtf_scalper.freqai.parity_report import run_parity
-    from mtf_scalper.runs.parity import offline_arguments
+    from mtf_scalper.runs.parity_run import offline_arguments, run_parity
 
     with offline_arguments(
         config, timerange, datadir=datadir, pairs=pairs or (), train_cycles=train_cycles
@@ -307,21 +295,17 @@ def evaluate(
     from rich.console import Console
 
     from mtf_scalper.runs.evaluation import run_evaluation
-    from mtf_scalper.runs.evaluation_choice import EvaluationChoice, plan_evaluation
+    from mtf_scalper.runs.evaluation_plan import plan_evaluation
     from mtf_scalper.runs.project import find_project
 
-    def read_recipe(*arguments: Any) -> Any:
-        # Imported when it is asked for: a planted market needs no freqtrade.
-        from mtf_scalper.freqai.recipe import read_recipe
-
-        return read_recipe(*arguments)
-
-    choice = EvaluationChoice(
+    project = find_project()
+    plan = plan_evaluation(
+        project,
         timerange=timerange,
-        pairs=tuple(pairs or ()),
+        pairs=pairs or (),
         n_seeds=seeds,
         datadir=datadir,
-        configs=tuple(config),
+        configs=config,
         with_program=freqtrade,
         planted=planted,
         signal=signal,
@@ -331,10 +315,7 @@ def evaluate(
         embargo_candles=embargo_candles,
         jobs=jobs,
     )
-    project = find_project()
-    raise typer.Exit(
-        run_evaluation(plan_evaluation(choice, project, read_recipe), project, Console())
-    )
+    raise typer.Exit(run_evaluation(plan, project, Console()))
 
 
 @app.command(epilog=_EXIT_CODES)

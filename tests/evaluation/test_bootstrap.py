@@ -10,8 +10,8 @@ from mtf_scalper.evaluation.bootstrap import (
     interval_of,
     resampled_rows,
 )
+from mtf_scalper.evaluation.days import FIGURES, Days, sharpe_ratio
 from mtf_scalper.evaluation.libraries import library
-from mtf_scalper.evaluation.performance import FIGURES, Days, sharpe_ratio
 
 
 def autoregression(rng, n, persistence):

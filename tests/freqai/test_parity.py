@@ -18,14 +18,10 @@ from freqtrade.persistence import LocalTrade
 from freqtrade.strategy import IStrategy
 from rich.console import Console
 
-from mtf_scalper.freqai.given_predictions import (
-    GIVEN,
-    Given,
-    ParityError,
-    always_enter,
-    random_policy,
-)
-from mtf_scalper.freqai.parity import (
+from mtf_scalper.evaluation.trades import ClosedTrade
+from mtf_scalper.freqai.traded import ParityError
+from mtf_scalper.runs.given_predictions import GIVEN, Given, always_enter, random_policy
+from mtf_scalper.runs.parity import (
     LEAST_WALLET,
     Backtested,
     PairBacktest,
@@ -33,7 +29,7 @@ from mtf_scalper.freqai.parity import (
     compare,
     load_config,
 )
-from mtf_scalper.freqai.parity_report import first_difference, print_report
+from mtf_scalper.runs.parity_report import first_difference, print_report
 from mtf_scalper.simulator.exits import EQUITY_FLOOR, round_to_tick, stop_price
 from mtf_scalper.simulator.observation import flat_state
 from mtf_scalper.simulator.types import Action, Side
@@ -172,13 +168,13 @@ def test_simulator_and_backtester_make_the_same_trades(
     for pair, each in compared.items():
         market = backtested.pairs[pair].market
         assert len(market) == CANDLES
-        assert each.is_equal.all()
-        assert len(each.is_equal) == len(backtested.pairs[pair].trades) >= 5
+        assert each.unequal == []
+        assert len(each.trades) == len(backtested.pairs[pair].trades) >= 5
         assert each.largest_profit_difference <= 1e-8
     trades = [each.trades for each in backtested.pairs.values()]
-    assert case.reasons <= {reason for each in trades for reason in each["exit_reason"]}
+    assert case.reasons <= {trade.exit_reason for each in trades for trade in each}
     sides = {"long"} if case.attributes.get("can_short") is False else {"long", "short"}
-    assert {side for each in trades for side in each["side"]} == sides
+    assert {trade.side for each in trades for trade in each} == sides
     assert any(crosses_funding(each) for each in backtested.pairs.values())
     assert backtested.refused_stakes == 0
 
@@ -187,8 +183,12 @@ def crosses_funding(run: PairBacktest) -> bool:
     """Say whether any trade is open at a candle at which funding is due."""
     assert run.market.dates is not None
     due = run.market.dates[run.market.funding != 0.0]
-    opens, closes = (run.trades[name].to_numpy()[:, None] for name in ("open_date", "close_date"))
+    opens, closes = (dates_of(run.trades, name)[:, None] for name in ("open_date", "close_date"))
     return bool(((opens <= due) & (due <= closes)).any())
+
+
+def dates_of(trades: list[ClosedTrade], name: str) -> np.ndarray:
+    return np.array([getattr(trade, name).to_datetime64() for trade in trades])
 
 
 def test_trades_go_on_where_the_simulator_is_ruined(
@@ -201,8 +201,8 @@ def test_trades_go_on_where_the_simulator_is_ruined(
     restless = np.array([0.1, 0.3, 0.2, 0.2, 0.2])  # leaves as soon as it can, for the fees
     backtested = run(lambda pair, n_candles: np.tile(restless, (n_candles, 1)), ONE_PAIR)
     for each in compare(backtested).values():
-        assert each.is_equal.all()
-        equity = np.cumprod(1.0 + each.theirs["profit_ratio"].to_numpy())
+        assert each.unequal == []
+        equity = np.cumprod([1.0 + trade.profit_ratio for trade in each.run.trades])
         assert equity[-10] < EQUITY_FLOOR
 
 
@@ -216,8 +216,8 @@ def test_a_trained_model_trades_the_same_and_predicts_where_given_predictions_do
     expected = np.arange(2 * 288 + 1) % 288 >= WITHOUT_PREDICTION
     expected[-1] = False  # FreqAI predicts up to the end of the period, the backtest includes it
     for pair, each in compare(learned).items():
-        assert each.is_equal.all()
-        assert len(each.is_equal) > 0
+        assert each.unequal == []
+        assert len(each.trades) > 0
         assert np.ptp(learned.pairs[pair].probabilities[expected], axis=0).min() > 0.0
         for one in (learned, given):
             np.testing.assert_array_equal(one.pairs[pair].is_predicted, expected)
@@ -237,10 +237,10 @@ def test_an_agent_that_sees_its_position_trades_the_same(
     }
     compared_blind = compare(replace(backtested, pairs=blind))
     for pair, each in compare(backtested).items():
-        assert each.is_equal.all()
-        assert len(each.is_equal) >= 10
-        left += int((each.theirs["exit_reason"] == "agent_exit").sum())
-        blind_differs += int((~compared_blind[pair].is_equal).sum())
+        assert each.unequal == []
+        assert len(each.trades) >= 10
+        left += sum(trade.exit_reason == "agent_exit" for trade in each.run.trades)
+        blind_differs += len(compared_blind[pair].unequal)
     assert left >= 10
     # Had it not seen its position it would have traded otherwise.
     assert blind_differs > 0
@@ -251,8 +251,8 @@ def test_given_policies_trade_the_same_where_agents_see_their_position(
 ) -> None:
     overrides = {**rl_config(add_state_info=True, entry="any"), **ONE_PAIR}
     (each,) = compare(run(sometimes_silent, overrides, days="20240130-20240201")).values()
-    assert each.is_equal.all()
-    assert "agent_exit" in set(each.theirs["exit_reason"])
+    assert each.unequal == []
+    assert "agent_exit" in {trade.exit_reason for trade in each.run.trades}
 
 
 def test_nothing_enters_without_a_prediction_whatever_the_signal(
@@ -273,16 +273,15 @@ def test_nothing_enters_without_a_prediction_whatever_the_signal(
 def test_always_enter_never_leaves_by_itself(run: Callable[..., Backtested]) -> None:
     backtested = run(always_enter, {"max_open_trades": 1})
     assert "max_open_trades 2" in backtested.conditions  # every pair can have a trade open
-    for pair, each in compare(backtested).items():
-        assert each.is_equal.all()
-        reasons = set(each.theirs["exit_reason"])
-        assert "agent_exit" not in reasons
-        assert set(each.theirs["side"]) == {"long", "short"}
+    for each in compare(backtested).values():
+        assert each.unequal == []
+        trades, run_ = each.run.trades, each.run
+        assert "agent_exit" not in {trade.exit_reason for trade in trades}
+        assert {trade.side for trade in trades} == {"long", "short"}
         # As soon as a trade is closed and there is a prediction, the next one opens.
-        trades, run_ = each.theirs, backtested.pairs[pair]
         assert run_.market.dates is not None
-        opened = np.searchsorted(run_.market.dates, trades["open_date"].to_numpy()[1:])
-        closed = np.searchsorted(run_.market.dates, trades["close_date"].to_numpy()[:-1])
+        opened = np.searchsorted(run_.market.dates, dates_of(trades, "open_date")[1:])
+        closed = np.searchsorted(run_.market.dates, dates_of(trades, "close_date")[:-1])
         for close_row, open_row in zip(closed, opened, strict=True):
             assert not run_.is_predicted[close_row : open_row - 1].any()
             assert open_row > close_row
@@ -358,7 +357,7 @@ def test_a_spoiled_simulator_is_found_and_its_first_difference_printed(
     pair = "ETH/USDT:USDT"
     spoiled = replace(shipped, pairs={**shipped.pairs, pair: spoil(shipped.pairs[pair])})
     compared = compare(spoiled)
-    assert compared["BTC/USDT:USDT"].is_equal.all()
+    assert compared["BTC/USDT:USDT"].unequal == []
     difference = first_difference(compared)
     assert difference is not None
     assert difference.pair == pair
@@ -386,26 +385,26 @@ def test_a_difference_within_the_tolerance_of_profit_only_is_none(shipped: Backt
     pair = "BTC/USDT:USDT"
     trades = shipped.pairs[pair].trades
     for shift, expected in ((5e-7, 0), (5e-6, len(trades))):
-        moved = trades.assign(profit_ratio=trades["profit_ratio"] + shift)
+        moved = [replace(trade, profit_ratio=trade.profit_ratio + shift) for trade in trades]
         each = replace(shipped.pairs[pair], trades=moved)
         compared = compare(replace(shipped, pairs={pair: each}))
-        assert (~compared[pair].is_equal).sum() == expected
+        assert len(compared[pair].unequal) == expected
 
 
 def test_the_first_difference_is_that_of_the_earliest_trade(shipped: Backtested) -> None:
     pairs = {
-        pair: replace(each, trades=each.trades.drop(index=row))
+        pair: replace(each, trades=each.trades[:row] + each.trades[row + 1 :])
         for (pair, each), row in zip(shipped.pairs.items(), (9, 2), strict=True)
     }
     difference = first_difference(compare(replace(shipped, pairs=pairs)))
     assert difference is not None
     dropped = [
-        (each.trades["open_date"].iloc[row], pair)
+        (each.trades[row].open_date, pair)
         for (pair, each), row in zip(shipped.pairs.items(), (9, 2), strict=True)
     ]
     assert (difference.date, difference.pair) == min(dropped)
-    assert difference.theirs is None
-    assert difference.ours is not None
+    assert difference.match.theirs is None
+    assert difference.match.ours is not None
 
 
 def test_no_trades_are_a_failure(run: Callable[..., Backtested]) -> None:

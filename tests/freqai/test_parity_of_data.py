@@ -16,8 +16,8 @@ from freqtrade.enums import CandleType, RunMode
 from freqtrade.exchange import Exchange
 
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
-from mtf_scalper.freqai.given_predictions import random_policy
-from mtf_scalper.freqai.parity import Backtested, backtest, compare
+from mtf_scalper.runs.given_predictions import random_policy
+from mtf_scalper.runs.parity import Backtested, backtest, compare
 
 Change = Callable[[Path, np.random.Generator], None]
 
@@ -135,8 +135,8 @@ def run_on(
 
 def check_equal(backtested: Backtested, least: int = 30) -> None:
     for each in compare(backtested).values():
-        assert each.is_equal.all()
-        assert len(each.is_equal) >= least
+        assert each.unequal == []
+        assert len(each.trades) >= least
         assert each.largest_profit_difference <= 1e-8
 
 

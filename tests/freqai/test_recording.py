@@ -212,6 +212,13 @@ def test_a_started_program_writes_into_the_record_that_it_is_told_of(
     assert len(run.events("training_finished")) == 4
     assert run.samples().empty
     assert run.settings["n_envs"] == 2
+    # It judges what it traded; whoever began the record reads that there, and ends it.
+    (judged,) = run.events("judged")
+    assert judged["verdict"].startswith("no evidence of an edge")
+    agreed = [each for each in judged["checks"] if each["name"].endswith("simulator agrees")]
+    assert {each["verdict"] for each in agreed} == {"passed"}
+    assert run.figures()[0]["n_trades"] == len(run.trades())
+    assert run.checks() == []
     started.run(*BACKTEST, str(tmp_path / "results"), told=RUN_OFF)
     assert len(started.runs) == 1
 

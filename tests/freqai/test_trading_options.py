@@ -11,7 +11,7 @@ from freqtrade.strategy import IStrategy
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.freqai.config import trade_rules
 from mtf_scalper.freqai.strategy import HybridStrategy
-from mtf_scalper.freqai.trading_options import Use, check_trading_options, not_followed
+from mtf_scalper.freqai.trading_options import _OPTIONS, Use, check_trading_options
 from mtf_scalper.settings import TradeRules
 
 Config = dict[str, Any]
@@ -49,6 +49,11 @@ CALLBACKS = (
     "order_filled",
     "bot_loop_start",
 )
+
+
+def not_followed(config: Config, strategy: Any) -> tuple[str, ...]:
+    """Return the names of the options in force that the simulator does not follow."""
+    return tuple(option.key for option in _OPTIONS if option.is_on(config, strategy))
 
 
 def strategy_of(base: type = HybridStrategy, **attributes: Any) -> Any:

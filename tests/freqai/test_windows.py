@@ -21,7 +21,7 @@ from mtf_scalper.freqai.windows import (
     build_market,
     check_window,
     fee_rate,
-    funding_per_unit,
+    funding_due,
     log_gaps,
 )
 from mtf_scalper.market.candles import check_candles
@@ -32,6 +32,11 @@ SETTINGS = Settings(window_size=4)
 FEATURES = ["%-a", "%-b", *columns.RAW_PRICES]
 CONFIG = {"timeframe": "5m", "fee": 0.0004}
 WINDOW = "BTC/USDT:USDT, window 2024-01-31 to 2024-02-01: "
+
+
+def funding_per_unit(dates: pd.Series, pair: str, provider: Any) -> np.ndarray:
+    opens = dates.dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
+    return funding_due(opens, pair, provider).at_open
 
 
 @pytest.fixture

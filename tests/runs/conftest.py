@@ -18,13 +18,13 @@ from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec, utc_timestamp
 from mtf_scalper.monitoring.facts import RunFacts
 from mtf_scalper.monitoring.verdicts import Recipe
 from mtf_scalper.runs import validation
-from mtf_scalper.runs.plan import ValidationPlan
 from mtf_scalper.runs.program import (
     BacktestOutcome,
     BacktestRequest,
     BacktestRun,
     run_backtest,
 )
+from mtf_scalper.runs.validation_plan import ValidationPlan
 
 PAIR = "BTC/USDT:USDT"
 TIMERANGE = "20240111-20240113"

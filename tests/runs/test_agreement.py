@@ -11,11 +11,12 @@ from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.recorded import recorded_pair
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.runs.agreement import compare_trades, program_request
-from mtf_scalper.runs.learned_window import learn_window, window_task
+from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.program import MODEL, STRATEGY, run_backtest
-from mtf_scalper.runs.walk_forward import walk
-from mtf_scalper.runs.windows import parse_timerange, rolling_windows
 from mtf_scalper.simulator.types import ExitReason
+from mtf_scalper.walk_forward.learned_window import learn_window, window_task
+from mtf_scalper.walk_forward.sources import RecordedPairs, planted_recipe
+from mtf_scalper.walk_forward.walk import walk
 
 PAIR = "BTC/USDT:USDT"
 TIMERANGE = "20240114-20240118"
@@ -27,11 +28,24 @@ CONFIG = """{"freqai": {"rl_config": {
 }}}"""
 
 
+def plan_of(recipe, datadir, config):
+    return EvaluationPlan(
+        recipe=recipe,
+        source=RecordedPairs(datadir, recipe),
+        timerange=TIMERANGE,
+        train_days=8,
+        test_days=3,
+        datadir=datadir,
+        configs=(config,),
+        with_program=True,
+    )
+
+
 @pytest.fixture(scope="module")
 def agreed(project, tmp_path_factory):
     """Return walk and result of the program, windows, and the recorded pair."""
     pytest.importorskip("freqtrade")
-    from mtf_scalper.freqai.recipe import read_recipe
+    from mtf_scalper.runs.recipe import read_recipe
 
     folder = tmp_path_factory.mktemp("agreement")
     datadir = folder / "data"
@@ -41,20 +55,11 @@ def agreed(project, tmp_path_factory):
     config.write_text(CONFIG)
     shipped = project / "configs" / "config_rl_hybrid.json"
     recipe = read_recipe((shipped, config), project / "user_data", datadir, STRATEGY, MODEL)
-    request = program_request(
-        project,
-        folder / "backtest",
-        datadir,
-        TIMERANGE,
-        [PAIR],
-        [config],
-        seed=SEED,
-        train_days=8,
-        test_days=3,
-        identifier="agreement",
-    )
+    plan = plan_of(recipe, datadir, config)
+    backtest = folder / "backtest"
+    request = program_request(plan, project, backtest, [PAIR], seed=SEED, identifier="agreement")
     outcome = run_backtest(request)
-    windows = rolling_windows(*parse_timerange(TIMERANGE), train_days=8, test_days=3)
+    windows = plan.windows()
     recorded = recorded_pair(datadir, PAIR, since=windows[0].train_from, fee_rate=recipe.fee_rate)
     settings = recipe.settings.changed(cpu_count=1)
     learned = [
@@ -69,7 +74,7 @@ def test_trades_agree_one_for_one(agreed):
     found, outcome, _ = agreed
     agreement = compare_trades(found, outcome.strategy["trades"])
     assert agreement.n_program == agreement.n_python == agreement.n_equal > 10
-    assert (agreement.share, agreement.difference) == (1.0, None)
+    assert agreement.difference is None
     # Otherwise the rules alone would have agreed.
     assert any(trade.exit_reason is ExitReason.AGENT for trade in found.run.trades)
 
@@ -95,7 +100,6 @@ def test_the_first_difference_is_named(agreed):
     assert agreement.n_equal == len(trades) - 1
     opened = trades[3]["open_date"][:16].replace("T", " ")
     assert f"leverage of the trade of {opened} is" in agreement.line
-    assert agreement.share == pytest.approx((len(trades) - 1) / (len(trades) + 1))
     missing = compare_trades(found, trades[1:])
     assert missing.difference.startswith("only the Python API has the trade of")
     fewer = replace(found, run=replace(found.run, trades=found.run.trades[:-1]))
@@ -105,15 +109,6 @@ def test_the_first_difference_is_named(agreed):
 def test_a_configuration_that_is_no_json_is_named(project, tmp_path):
     path = tmp_path / "bad.json"
     path.write_text("{")
+    plan = plan_of(planted_recipe("linear"), tmp_path, path)
     with pytest.raises(SettingsError, match=r"bad\.json: is no JSON"):
-        program_request(
-            project,
-            tmp_path,
-            tmp_path,
-            TIMERANGE,
-            [PAIR],
-            [path],
-            seed=1,
-            train_days=3,
-            test_days=1,
-        )
+        program_request(plan, project, tmp_path, [PAIR], seed=1)

@@ -17,12 +17,12 @@ from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.records.reader import Status, runs_in
 from mtf_scalper.runs.agreement import Agreement
-from mtf_scalper.runs.evaluated_pairs import PlantedPairs, RecordedPairs, planted_recipe
-from mtf_scalper.runs.evaluation import EvaluationPlan, evaluate_walks, run_evaluation
-from mtf_scalper.runs.evaluation_choice import EvaluationChoice, plan_evaluation
-from mtf_scalper.runs.learned_window import learn_window, window_task
-from mtf_scalper.runs.walk_forward import walk
+from mtf_scalper.runs.evaluation import run_evaluation
+from mtf_scalper.runs.evaluation_plan import EvaluationPlan, plan_evaluation
 from mtf_scalper.settings import Settings, TradeRules
+from mtf_scalper.walk_forward.learned_window import learn_window, window_task
+from mtf_scalper.walk_forward.sources import PlantedPairs, RecordedPairs, planted_recipe
+from mtf_scalper.walk_forward.walk import evaluate_walks, walk
 
 SMALL = {"net_arch": (32,), "train_cycles": 20, "cpu_count": 1, "device": "cpu"}
 PAIRS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
@@ -232,17 +232,18 @@ def test_the_command_refuses_an_option_that_is_not_followed(
     assert not list((project / "user_data").glob("runs/evaluate-*"))
 
 
-def test_choices_become_a_plan(tmp_path, datadir):
+def test_choices_become_a_plan(tmp_path, datadir, monkeypatch):
     asked = []
 
     def read_recipe(*arguments):
         asked.append(arguments)
         return Recipe(settings=Settings(random_state=7), pairs=PAIRS)
 
-    choice = EvaluationChoice(
-        timerange="20240108-20240124", datadir=datadir, n_seeds=3, pairs=PAIRS[:1], test_days=2
+    monkeypatch.setattr("mtf_scalper.runs.recipe.read_recipe", read_recipe)
+    days = "20240108-20240124"
+    plan = plan_evaluation(
+        tmp_path, timerange=days, datadir=datadir, n_seeds=3, pairs=PAIRS[:1], test_days=2
     )
-    plan = plan_evaluation(choice, tmp_path, read_recipe)
     assert plan.seeds == (7, 8, 9)
     assert plan.recipe.pairs == PAIRS[:1]
     assert plan.embargo == 288  # no rule ends a trade
@@ -254,11 +255,14 @@ def test_choices_become_a_plan(tmp_path, datadir):
     assert replace(plan, recipe=recipe, with_program=True).embargo == 0
 
 
-def test_a_synthetic_market_of_another_strength_is_written_where_it_is_missing(tmp_path):
-    choice = EvaluationChoice(
-        timerange="20240108-20240110", signal=0.0, train_days=2, pairs=PAIRS[:1]
+def test_a_synthetic_market_of_another_strength_is_written_where_it_is_missing(
+    tmp_path, monkeypatch
+):
+    recipe = Recipe(settings=Settings(), pairs=PAIRS)
+    monkeypatch.setattr("mtf_scalper.runs.recipe.read_recipe", lambda *_: recipe)
+    plan = plan_evaluation(
+        tmp_path, timerange="20240108-20240110", signal=0.0, train_days=2, pairs=PAIRS[:1]
     )
-    plan = plan_evaluation(choice, tmp_path, lambda *_: Recipe(settings=Settings(), pairs=PAIRS))
     manifest = json.loads((plan.datadir / "synthetic_market.json").read_text())
     assert manifest["market"]["signal_strength"] == 0.0
     recorded = plan.source.load(PAIRS[0], plan.windows())
@@ -276,6 +280,5 @@ def test_a_synthetic_market_of_another_strength_is_written_where_it_is_missing(t
     ],
 )
 def test_what_does_not_go_together_is_named(values, words, tmp_path):
-    choice = EvaluationChoice(timerange="20240108-20240110", **values)
     with pytest.raises(SettingsError, match=words):
-        plan_evaluation(choice, tmp_path, lambda *_: None)
+        plan_evaluation(tmp_path, timerange="20240108-20240110", **values)

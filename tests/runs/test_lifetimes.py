@@ -40,8 +40,9 @@ import io, sys
 from dataclasses import replace
 from pathlib import Path
 from rich.console import Console
-from mtf_scalper.runs.evaluated_pairs import PlantedPairs, planted_recipe
-from mtf_scalper.runs.evaluation import EvaluationPlan, run_evaluation
+from mtf_scalper.walk_forward.sources import PlantedPairs, planted_recipe
+from mtf_scalper.runs.evaluation import run_evaluation
+from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 
 if __name__ == "__main__":
     recipe = planted_recipe("linear")
@@ -75,7 +76,7 @@ def test_workers_of_an_evaluation_end_with_it(
 
 WAITING = """
 import sys, time
-from mtf_scalper.runs.walk_forward import _learned
+from mtf_scalper.walk_forward.walk import _learned
 
 if __name__ == "__main__":
     def tasks():

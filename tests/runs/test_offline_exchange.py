@@ -9,7 +9,7 @@ import pytest
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.market.pairs import check_linear
-from mtf_scalper.runs.parity import offline_arguments
+from mtf_scalper.runs.parity_run import offline_arguments
 
 INVERSE = (
     "BTC/USD:BTC: settles in BTC and not in USD; coin-margined contracts are not simulated "
@@ -38,13 +38,12 @@ def test_what_the_replay_exchange_does_not_have_is_named(
     path = tmp_path / "user.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     shipped = project / "configs" / "config_rl_hybrid.json"
-    given = offline_arguments(
-        (shipped, path), "20240111-20240113", datadir=tiny_datadir, folder=tmp_path / "run"
-    )
+    given = offline_arguments((shipped, path), "20240111-20240113", datadir=tiny_datadir)
+    runs = set((project / "user_data" / "runs").glob("parity-*"))
     with pytest.raises(MtfScalperError, match=f"^{line}") as caught, given:
         pass
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run").exists()
+    assert set((project / "user_data" / "runs").glob("parity-*")) == runs
 
 
 @pytest.mark.parametrize("pair", ["BTC/USDT:USDT", "BTC/USDC:USDC", "BTC/USDT", "1000PEPE/USDT"])

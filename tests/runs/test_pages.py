@@ -9,7 +9,7 @@ import pytest
 
 from mtf_scalper.page import render
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.pages import page_or_reason
+from mtf_scalper.runs.project import page_or_reason
 
 
 @pytest.fixture

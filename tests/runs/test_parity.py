@@ -20,7 +20,7 @@ from mtf_scalper.cli import app
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec
-from mtf_scalper.runs.parity import offline_arguments
+from mtf_scalper.runs.parity_run import offline_arguments
 
 # freqtrade calls pandas in ways that pandas 3.1 deprecates; nothing of ours does.
 pytestmark = pytest.mark.filterwarnings(

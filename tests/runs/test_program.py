@@ -11,8 +11,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from mtf_scalper.runs.plan import ValidationPlan
 from mtf_scalper.runs.program import BacktestRequest, BacktestRun, RunError, run_backtest
+from mtf_scalper.runs.validation_plan import ValidationPlan
 
 MakeRequest = Callable[..., BacktestRequest]
 

@@ -15,7 +15,6 @@ import pytest
 from rich.console import Console
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.freqai.parity import markets_of_backtest
 from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.monitoring.checks import judge
@@ -24,11 +23,11 @@ from mtf_scalper.monitoring.facts import RunFacts
 from mtf_scalper.monitoring.speed import BEFORE
 from mtf_scalper.monitoring.verdicts import Check, Recipe, Verdict
 from mtf_scalper.records.reader import Run, Status, runs_in
-from mtf_scalper.runs import plan as plan_module
 from mtf_scalper.runs import validation
-from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
+from mtf_scalper.runs import validation_plan as plan_module
 from mtf_scalper.runs.program import RunError
 from mtf_scalper.runs.validation import observe, run_validation, write_verdicts
+from mtf_scalper.runs.validation_plan import ValidationPlan, plan_validation, training_market
 
 # A training of the tiny run is over between two samples.
 NOT_OF_A_TINY_EXACT_RUN = {
@@ -139,7 +138,7 @@ def test_the_exit_code_is_zero_only_if_every_check_passed(
     monkeypatch.setattr(validation, "observe", lambda *_: (RunFacts(), None))
     monkeypatch.setattr(validation, "judge", lambda *_: checks)
     output = tmp_path / "elsewhere"
-    assert run_validation(lambda _: pytest.fail("not needed"), False, output, None) == code
+    assert run_validation(False, output, None) == code
     printed = capsys.readouterr().out
     assert "[512, 256]" in printed
     assert ("check 1: the reason" in printed) is (code == 1)
@@ -167,7 +166,7 @@ def test_a_validated_backtest_leaves_a_whole_record(
     monkeypatch.setattr(validation, "plan_validation", lambda *_, **__: plan)
     monkeypatch.chdir(request.project)
     before = {run.run_id for run in runs_in(request.folder.parent)}
-    run_validation(markets_of_backtest, False, None, None)
+    run_validation(False, None, None)
     (run,) = (r for r in runs_in(request.folder.parent) if r.run_id not in before)
     assert run.status is Status.FINISHED
     assert run.manifest["pairs"] == [PAIR]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtf_scalper.evaluation.days import sharpe_ratio
 from mtf_scalper.evaluation.libraries import library
-from mtf_scalper.evaluation.performance import sharpe_ratio
 
 __all__ = [
     "Overfitting",

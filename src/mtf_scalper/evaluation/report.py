@@ -7,10 +7,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.evaluation.baselines import buy_and_hold, classic_exits, flat, random_exits
+from mtf_scalper.evaluation.accounts import (
+    BUY_AND_HOLD,
+    CLASSIC_EXITS,
+    FLAT,
+    oracle_share,
+    random_figures,
+    traded_baselines,
+)
+from mtf_scalper.evaluation.baselines import random_exits
 from mtf_scalper.evaluation.degenerate import degeneracy, exposure
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.names import check_names
@@ -20,8 +27,6 @@ from mtf_scalper.simulator.playback import Simulation
 
 __all__ = ["Report", "evaluate"]
 
-TIE = 1e-12
-"""Log returns that differ by less are equal."""
 MISSING = "not measured"
 
 
@@ -207,8 +212,8 @@ def evaluate(
     settings = with_entry_mode(settings, market)
     draws = random_exits(run, market, settings, n_draws=n_draws, seed=seed) if n_draws else ()
     returns = np.array([draw.log_return for draw in draws])
-    low, median, high = np.quantile(returns, (0.05, 0.5, 0.95)).tolist() if draws else (None,) * 3
-    classic = classic_exits(market, settings)
+    known = {name: each.log_return for name, each in traded_baselines(market, settings).items()}
+    best = None if oracle is None else oracle.log_return
     first_row = settings.window_size - 1
     return Report(
         pair=market.pair,
@@ -226,31 +231,17 @@ def evaluate(
         mean_holding_candles=run.mean_holding_candles,
         max_drawdown=run.max_drawdown,
         exposure=exposure(run, settings),
-        flat=flat(market).log_return,
-        buy_and_hold=buy_and_hold(market, settings).log_return,
-        classic_exits=None if classic is None else classic.log_return,
+        flat=known[FLAT],
+        buy_and_hold=known[BUY_AND_HOLD],
+        classic_exits=known.get(CLASSIC_EXITS),
         n_draws=len(draws),
         seed=seed,
         knows_entry_rule=run.entries is not None,
-        random_median=median,
-        random_low=low,
-        random_high=high,
-        random_rank=_rank(run.log_return, returns) if draws else None,
-        oracle=None if oracle is None else oracle.log_return,
-        oracle_share=None if oracle is None else _share(run.log_return, oracle.log_return),
+        **random_figures(run.log_return, returns),
+        oracle=best,
+        oracle_share=None if best is None else oracle_share(run.log_return, best),
         degenerate=degeneracy(run, market, settings),
     )
-
-
-def _rank(value: float, others: NDArray[np.float64]) -> float:
-    """Return the share of ``others`` below ``value``, ties counted half."""
-    differences = value - others
-    ties = np.abs(differences) <= TIE
-    return float(np.mean(np.where(ties, 0.5, differences > 0.0)))
-
-
-def _share(value: float, best: float) -> float | None:
-    return value / best if best > TIE else None
 
 
 def _period(market: Market, first_row: int) -> str:

@@ -1,1 +1,1 @@
-"""The faces that freqtrade loads; the only code here that imports freqtrade."""
+"""The faces that freqtrade loads, and what translates between freqtrade and the rest."""

@@ -27,6 +27,15 @@ from freqtrade.data.dataprovider import DataProvider
 from freqtrade.persistence import LocalTrade, Trade
 
 from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.evaluation.judge import Judged
+from mtf_scalper.evaluation.judge_into import (
+    JUDGED_EVENT,
+    judge_into,
+    verdict_checks,
+    verdict_sentence,
+)
+from mtf_scalper.evaluation.left_out import LEFT_OUT, left_out_note
+from mtf_scalper.evaluation.trades import as_row, from_freqtrade
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.program import KINDS, Fate, end_with_parent, kind_of_program
 from mtf_scalper.market.market import Market
@@ -36,10 +45,6 @@ from mtf_scalper.records.files import RecordError
 from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import PROBABILITIES, Run
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
-from mtf_scalper.runs.judgment import Judged
-from mtf_scalper.runs.left_out import LEFT_OUT, left_out_note
-from mtf_scalper.runs.recording import judge_into, verdict_checks
-from mtf_scalper.runs.verdict import verdict_sentence
 from mtf_scalper.settings import Settings
 
 __all__ = ["ProgramRecord"]
@@ -161,7 +166,7 @@ class ProgramRecord:
                 record.write_candles(pair, candles.loc[candles["date"] >= since, names])
 
     def traded(self, pair: str, build: Callable[[], Market]) -> None:
-        """Keep what a backtest of this program's own trades, so that it can be judged at its end.
+        """Keep what a backtest trades, so that it can be judged at its end.
 
         Parameters
         ----------
@@ -169,7 +174,7 @@ class ProgramRecord:
         build : callable
             Returns the market; where it cannot, the log says why when the backtest ends.
         """
-        if self._record is None or not self._is_own or self._kind != "backtest":
+        if self._record is None or self._kind != "backtest":
             return
         try:
             self._markets[pair] = build()
@@ -243,8 +248,7 @@ class ProgramRecord:
         try:
             self.trades()
             self.phase(None)
-            if self._is_own:
-                self._end_record()
+            self._end_record()
             if self._sampler is not None:
                 self._sampler.__exit__(None, None, None)
         except Exception:  # the program is ending, and has other things to clean up
@@ -257,12 +261,14 @@ class ProgramRecord:
             if record is None or record.has_ended:
                 return
             problem = self._failure or self._fate.problem(self._kind)
+            verdict = None if problem else self._judged(record)
+            if not self._is_own:
+                return
             if problem:
                 record.fail(problem)
             else:
-                verdict = self._judged(record) or self._verdict()
                 note = left_out_note(self._left_out, self._pairs)
-                record.finish(f"{verdict}{note}", self._results())
+                record.finish(f"{verdict or self._verdict()}{note}", self._results())
 
     def _judged(self, record: RunRecord) -> str | None:
         """Set a backtest beside the baselines; return the verdict, None where that cannot be."""
@@ -270,12 +276,14 @@ class ProgramRecord:
             return None
         reason: object = self._not_judged
         if reason is None:
-            trades = [_as_freqtrade_writes(trade) for trade in self._closed()]
             try:
-                judged, differences = judge_into(record, trades, self._markets, self._settings)
-                checks = verdict_checks(judged, differences)
-                record.write_json("checks", [check.as_dict() for check in checks])
-                verdict = verdict_sentence(judged)
+                trades = [from_freqtrade(trade) for trade in self._closed()]
+                with record.phase("judging"):
+                    judged = judge_into(record, trades, self._markets, self._settings)
+                checks, verdict = verdict_checks(judged), verdict_sentence(judged)
+                if self._is_own:  # a validation has checks of its own
+                    record.write_json("checks", checks)
+                self.event(JUDGED_EVENT, verdict=verdict, checks=checks)
                 level = logging.INFO if isinstance(judged, Judged) else logging.WARNING
                 note = left_out_note(self._left_out, self._pairs)
                 logger.log(level, "%s%s", verdict, note)
@@ -283,17 +291,18 @@ class ProgramRecord:
                 return verdict
             except Exception as error:  # whatever it was, the backtest itself has succeeded
                 reason = error
+        self.event(JUDGED_EVENT, error=str(reason))
         logger.warning("this backtest is not set beside the baselines: %s", reason)
         return None
 
     def _start(self, settings: Settings) -> None:
         assert self._record is not None
         atexit.register(self.end)
+        self._fate.watch()
         if not self._is_own:
             self._record.write_settings(settings)
             end_with_parent(Run.open(self._record.folder).manifest["process"])
             return
-        self._fate.watch()
         self._sampler = ProcessSampler(
             os.getpid(),
             interval_seconds=_SAMPLE_SECONDS.get(self._kind, _SLOW_SAMPLE_SECONDS),
@@ -360,36 +369,8 @@ def _begin(
     )
 
 
-def _as_freqtrade_writes(trade: Any) -> dict[str, Any]:
-    """Return what ``judge_trades`` reads of a trade."""
-    return {
-        "pair": trade.pair,
-        "is_short": trade.is_short,
-        "open_date": trade.open_date_utc,
-        "close_date": trade.close_date_utc,
-        "open_rate": trade.open_rate,
-        "close_rate": trade.close_rate,
-        "leverage": trade.leverage,
-        "profit_ratio": trade.close_profit,
-        "exit_reason": trade.exit_reason,
-    }
-
-
 def _row(trade: Any, seed: int) -> dict[str, Any]:
-    profit = float(trade.close_profit or 0.0)
-    return {
-        "series": "agent",
-        "pair": trade.pair,
-        "window": None,
-        "seed": seed,
-        "side": "short" if trade.is_short else "long",
-        "open_date": trade.open_date_utc,
-        "close_date": trade.close_date_utc,
-        "open_rate": trade.open_rate,
-        "close_rate": trade.close_rate,
-        "leverage": trade.leverage,
-        "profit_ratio": profit,
-        "log_return": float(np.log1p(profit)) if profit > -1.0 else None,
-        "exit_reason": trade.exit_reason,
-        "enter_tag": trade.enter_tag,
-    }
+    closed = from_freqtrade(trade)
+    profit = closed.profit_ratio
+    log_return = float(np.log1p(profit)) if profit > -1.0 else None
+    return as_row(closed, window=None, seed=seed, log_return=log_return)

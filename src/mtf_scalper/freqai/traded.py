@@ -15,65 +15,31 @@ import pandas as pd
 from freqtrade.configuration import TimeRange
 from freqtrade.data.converter import trim_dataframe
 from freqtrade.data.dataprovider import DataProvider
+from freqtrade.exchange import timeframe_to_minutes
 from freqtrade.optimize.backtesting import Backtesting
 from freqtrade.plugins.pairlist.pairlist_helpers import expand_pairlist
 from freqtrade.strategy import IStrategy
 from numpy.typing import NDArray
 
+from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.config import read_settings, trade_rules
-from mtf_scalper.freqai.given_predictions import ParityError, bounded_timerange, is_predicted
 from mtf_scalper.freqai.windows import build_market
-from mtf_scalper.market.market import Market, with_early_ends
+from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 
 __all__ = [
+    "ParityError",
+    "bounded_timerange",
     "check_pairs",
+    "is_predicted",
     "market_of_program",
     "traded_market",
-    "traded_markets",
     "traded_rows",
 ]
 
 
-def traded_markets(backtesting: Backtesting) -> tuple[dict[str, Market], Settings]:
-    """Return the market of every pair that a backtest of FreqAI's predictions trades.
-
-    Nothing is trained and nothing is traded. Where FreqAI makes no prediction entries are off.
-
-    Parameters
-    ----------
-    backtesting : Backtesting
-        freqtrade's, with its strategy; not run yet.
-
-    Returns
-    -------
-    markets : dict of str to Market
-        By pair.
-    settings : Settings
-        With the trade rules in force.
-    """
-    config, strategy = backtesting.config, backtesting.strategylist[0]
-    strategy.ft_load_hyper_params(False)
-    data, timerange = backtesting.load_bt_data()
-    check_pairs(config, data)
-    settings = read_settings(config, trade_rules(config, strategy))
-    provider = DataProvider(config, backtesting.exchange, backtesting.pairlists)
-    strategy.dp = provider  # as the backtest gives it one before it asks for indicators
-    markets = {}
-    for pair, candles in data.items():
-        frame = strategy.feature_engineering_standard(candles.copy(), {"pair": pair})
-        markets[pair] = traded_market(
-            frame,
-            traded_rows(frame, pair, backtesting, timerange),
-            is_predicted(config, frame["date"]).to_numpy(dtype=np.bool_),
-            pair,
-            settings,
-            config=config,
-            provider=provider,
-            strategy=strategy,
-        )
-    return with_early_ends(markets), settings
+class ParityError(MtfScalperError):
+    """The two sides cannot be compared: says why."""
 
 
 def market_of_program(
@@ -196,3 +162,36 @@ def traded_market(
         backtested=TimeRange("date", "date", first, last),
     )
     return market.slice(traded.start, traded.stop)
+
+
+def is_predicted(config: Mapping[str, Any], dates: pd.Series) -> pd.Series:
+    """Return where FreqAI predicts in a backtest: bool, shape (T,).
+
+    Inside the backtest's period, and in every window of ``backtest_period_days`` from the first
+    candle with ``conv_width`` candles before it in the window.
+    """
+    freqai = config["freqai"]
+    period = bounded_timerange(config)
+    candle = pd.Timedelta(minutes=timeframe_to_minutes(str(config["timeframe"])))
+    window = round(pd.Timedelta(days=freqai["backtest_period_days"]) / candle)
+    row_in_window = ((dates - period.startdt) // candle) % window
+    inside = (dates >= period.startdt) & (dates < period.stopdt)
+    result: pd.Series = inside & (row_in_window >= freqai.get("conv_width", 1) - 1)
+    return result
+
+
+def bounded_timerange(config: Mapping[str, Any]) -> TimeRange:
+    """Return the backtest's period.
+
+    Raises
+    ------
+    ParityError
+        If it has no start or no end.
+    """
+    period = TimeRange.parse_timerange(config.get("timerange"))
+    if period.starttype != "date" or period.stoptype != "date":
+        raise ParityError(
+            f"timerange {config.get('timerange')!r} needs a start and an end, "
+            "as in 20241001-20241015"
+        )
+    return period

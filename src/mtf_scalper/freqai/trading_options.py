@@ -19,7 +19,7 @@ from typing import Any
 
 from mtf_scalper.errors import SettingsError
 
-__all__ = ["Use", "check_trading_options", "not_followed"]
+__all__ = ["Use", "check_trading_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -169,19 +169,6 @@ _OPTIONS = (
         without=frozenset({Use.PARITY}),
     ),
 )
-
-
-def not_followed(config: Config, strategy: Any) -> tuple[str, ...]:
-    """Return the names of the options in force that the simulator does not follow.
-
-    Parameters
-    ----------
-    config : mapping
-        freqtrade's.
-    strategy : IStrategy
-        As freqtrade loaded it, the configuration's values laid over its own.
-    """
-    return tuple(option.key for option in _OPTIONS if option.is_on(config, strategy))
 
 
 def check_trading_options(config: Config, strategy: Any, use: Use) -> None:

@@ -33,7 +33,6 @@ __all__ = [
     "check_window",
     "fee_rate",
     "funding_due",
-    "funding_per_unit",
     "log_gaps",
 ]
 
@@ -174,12 +173,6 @@ def fee_rate(config: Mapping[str, Any], provider: DataProvider, pair: str) -> fl
     pairlists = getattr(provider, "_pairlists", None)
     first = pairlists.whitelist[0] if pairlists is not None and pairlists.whitelist else None
     return terms.fee_rate(config, provider._exchange, pair, first=first)
-
-
-def funding_per_unit(dates: pd.Series, pair: str, provider: DataProvider) -> NDArray[np.float64]:
-    """Return the funding due at each candle's open, in quote currency per unit of base currency."""
-    opens = dates.dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
-    return funding_due(opens, pair, provider).at_open
 
 
 def funding_due(

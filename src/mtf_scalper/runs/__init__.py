@@ -1,1 +1,1 @@
-"""Whole runs of the unmodified freqtrade program: the demo and the validation."""
+"""Whole runs: the demo, the validation, an evaluation, and what starts the real program."""

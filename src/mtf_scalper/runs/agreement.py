@@ -8,20 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mtf_scalper.errors import SettingsError
-from mtf_scalper.market.market import Market
-from mtf_scalper.runs.judgment import NotJudged
+from mtf_scalper.evaluation.judge import NotJudged
+from mtf_scalper.evaluation.trades import from_freqtrade, matched, simulated
+from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.program import BacktestRequest, merged
-from mtf_scalper.runs.replay import PROFIT_TOLERANCE, trades_on
-from mtf_scalper.runs.walk_forward import Walk
-from mtf_scalper.simulator.types import Trade
+from mtf_scalper.walk_forward.walk import Walk
 
 __all__ = ["Agreement", "compare_trades", "not_judged", "program_request"]
-
-_EQUAL = ("side", "close_row", "open_rate", "close_rate", "leverage", "exit_reason")
-"""What has to be equal between two trades that open in the same candle."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +40,6 @@ class Agreement:
     difference: str | None
 
     @property
-    def share(self) -> float:
-        """Share of all trades, of either side, that both have; 1 without any."""
-        together = self.n_program + self.n_python - self.n_equal
-        return self.n_equal / together if together else 1.0
-
-    @property
     def line(self) -> str:
         """All of it in a line."""
         said = (
@@ -62,30 +50,24 @@ class Agreement:
 
 
 def program_request(
+    plan: EvaluationPlan,
     project: Path,
     folder: Path,
-    datadir: Path,
-    timerange: str,
     pairs: Sequence[str],
-    configs: Sequence[Path],
     *,
     seed: int,
-    train_days: int,
-    test_days: int,
     identifier: str | None = None,
 ) -> BacktestRequest:
-    """Return the backtest that trains what a walk-forward without embargo trains.
+    """Return the backtest that trains what a plan without embargo trains with one seed.
 
     Parameters
     ----------
-    project, folder, datadir : Path
+    plan : EvaluationPlan
+        Of recorded candles.
+    project, folder : Path
         See ``BacktestRequest``.
-    timerange : str
     pairs : sequence of str
-    configs : sequence of Path
-        Laid over the shipped configuration.
     seed : int
-    train_days, test_days : int
     identifier : str, optional
         FreqAI's, for the models; the folder's name by default.
 
@@ -94,22 +76,26 @@ def program_request(
     SettingsError
         If a configuration is no JSON.
     """
+    assert plan.datadir is not None
     overrides: dict[str, Any] = {}
-    for path in configs:
+    for path in plan.configs:
         overrides = merged(overrides, _read(path))
-    windows = {"train_period_days": train_days, "backtest_period_days": test_days}
     # Sums over several threads are made in another order now and then.
     fixed = {"random_state": seed, "cpu_count": 1, "progress_bar": False}
     ours = {
         "exchange": {"pair_whitelist": list(pairs)},
         "max_open_trades": len(pairs),
-        "freqai": {**windows, "rl_config": fixed},
+        "freqai": {
+            "train_period_days": plan.train_days,
+            "backtest_period_days": plan.test_days,
+            "rl_config": fixed,
+        },
     }
     return BacktestRequest(
         project=project,
         folder=folder,
-        datadir=datadir.resolve(),
-        timerange=timerange,
+        datadir=plan.datadir.resolve(),
+        timerange=plan.timerange,
         overrides=merged(overrides, ours),
         name=identifier,
     )
@@ -124,17 +110,17 @@ def compare_trades(walk: Walk, trades: Sequence[Mapping[str, Any]]) -> Agreement
     trades : sequence of mapping
         All trades as freqtrade writes them; those of other pairs are left out.
     """
-    theirs = trades_on(walk.market, [each for each in trades if each["pair"] == walk.pair])
-    ours = walk.run.trades
-    by_row = {trade.open_row: trade for trade in ours}
-    n_equal = sum(_first_unequal(by_row.get(trade.open_row), trade) is None for trade in theirs)
+    theirs = [from_freqtrade(each) for each in trades if each["pair"] == walk.pair]
+    ours = simulated(walk.run.trades, walk.market)
+    together = matched(ours, theirs)
+    unequal = [each for each in together if not each.is_equal]
     return Agreement(
         pair=walk.pair,
         seed=walk.seed,
         n_program=len(theirs),
         n_python=len(ours),
-        n_equal=n_equal,
-        difference=_difference(walk.market, ours, theirs),
+        n_equal=len(together) - len(unequal),
+        difference=unequal[0].words("the Python API", "freqtrade") if unequal else None,
     )
 
 
@@ -146,38 +132,6 @@ def not_judged(agreements: Sequence[Agreement]) -> NotJudged | None:
         if each.difference is not None
     }
     return NotJudged(differences) if differences else None
-
-
-def _difference(market: Market, ours: Sequence[Trade], theirs: Sequence[Trade]) -> str | None:
-    """Return the first difference in time in words, None without one."""
-    our_rows = {trade.open_row: trade for trade in ours}
-    their_rows = {trade.open_row: trade for trade in theirs}
-    assert market.dates is not None
-    for row in sorted({*our_rows, *their_rows}):
-        our, their = our_rows.get(row), their_rows.get(row)
-        opened = np.datetime_as_string(market.dates[row], unit="m").replace("T", " ")
-        if our is None or their is None:
-            only = "freqtrade" if our is None else "the Python API"
-            return f"only {only} has the trade of {opened}"
-        name = _first_unequal(our, their)
-        if name is not None:
-            return (
-                f"{name} of the trade of {opened} is {getattr(their, name)} in freqtrade and "
-                f"{getattr(our, name)} through the Python API"
-            )
-    return None
-
-
-def _first_unequal(our: Trade | None, their: Trade) -> str | None:
-    """Return the first attribute in which two trades differ, None where they are equal."""
-    if our is None:
-        return "open_row"
-    for name in _EQUAL:
-        if getattr(our, name) != getattr(their, name):
-            return name
-    if abs(our.profit_ratio - their.profit_ratio) > PROFIT_TOLERANCE:
-        return "profit_ratio"
-    return None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mtf_scalper.evaluation.judge_into import IS_POLICY
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.paths import user_data
 from mtf_scalper.progress import EventBars
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.judgment import Judged
-from mtf_scalper.runs.left_out import left_out_note, left_out_of
-from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, BacktestRun, run_backtest
-from mtf_scalper.runs.project import demo_market, find_project, shown
-from mtf_scalper.runs.recording import (
-    MarketsOf,
-    begin_record,
-    judge_backtest,
-    verdict_checks,
-)
-from mtf_scalper.runs.verdict import verdict_lines, verdict_sentence, verdict_table
+from mtf_scalper.runs.project import demo_market, find_project, page_or_reason, shown
+from mtf_scalper.runs.recording import begin_record, judgment_in
 
 __all__ = ["DEMO_TIMERANGE", "run_demo"]
 
@@ -38,15 +31,11 @@ _OVERRIDES = {"freqai": {"rl_config": {"progress_bar": False}}}
 _SAMPLE_SECONDS = 1.0
 
 
-def run_demo(
-    markets_of: MarketsOf, datadir: Path | None = None, timerange: str | None = None
-) -> int:
+def run_demo(datadir: Path | None = None, timerange: str | None = None) -> int:
     """Train and backtest through the real program, and print tables of what came of it.
 
     Parameters
     ----------
-    markets_of : callable
-        What the backtest traded; ``mtf_scalper.freqai.parity.markets_of_backtest``.
     datadir : Path, optional
         freqtrade data directory with the configuration's pairs; the synthetic market by default.
     timerange : str, optional
@@ -82,21 +71,17 @@ def run_demo(
         outcome = _watched(request, record, console)
         console.print(_result_table(outcome))
         console.print(_exit_table(outcome))
-        with record.phase("judging"):
-            judged, differences = judge_backtest(request, outcome, markets_of, record)
-        checks = verdict_checks(judged, differences)
-        record.write_json("checks", [check.as_dict() for check in checks])
         run = Run.open(record.folder)
-        left_out = left_out_of(run)
-        verdict = f"{verdict_sentence(judged)}{left_out_note(left_out, run.manifest['pairs'])}"
+        verdict, checks, left_out = judgment_in(run)
+        record.write_json("checks", checks)
         record.finish(
             verdict,
             {"freqtrade": outcome.results, "log": request.log, "models": request.models},
         )
-    if isinstance(judged, Judged):
-        console.print(verdict_table(judged))
-    told = (f"left out: {reason}" for reason in left_out.values())
-    for line in (*verdict_lines(judged, differences), *told, f"verdict         {verdict}"):
+    figures = run.figures()
+    if figures:
+        console.print(_verdict_table(figures))
+    for line in (*_verdict_lines(checks), *left_out, f"verdict         {verdict}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"whole run       {time.monotonic() - started:.0f} s")
     for what, path in (
@@ -173,3 +158,46 @@ def _exit_table(outcome: BacktestOutcome) -> Table:
             f"{row['profit_total']:+.2%}",
         )
     return table
+
+
+def _verdict_table(figures: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what all trades of each pair were worth, those of all pairs together last."""
+    table = Table(title="What the agent's trades were worth: log returns after fees")
+    table.add_column("pair", no_wrap=True)
+    for heading in ("trades", "return", "of best", "hold", "classic", "random", "beaten"):
+        table.add_column(heading, justify="right")
+    of_all, *of_pairs = figures
+    for row in (*of_pairs, of_all):
+        table.add_row(
+            row["pair"].split(":")[0],  # so that all fits into 80 columns
+            f"{row['n_trades']:.0f}",
+            _text(row["log_return"]["value"], "+.3f"),
+            _text(row["oracle_share"]["value"], ".1%"),
+            _text(row["buy_and_hold"], "+.3f"),
+            _text(row.get("classic_exits"), "+.3f"),
+            _text(row.get("random_median"), "+.3f"),
+            _text(row.get("random_rank"), ".0%"),
+        )
+    return table
+
+
+def _verdict_lines(checks: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Yield what the table cannot say: is it a policy at all, and what its columns mean."""
+    is_judged = False
+    for check in checks:
+        pair, _, name = check["name"].rpartition(": ")
+        why = check["reason"]
+        if name == IS_POLICY:
+            is_judged = True
+            yield f"{pair}: {f'DEGENERATE, {why}' if why else 'not degenerate'}"
+        elif why:
+            yield f"{pair}: the replay differs from the backtest: {why}"
+    if is_judged:
+        yield "of best  share of what the best trades in hindsight earn under the same rules"
+        yield "hold     buy and hold; classic: the same entries, all exits left to the rules"
+        yield "random   the same entry rule, exits at random times: median of 100 draws, and"
+        yield "         how many of them are beaten, ties counted half"
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"

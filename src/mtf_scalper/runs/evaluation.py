@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.importance import pooled_importance
-from mtf_scalper.evaluation.performance import calendar_of
-from mtf_scalper.evaluation.recipe import Recipe
+from mtf_scalper.evaluation.judge import Judged, NotJudged, write_judged
+from mtf_scalper.evaluation.judge_into import check_row
+from mtf_scalper.evaluation.left_out import LEFT_OUT, left_out_note
+from mtf_scalper.evaluation.variants import earlier_variants
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.paths import user_data
@@ -30,111 +30,17 @@ from mtf_scalper.runs.agreement import (
     not_judged,
     program_request,
 )
-from mtf_scalper.runs.evaluated_pairs import PairSource, load_pairs
-from mtf_scalper.runs.evaluation_record import (
-    KIND,
-    tested_candles,
-    window_days,
-    write_pair,
-)
+from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tables
-from mtf_scalper.runs.evidence import measure_pair
-from mtf_scalper.runs.judgment import Judged, NotJudged, judge_pairs, write_judged
-from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, window_task
-from mtf_scalper.runs.left_out import LEFT_OUT, left_out_note
-from mtf_scalper.runs.pages import page_or_reason
 from mtf_scalper.runs.program import run_backtest
-from mtf_scalper.runs.project import shown
-from mtf_scalper.runs.variants import earlier_variants
-from mtf_scalper.runs.walk_forward import Walk, learn_windows, threads_per_job, walk
-from mtf_scalper.runs.windows import Window, parse_timerange, rolling_windows
-from mtf_scalper.settings import Device, Settings
+from mtf_scalper.runs.project import page_or_reason, shown
+from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask, window_task
+from mtf_scalper.walk_forward.sources import load_pairs
+from mtf_scalper.walk_forward.walk import Walk, evaluate_walks, learn_windows, walk
+from mtf_scalper.walk_forward.walk_record import KIND, tested_candles, write_pair
+from mtf_scalper.walk_forward.windows import Window
 
-__all__ = ["EvaluationPlan", "evaluate_walks", "run_evaluation"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationPlan:
-    """What an evaluation learns and trades.
-
-    Attributes
-    ----------
-    recipe : Recipe
-    source : PairSource
-    timerange : str
-        Days that are traded, ``YYYYMMDD-YYYYMMDD``; the first training begins before them.
-    seeds : tuple of int
-    train_days, test_days : int
-    embargo_candles : int or None
-        Candles between training and test; by default as many as the longest trade lasts.
-    jobs : int
-        Trainings at a time.
-    n_draws : int
-        Random exits per pair and seed.
-    datadir : Path or None
-        Where the candles are from, None for a planted market.
-    configs : tuple of Path
-        Laid over the shipped configuration.
-    with_program : bool
-        Whether the real program backtests the same windows. It knows no embargo, its tests see no
-        candles before them, and both sides train on one thread.
-    """
-
-    recipe: Recipe
-    source: PairSource
-    timerange: str
-    seeds: tuple[int, ...] = (42,)
-    train_days: int = 30
-    test_days: int = 7
-    embargo_candles: int | None = None
-    jobs: int = 1
-    n_draws: int = 100
-    datadir: Path | None = None
-    configs: tuple[Path, ...] = ()
-    with_program: bool = False
-
-    @property
-    def embargo(self) -> int:
-        """Candles between training and test."""
-        if self.with_program:
-            return 0
-        return self.recipe.longest_trade if self.embargo_candles is None else self.embargo_candles
-
-    @property
-    def settings(self) -> Settings:
-        """The recipe's settings as each training gets them."""
-        threads = 1 if self.with_program else threads_per_job(self.jobs)
-        settings = self.recipe.settings
-        threads = min(threads, settings.cpu_count)
-        return settings.changed(cpu_count=threads, progress_bar=False, device=Device.CPU)
-
-    def windows(self) -> list[Window]:
-        """Return the windows."""
-        start, stop = parse_timerange(self.timerange)
-        return rolling_windows(
-            start,
-            stop,
-            train_days=self.train_days,
-            test_days=self.test_days,
-            embargo_candles=self.embargo,
-            timeframe=self.recipe.timeframe,
-        )
-
-    def facts(self) -> dict[str, Any]:
-        """Return all that makes this another variant than one with other facts, for the record."""
-        recipe = self.recipe
-        return {
-            "train_days": self.train_days,
-            "test_days": self.test_days,
-            "embargo_candles": self.embargo,
-            "thresholds": recipe.thresholds,
-            "max_leverage": recipe.max_leverage,
-            "exit_threshold": recipe.exit_threshold,
-            "fee_rate": recipe.fee_rate,
-            "timeframes": recipe.timeframes,
-            "periods": recipe.periods,
-            **self.settings.model_dump(mode="json"),
-        }
+__all__ = ["run_evaluation"]
 
 
 def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int:
@@ -194,7 +100,7 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         record.finish(verdict)
     console.print(f"record  {shown(record.folder, project)}", soft_wrap=True)
     console.print(f"page    {page_or_reason(record.folder, project)}", soft_wrap=True)
-    return int(any(agreement.share < 1.0 for agreement in agreements))
+    return int(any(agreement.difference for agreement in agreements))
 
 
 @contextmanager
@@ -270,40 +176,6 @@ def _learned(
     return walks, learned
 
 
-def evaluate_walks(
-    walks: Mapping[str, Sequence[Walk]],
-    *,
-    n_draws: int = 100,
-    others: Callable[[Variant], Sequence[Variant]] = lambda _: (),
-) -> Judged:
-    """Measure walks and decide whether there is an edge.
-
-    Parameters
-    ----------
-    walks : mapping of str to sequence of Walk
-        By pair; one per seed, the same seeds for every pair.
-    n_draws : int
-        Random exits per pair and seed.
-    others : callable
-        From the judged variant to all others that were tried.
-    """
-    firsts = [each[0] for each in walks.values()]
-    calendar = calendar_of(walk.market for walk in firsts)
-    pairs = [
-        measure_pair(
-            first.market,
-            first.settings,
-            {walk.seed: walk.run for walk in walks[first.pair]},
-            calendar,
-            n_draws=n_draws,
-        )
-        for first in firsts
-    ]
-    windows = [part.window for part in firsts[0].learned]
-    parts = {each.name: window_days(windows, each) for each in windows}
-    return judge_pairs(calendar, pairs, parts, others)
-
-
 def _write(record: RunRecord, judged: Judged | NotJudged, learned: Sequence[LearnedWindow]) -> None:
     if isinstance(judged, Judged):
         write_judged(record, judged)
@@ -326,15 +198,11 @@ def _agreements(
     found = []
     for number, seed in enumerate(plan.seeds):
         request = program_request(
+            plan,
             project,
             user_data(project) / "runs" / record.run_id / f"freqtrade-seed-{seed}",
-            plan.datadir,
-            plan.timerange,
             tuple(walks),
-            plan.configs,
             seed=seed,
-            train_days=plan.train_days,
-            test_days=plan.test_days,
             identifier=f"{record.run_id}-seed-{seed}",
         )
         with console.status(f"freqtrade backtesting with seed {seed}"), record.phase("backtest"):
@@ -344,13 +212,12 @@ def _agreements(
     record.write_json(
         "checks",
         [
-            {
-                "name": f"trades of freqtrade, {each.pair}, seed {each.seed}",
-                "measured": f"{each.n_equal} of {each.n_program} agree",
-                "expected": "all, and no others",
-                "verdict": "passed" if each.share == 1.0 else "failed",
-                "reason": each.difference or "",
-            }
+            check_row(
+                f"trades of freqtrade, {each.pair}, seed {each.seed}",
+                f"{each.n_equal} of {each.n_program} agree",
+                "all, and no others",
+                each.difference,
+            )
             for each in found
         ],
     )

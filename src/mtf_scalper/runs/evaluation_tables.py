@@ -9,10 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from mtf_scalper.evaluation.bootstrap import LEAST_DAYS
+from mtf_scalper.evaluation.days import DAYS_PER_YEAR
 from mtf_scalper.evaluation.edge import Edge
-from mtf_scalper.evaluation.performance import DAYS_PER_YEAR
-from mtf_scalper.runs.learned_window import LearnedWindow
-from mtf_scalper.runs.windows import Window
+from mtf_scalper.walk_forward.learned_window import LearnedWindow
+from mtf_scalper.walk_forward.windows import Window
 
 __all__ = ["evaluation_lines", "evaluation_tables"]
 

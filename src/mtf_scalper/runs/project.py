@@ -1,4 +1,4 @@
-"""Where a run finds the project, and the synthetic market that it trades by default."""
+"""The project that a run belongs to: where it is, its default market, and the page at the end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.market.datadir import ensure_datadir
 from mtf_scalper.market.synthetic import SyntheticSpec
+from mtf_scalper.page.render import write_page
 from mtf_scalper.paths import user_data
 
-__all__ = ["SYNTHETIC_PERIOD", "demo_market", "find_project", "shown"]
+__all__ = ["SYNTHETIC_PERIOD", "demo_market", "find_project", "page_or_reason", "shown"]
 
 SYNTHETIC_PERIOD = ("2024-08-01", "2024-11-02")
 """Enough before October 2024 for 30 days of training and the indicators' warm-up."""
@@ -44,3 +45,21 @@ def shown(path: Path, project: Path) -> str:
     absolute = path.resolve()
     inside = absolute.is_relative_to(project)
     return str(absolute.relative_to(project) if inside else absolute)
+
+
+def page_or_reason(folder: Path, project: Path) -> str:
+    """Write the page of a run that has ended; return where it is, or in a line why it is not.
+
+    Without a page the run has succeeded all the same.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's record.
+    project : Path
+        Its path is told as seen from there.
+    """
+    try:
+        return shown(write_page(folder), project)
+    except MtfScalperError as error:
+        return f"not written: {error}"

@@ -1,30 +1,21 @@
-"""The record of a backtest that this package runs: how it begins, and what is judged of it."""
+"""The record of a backtest that this package runs: how it begins, and what was judged of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from mtf_scalper.market.market import Market
+from mtf_scalper.evaluation.judge_into import JUDGED_EVENT
+from mtf_scalper.evaluation.left_out import left_out_note, left_out_of
+from mtf_scalper.freqai.config import read_settings
 from mtf_scalper.market.synthetic import utc_timestamp
-from mtf_scalper.monitoring.verdicts import Check, Verdict
 from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.judgment import Judged, NotJudged, write_judged
-from mtf_scalper.runs.left_out import left_out_of
-from mtf_scalper.runs.parity import offline_arguments
-from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, merged
-from mtf_scalper.runs.variants import earlier_variants
-from mtf_scalper.runs.verdict import degenerate_pairs, judge_trades
-from mtf_scalper.settings import Settings, TradeRules
+from mtf_scalper.runs.program import BacktestRequest, RunError, merged
+from mtf_scalper.settings import TradeRules
 
-__all__ = ["MarketsOf", "begin_record", "judge_backtest", "judge_into", "verdict_checks"]
-
-MarketsOf = Callable[[Mapping[str, Any]], tuple[dict[str, Market], Settings]]
-"""From arguments of freqtrade's command line to what a backtest with them trades, by pair."""
+__all__ = ["begin_record", "judgment_in"]
 
 
 def begin_record(request: BacktestRequest, kind: str) -> tuple[RunRecord, BacktestRequest]:
@@ -44,7 +35,7 @@ def begin_record(request: BacktestRequest, kind: str) -> tuple[RunRecord, Backte
     """
     shipped = request.project / "configs" / "config_rl_hybrid.json"
     config = merged(json.loads(shipped.read_text(encoding="utf-8")), request.overrides)
-    settings = _settings(config["freqai"])
+    settings = read_settings(config, TradeRules())  # the strategy's are not known yet
     pairs = list(config["exchange"]["pair_whitelist"])
     record = RunRecord.begin(
         request.folder.parent,
@@ -64,92 +55,27 @@ def begin_record(request: BacktestRequest, kind: str) -> tuple[RunRecord, Backte
     return record, replace(request, folder=record.folder)
 
 
-def _settings(freqai: Mapping[str, Any]) -> Settings:
-    """Return the settings that FreqAI's section asks for; the strategy's rules are not known."""
-    split = freqai.get("data_split_parameters", {})
-    seed = {"random_state": split["random_state"]} if "random_state" in split else {}
-    return Settings.from_freqai(
-        freqai.get("rl_config", {}),
-        {**seed, **freqai.get("model_training_parameters", {})},
-        window_size=freqai.get("conv_width", 1),
-        rules=TradeRules(),
-    )
-
-
-def judge_backtest(
-    request: BacktestRequest, outcome: BacktestOutcome, markets_of: MarketsOf, record: RunRecord
-) -> tuple[Judged | NotJudged, dict[str, str]]:
-    """Play a backtest's trades again on the markets that they were made on, and record all of it.
+def judgment_in(run: Run) -> tuple[str, list[dict[str, str]], list[str]]:
+    """Return what the program that traded says of its trades.
 
     Returns
     -------
-    judged : Judged or NotJudged
-    differences : dict of str to str
-        By pair, how its replay differs from the backtest.
+    verdict : str
+        With the pairs that are not in it.
+    checks : list of dict
+    left_out : list of str
+        A line for each pair that was left out.
+
+    Raises
+    ------
+    RunError
+        If the trades could not be judged: says why.
     """
-    shipped = request.project / "configs" / "config_rl_hybrid.json"
-    run = Run.open(record.folder)
+    said = run.events(JUDGED_EVENT)
+    if not said or "error" in said[-1]:
+        reason = said[-1]["error"] if said else "the program ended without a word"
+        raise RunError(f"the backtest is not set beside the baselines: {reason}")
     left_out = left_out_of(run)
-    kept = [pair for pair in run.manifest.get("pairs", []) if pair not in left_out]
-    with offline_arguments(
-        (shipped, request.folder / "overrides.json"),
-        request.timerange,
-        datadir=request.datadir,
-        pairs=kept if left_out else (),
-        train_cycles=None,
-        folder=request.folder / "verdict",
-    ) as arguments:
-        markets, settings = markets_of(arguments)
-    return judge_into(record, outcome.strategy["trades"], markets, settings)
-
-
-def judge_into(
-    record: RunRecord,
-    trades: Sequence[Mapping[str, Any]],
-    markets: Mapping[str, Market],
-    settings: Settings,
-) -> tuple[Judged | NotJudged, dict[str, str]]:
-    """Judge trades beside the baselines and all variants tried before, and record all of it.
-
-    Trades that are not judged leave no equity, figures or statistics in the record: those of the
-    replay would be the figures of other trades.
-
-    Parameters
-    ----------
-    record : RunRecord
-        Of the backtest; variants are looked for beside it.
-    trades, markets, settings
-        As ``judge_trades`` takes and returns them.
-    """
-    run = Run.open(record.folder)
-    judged, differences = judge_trades(
-        trades,
-        markets,
-        settings,
-        others=lambda variant: earlier_variants(run, variant, record.folder.parent),
-    )
-    if isinstance(judged, Judged):
-        write_judged(record, judged)
-    return judged, differences
-
-
-def verdict_checks(judged: Judged | NotJudged, differences: Mapping[str, str]) -> tuple[Check, ...]:
-    """Return whether each pair's replay agrees with its backtest, and is a trading policy."""
-    if isinstance(judged, NotJudged):
-        return tuple(
-            _check(pair, "simulator agrees", "replayed", "the same trades", differences.get(pair))
-            for pair in judged.pairs
-        )
-    checks = []
-    for pair, why in degenerate_pairs(judged).items():
-        n_trades = f"{judged.by_pair[pair].days.n_trades.sum():.0f} trades"
-        found = differences.get(pair)
-        checks.append(_check(pair, "simulator agrees", n_trades, "the same trades", found))
-        policy = why or "not degenerate"
-        checks.append(_check(pair, "is a policy", policy, "not degenerate", why))
-    return tuple(checks)
-
-
-def _check(pair: str, name: str, measured: str, expected: str, problem: str | None) -> Check:
-    verdict = Verdict.FAILED if problem else Verdict.PASSED
-    return Check(f"{pair}: {name}", measured, expected, verdict, problem or "")
+    note = left_out_note(left_out, run.manifest["pairs"])
+    lines = [f"left out: {reason}" for reason in left_out.values()]
+    return f"{said[-1]['verdict']}{note}", said[-1]["checks"], lines

@@ -34,13 +34,10 @@ from mtf_scalper.monitoring.verdicts import Check, Recipe
 from mtf_scalper.progress import EventBars, detail, progress_columns
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.left_out import left_out_note, left_out_of
-from mtf_scalper.runs.pages import page_or_reason
-from mtf_scalper.runs.plan import ValidationPlan, plan_validation, training_market
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRun, RunError, run_backtest
-from mtf_scalper.runs.project import find_project, shown
-from mtf_scalper.runs.recording import MarketsOf, begin_record, judge_backtest
-from mtf_scalper.runs.verdict import verdict_sentence
+from mtf_scalper.runs.project import find_project, page_or_reason, shown
+from mtf_scalper.runs.recording import begin_record, judgment_in
+from mtf_scalper.runs.validation_plan import ValidationPlan, plan_validation, training_market
 from mtf_scalper.telemetry import Progress
 
 __all__ = ["observe", "run_validation", "write_verdicts"]
@@ -48,15 +45,11 @@ __all__ = ["observe", "run_validation", "write_verdicts"]
 _T = TypeVar("_T")
 
 
-def run_validation(
-    markets_of: MarketsOf, full: bool, output: Path | None, datadir: Path | None
-) -> int:
+def run_validation(full: bool, output: Path | None, datadir: Path | None) -> int:
     """Run the validation, print its checks, and leave a record of each of its two backtests.
 
     Parameters
     ----------
-    markets_of : callable
-        What a backtest traded; ``mtf_scalper.freqai.parity.markets_of_backtest``.
     full : bool
         Train all cycles of the recipe instead of a few.
     output : Path, optional
@@ -86,12 +79,10 @@ def run_validation(
     console.print(
         f"training {plan.recipe.train_cycles} cycles from rollouts, watching the whole process tree"
     )
-    done = [_validate(plan, "validation", judge, markets_of, output, console)]
+    done = [_validate(plan, "validation", judge, output, console)]
     if plan.exact is not None:
         console.print("the same with exact advantages")
-        done += [
-            _validate(plan.exact, "validation-exact", judge_exact, markets_of, output, console)
-        ]
+        done.append(_validate(plan.exact, "validation-exact", judge_exact, output, console))
     seconds = time.monotonic() - started
     checks = [check for found, *_ in done for check in found]
     _print_checks(console, checks)
@@ -107,7 +98,6 @@ def _validate(
     plan: ValidationPlan,
     kind: str,
     judge_facts: Callable[[RunFacts, Recipe], tuple[Check, ...]],
-    markets_of: MarketsOf,
     output: Path | None,
     console: Console,
 ) -> tuple[tuple[Check, ...], Path, str]:
@@ -126,14 +116,10 @@ def _validate(
         sentence = f"{passed} of {len(checks)} checks passed"
         results: dict[str, Path] = {"verdicts": verdicts, "log": request.log}
         if outcome is not None:
-            with record.phase("judging"):
-                judged, _ = judge_backtest(request, outcome, markets_of, record)
-            run = Run.open(record.folder)
-            left_out = left_out_of(run)
-            note = left_out_note(left_out, run.manifest["pairs"])
-            sentence += f"; {verdict_sentence(judged)}{note}"
-            for reason in left_out.values():
-                console.print(f"left out: {reason}", markup=False, soft_wrap=True)
+            verdict, _, left_out = judgment_in(Run.open(record.folder))
+            sentence += f"; {verdict}"
+            for line in left_out:
+                console.print(line, markup=False, soft_wrap=True)
             results["freqtrade"] = outcome.results
         record.finish(sentence, {**results, "models": request.models})
     return checks, folder, page_or_reason(record.folder, request.project)

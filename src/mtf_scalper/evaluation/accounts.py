@@ -8,7 +8,7 @@ gives every pair an account of its own, in units of one of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from mtf_scalper.evaluation.baselines import buy_and_hold, classic_exits, flat, random_exits
 from mtf_scalper.evaluation.bootstrap import (
     LEAST_DAYS,
-    Interval,
     block_length,
     interval_of,
     resampled_rows,
 )
+from mtf_scalper.evaluation.days import FIGURES, Days, days_by_row, days_of, pooled_days
 from mtf_scalper.evaluation.degenerate import degeneracy
-from mtf_scalper.evaluation.performance import FIGURES, Days, days_by_row, days_of, pooled_days
+from mtf_scalper.evaluation.rank import TIE, rank
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import with_entry_mode
@@ -39,9 +39,11 @@ __all__ = [
     "Account",
     "PairEvidence",
     "averaged",
-    "figures_of",
     "measure_pair",
+    "oracle_share",
+    "random_figures",
     "together",
+    "traded_baselines",
 ]
 
 Floats = NDArray[np.float64]
@@ -52,7 +54,6 @@ BUY_AND_HOLD: Final = "buy and hold"
 CLASSIC_EXITS: Final = "classic exits"
 RANDOM_EXITS: Final = "random exits"
 N_RESAMPLES: Final = 2000
-TIE: Final = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +97,48 @@ class Account:
             draws=self.draws[:, days],
             drawdown=float("nan"),
         )
+
+    def figures(self, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
+        """Return all figures; those that days can be drawn for have an interval.
+
+        Parameters
+        ----------
+        n_resamples : int
+            Of the stationary bootstrap over days; under ``LEAST_DAYS`` days there are none.
+        seed : int
+
+        Returns
+        -------
+        dict
+            Numbers, or ``{"value", "low", "high"}``; for ``figures.json``.
+        """
+        stacked, returns, best = self.days.stacked(), self.days.log_return, self.oracle
+        n_days, n_blocks = len(self), 0.0
+        rows = np.zeros((0, n_days), dtype=np.int64)
+        if n_days >= LEAST_DAYS:
+            block = block_length(returns)
+            rows = resampled_rows(n_days, block, n_resamples, seed)
+            n_blocks = n_days / block
+        drawn = stacked[rows]
+        found: dict[str, Any] = {"n_days": n_days, "n_trades": float(stacked[:, 3].sum())}
+        for name, figure in FIGURES.items():
+            found[name] = _interval(float(figure(stacked)), figure(drawn), n_blocks)
+        found["max_drawdown_by_candle"] = self.drawdown
+        found["oracle"] = float(best.sum())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = returns[rows].sum(axis=1) / best[rows].sum(axis=1)
+        share = oracle_share(returns.sum(), best.sum())
+        share = float("nan") if share is None else share
+        found["oracle_share"] = _interval(share, shares, n_blocks)
+        for name, baseline in self.baselines.items():
+            if name != RANDOM_EXITS:
+                found[name.replace(" ", "_")] = float(baseline.sum())
+            excess = returns - baseline
+            key = f"excess_over_{name.replace(' ', '_')}"
+            found[key] = _interval(float(excess.sum()), excess[rows].sum(axis=1), n_blocks)
+        found |= random_figures(returns.sum(), self.draws.sum(axis=1))
+        found["degenerate"] = "; ".join(dict.fromkeys(self.degenerate)) or None
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +208,7 @@ def measure_pair(
     """
     settings = with_entry_mode(settings, market)
     days, n_days = np.searchsorted(calendar, days_by_row(market)), len(calendar)
-    classic = classic_exits(market, settings)
-    baselines = {FLAT: flat(market), BUY_AND_HOLD: buy_and_hold(market, settings)}
-    if classic is not None:
-        baselines[CLASSIC_EXITS] = classic
+    baselines = traded_baselines(market, settings)
     best = oracle(market, settings)
     by_day = {name: days_of(run, days, n_days).log_return for name, run in baselines.items()}
     best_by_day = days_of(best, days, n_days).log_return
@@ -192,99 +232,56 @@ def measure_pair(
 
 def averaged(accounts: Sequence[Account]) -> Account:
     """Return the mean over seeds, which are no variants: a user has to take one as it comes."""
-    return Account(
-        days=pooled_days([each.days for each in accounts]),
-        baselines=_combined(accounts, np.mean),
-        oracle=np.mean([each.oracle for each in accounts], axis=0),
-        draws=np.mean([each.draws for each in accounts], axis=0),
-        drawdown=float(np.mean([each.drawdown for each in accounts])),
-        degenerate=tuple(reason for each in accounts for reason in each.degenerate),
-    )
+    days = pooled_days([each.days for each in accounts])
+    return _combined(accounts, np.mean, days, float(np.mean([each.drawdown for each in accounts])))
 
 
 def together(accounts: Sequence[Account]) -> Account:
     """Return the sum over pairs; shares of the time and of an account are their means."""
-    stacked = np.sum([each.days.stacked() for each in accounts], axis=0)
-    days = Days(*stacked.T)
+    days = Days(*np.sum([each.days.stacked() for each in accounts], axis=0).T)
+    n = len(accounts)
+    days = replace(days, exposure=days.exposure / n, turnover=days.turnover / n)
+    # No account of all pairs together was traded candle by candle.
+    return _combined(accounts, np.sum, days, float("nan"))
+
+
+def _combined(accounts: Sequence[Account], how: Any, days: Days, drawdown: float) -> Account:
+    """Return accounts added or averaged; a baseline that one does not have earns nothing there."""
+    names = dict.fromkeys(name for each in accounts for name in each.baselines)
+    nothing = np.zeros(len(accounts[0]))
     return Account(
-        days=Days(
-            log_return=days.log_return,
-            exposure=days.exposure / len(accounts),
-            turnover=days.turnover / len(accounts),
-            n_trades=days.n_trades,
-            n_wins=days.n_wins,
-            profit=days.profit,
-        ),
-        baselines=_combined(accounts, np.sum),
-        oracle=np.sum([each.oracle for each in accounts], axis=0),
-        draws=np.sum([each.draws for each in accounts], axis=0),
-        drawdown=float("nan"),  # no account of all pairs together was traded candle by candle
+        days=days,
+        baselines={
+            name: how([each.baselines.get(name, nothing) for each in accounts], axis=0)
+            for name in names
+        },
+        oracle=how([each.oracle for each in accounts], axis=0),
+        draws=how([each.draws for each in accounts], axis=0),
+        drawdown=drawdown,
         degenerate=tuple(reason for each in accounts for reason in each.degenerate),
     )
 
 
-def _combined(accounts: Sequence[Account], how: Any) -> dict[str, Floats]:
-    """Return baselines added or averaged; one that a pair does not have earns nothing there."""
-    names = dict.fromkeys(name for each in accounts for name in each.baselines)
-    nothing = np.zeros(len(accounts[0]))
-    return {
-        name: how([each.baselines.get(name, nothing) for each in accounts], axis=0)
-        for name in names
-    }
+def traded_baselines(market: Market, settings: Settings) -> dict[str, Simulation]:
+    """Return the baselines that no run has a part in, by name; no classic ones without entries."""
+    classic = classic_exits(market, settings)
+    known = {FLAT: flat(market), BUY_AND_HOLD: buy_and_hold(market, settings)}
+    return known if classic is None else {**known, CLASSIC_EXITS: classic}
 
 
-def figures_of(
-    account: Account, *, n_resamples: int = N_RESAMPLES, seed: int = 0
-) -> dict[str, Any]:
-    """Return all figures of an account; those that days can be drawn for have an interval.
+def random_figures(value: float, draws: Floats) -> dict[str, float | None]:
+    """Return median, 5% and 95% quantile of the draws (N,), and what share ``value`` beats."""
+    names = ("random_median", "random_low", "random_high", "random_rank")
+    if not len(draws):
+        return dict.fromkeys(names)
+    figures = (*np.quantile(draws, (0.5, 0.05, 0.95)).tolist(), rank(value, draws))
+    return dict(zip(names, figures, strict=True))
 
-    Parameters
-    ----------
-    account : Account
-    n_resamples : int
-        Of the stationary bootstrap over days; with fewer than ``LEAST_DAYS`` days there are none.
-    seed : int
 
-    Returns
-    -------
-    dict
-        Numbers, or ``{"value", "low", "high"}``; for ``figures.json``.
-    """
-    stacked, returns = account.days.stacked(), account.days.log_return
-    n_days, n_blocks = len(account), 0.0
-    rows = np.zeros((0, n_days), dtype=np.int64)
-    if n_days >= LEAST_DAYS:
-        block = block_length(returns)
-        rows = resampled_rows(n_days, block, n_resamples, seed)
-        n_blocks = n_days / block
-    drawn = stacked[rows]
-    found: dict[str, Any] = {"n_days": n_days, "n_trades": float(stacked[:, 3].sum())}
-    for name, figure in FIGURES.items():
-        found[name] = _interval(float(figure(stacked)), figure(drawn), n_blocks)
-    found["max_drawdown_by_candle"] = account.drawdown
-    best = account.oracle
-    found["oracle"] = float(best.sum())
-    share = returns.sum() / best.sum() if best.sum() > TIE else float("nan")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = returns[rows].sum(axis=1) / best[rows].sum(axis=1)
-    found["oracle_share"] = _interval(float(share), shares, n_blocks)
-    for name, baseline in account.baselines.items():
-        if name != RANDOM_EXITS:
-            found[name.replace(" ", "_")] = float(baseline.sum())
-        excess = returns - baseline
-        key = f"excess_over_{name.replace(' ', '_')}"
-        found[key] = _interval(float(excess.sum()), excess[rows].sum(axis=1), n_blocks)
-    totals = account.draws.sum(axis=1)
-    if len(totals):
-        low, middle, high = np.quantile(totals, (0.05, 0.5, 0.95)).tolist()
-        found |= {"random_median": middle, "random_low": low, "random_high": high}
-        differences = returns.sum() - totals
-        ties = np.abs(differences) <= TIE
-        found["random_rank"] = float(np.mean(np.where(ties, 0.5, differences > 0.0)))
-    found["degenerate"] = "; ".join(dict.fromkeys(account.degenerate)) or None
-    return found
+def oracle_share(value: float, best: float) -> float | None:
+    """Return which share of the optimum a log return is; None where that earns nothing either."""
+    return value / best if best > TIE else None
 
 
 def _interval(value: float, resamples: Floats, n_blocks: float) -> dict[str, float | None]:
-    found: Interval = interval_of(value, resamples, n_blocks)
-    return found.as_dict()
+    return interval_of(value, resamples, n_blocks).as_dict()

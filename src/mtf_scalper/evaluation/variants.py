@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mtf_scalper.evaluation.edge import Variant
+from mtf_scalper.evaluation.judge import DAILY
+from mtf_scalper.evaluation.trades import JUDGED
 from mtf_scalper.records.reader import Run, Status, runs_in
-from mtf_scalper.runs.judgment import DAILY, JUDGED
 
 __all__ = ["earlier_variants"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
@@ -17,20 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.compute import available_cpus
+from mtf_scalper.evaluation.accounts import measure_pair
+from mtf_scalper.evaluation.days import calendar_of
+from mtf_scalper.evaluation.edge import Variant
+from mtf_scalper.evaluation.judge import Judged, judge_pairs
 from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.lifetimes import begin_worker
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.recorded import RecordedPair
-from mtf_scalper.runs.learned_window import LearnedWindow, WindowTask, learn_window
-from mtf_scalper.runs.windows import Window
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import with_entry_mode
 from mtf_scalper.simulator.playback import Simulation
 from mtf_scalper.simulator.process_env import HelperProcesses, without_main_module
 from mtf_scalper.simulator.types import N_ACTIONS, Action
+from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask, learn_window
+from mtf_scalper.walk_forward.windows import Window, window_days
 
 __all__ = [
     "Walk",
+    "evaluate_walks",
     "learn_windows",
     "threads_per_job",
     "traded_market",
@@ -200,6 +205,40 @@ def walk(
         run=simulate(policy, market, exit_threshold=exit_threshold),
         learned=tuple(learned),
     )
+
+
+def evaluate_walks(
+    walks: Mapping[str, Sequence[Walk]],
+    *,
+    n_draws: int = 100,
+    others: Callable[[Variant], Sequence[Variant]] = lambda _: (),
+) -> Judged:
+    """Measure walks and decide whether there is an edge.
+
+    Parameters
+    ----------
+    walks : mapping of str to sequence of Walk
+        By pair; one per seed, the same seeds for every pair.
+    n_draws : int
+        Random exits per pair and seed.
+    others : callable
+        From the judged variant to all others that were tried.
+    """
+    firsts = [each[0] for each in walks.values()]
+    calendar = calendar_of(walk.market for walk in firsts)
+    pairs = [
+        measure_pair(
+            first.market,
+            first.settings,
+            {walk.seed: walk.run for walk in walks[first.pair]},
+            calendar,
+            n_draws=n_draws,
+        )
+        for first in firsts
+    ]
+    windows = [part.window for part in firsts[0].learned]
+    parts = {each.name: window_days(windows, each) for each in windows}
+    return judge_pairs(calendar, pairs, parts, others)
 
 
 class _InTurn(Policy):

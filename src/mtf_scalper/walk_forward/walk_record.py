@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from mtf_scalper.evaluation.trades import as_row, simulated
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.records.reader import PROBABILITIES
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.judgment import JUDGED
-from mtf_scalper.runs.walk_forward import Walk
-from mtf_scalper.runs.windows import Window
-from mtf_scalper.simulator.types import Side
+from mtf_scalper.walk_forward.walk import Walk
+from mtf_scalper.walk_forward.windows import Window
 
-__all__ = [
-    "KIND",
-    "tested_candles",
-    "window_days",
-    "write_pair",
-]
+__all__ = ["KIND", "tested_candles", "write_pair"]
 
 KIND: Final = "evaluate"
 
@@ -48,35 +42,15 @@ def write_pair(record: RunRecord, recorded: RecordedPair, walks: Sequence[Walk])
     record.write_predictions(walks[0].pair, table)
 
 
-def _trades(walk: Walk, dates: pd.DatetimeIndex) -> list[dict[str, Any]]:
+def _trades(walk: Walk, dates: pd.DatetimeIndex) -> Iterator[dict[str, Any]]:
     starts = pd.DatetimeIndex([part.window.test_from for part in walk.learned])
-    found = []
-    for trade in walk.run.trades:
-        opened = dates[trade.open_row]
+    closed = simulated(walk.run.trades, walk.market, enter_tag=str(walk.settings.rules.entry))
+    for trade, row in zip(walk.run.trades, closed, strict=True):
         # A decision at the last candle of a window fills in the next one.
         number = int(starts.searchsorted(dates[trade.open_row - 1], side="right")) - 1
-        found.append(
-            {
-                "series": JUDGED,
-                "pair": walk.pair,
-                "window": walk.learned[number].window.name,
-                "seed": walk.seed,
-                "side": "long" if trade.side is Side.LONG else "short",
-                "open_date": opened.isoformat(),
-                "close_date": dates[trade.close_row].isoformat(),
-                "open_rate": trade.open_rate,
-                "close_rate": trade.close_rate,
-                "leverage": trade.leverage,
-                "profit_ratio": trade.profit_ratio,
-                "log_return": float(np.log(max(1.0 + trade.profit_ratio, 1e-9))),
-                "exit_reason": str(trade.exit_reason),
-                "enter_tag": str(walk.settings.rules.entry),
-            }
+        yield as_row(
+            row,
+            window=walk.learned[number].window.name,
+            seed=walk.seed,
+            log_return=float(np.log(max(1.0 + trade.profit_ratio, 1e-9))),
         )
-    return found
-
-
-def window_days(windows: Sequence[Window], window: Window) -> slice:
-    """Return the days of a window's test, counted from the first test on."""
-    first = windows[0].test_from
-    return slice((window.test_from - first).days, (window.test_to - first).days)

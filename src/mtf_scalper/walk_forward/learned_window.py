@@ -17,10 +17,10 @@ from mtf_scalper.evaluation.importance import Importance, permutation_importance
 from mtf_scalper.inference import Policy
 from mtf_scalper.market.market import CLOSE, Market
 from mtf_scalper.market.recorded import RecordedPair, part_of
-from mtf_scalper.runs.windows import Window
 from mtf_scalper.settings import Settings
 from mtf_scalper.telemetry import EventLog
 from mtf_scalper.training import train
+from mtf_scalper.walk_forward.windows import Window
 
 __all__ = ["LearnedWindow", "WindowTask", "check_window", "learn_window", "window_task"]
 
@@ -83,10 +83,8 @@ class LearnedWindow:
     probabilities : ndarray of float64, shape (T, 5)
         At every candle of the test, without a position; NaN where there was no full window.
     seconds : float
-    chosen_on : float or None
-        Log return on the candles that chose the weights.
     degenerate : str or None
-        What the policy was on those, in plain words.
+        What the policy was on the candles that chose the weights, in plain words.
     window_size : int
         Candles that the network sees.
     policy : bytes or None
@@ -103,7 +101,6 @@ class LearnedWindow:
     first_row: int
     probabilities: Floats
     seconds: float
-    chosen_on: float | None
     degenerate: str | None
     window_size: int
     policy: bytes | None = None
@@ -190,7 +187,6 @@ def learn_window(task: WindowTask) -> LearnedWindow:
         first_row=task.first_row + task.n_history,
         probabilities=probabilities[task.n_history :],
         seconds=result.seconds,
-        chosen_on=None if report is None else report.log_return,
         degenerate=None if report is None else report.degenerate,
         window_size=task.settings.window_size,
         policy=checkpoint.getvalue() if asks_again else None,

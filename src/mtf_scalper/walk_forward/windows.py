@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pandas as pd
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.candles import BASE_TIMEFRAME, timeframe_delta
 
-__all__ = ["Window", "parse_timerange", "rolling_windows"]
+__all__ = ["Window", "parse_timerange", "rolling_windows", "window_days"]
 
 
 @dataclass(frozen=True)
@@ -97,3 +98,9 @@ def rolling_windows(
         windows.append(Window(start - train, start - embargo, start, min(start + test, stop)))
         start += test
     return windows
+
+
+def window_days(windows: Sequence[Window], window: Window) -> slice:
+    """Return the days of a window's test, counted from the first test on."""
+    first = windows[0].test_from
+    return slice((window.test_from - first).days, (window.test_to - first).days)

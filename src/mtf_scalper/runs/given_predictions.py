@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from freqtrade.configuration import TimeRange
-from freqtrade.exchange import timeframe_to_minutes
 from freqtrade.strategy import IStrategy
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
 from mtf_scalper.freqai.config import read_settings, trade_rules
+from mtf_scalper.freqai.traded import is_predicted
 from mtf_scalper.market.synthetic import random_generator
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
@@ -22,19 +20,12 @@ __all__ = [
     "GIVEN",
     "Given",
     "GivenPredictions",
-    "ParityError",
     "always_enter",
-    "bounded_timerange",
-    "is_predicted",
     "random_policy",
 ]
 
 Given = Callable[[str, int], NDArray[np.float64]]
 """From a pair and the number T of its candles to probabilities of the actions, shape (T, 5)."""
-
-
-class ParityError(MtfScalperError):
-    """The two sides cannot be compared: says why."""
 
 
 def random_policy(pair: str, n_candles: int) -> NDArray[np.float64]:
@@ -118,36 +109,3 @@ class GivenPredictions:
         predicted["do_predict"] = 1
         predicted = predicted.where(is_predicted(self._config, dataframe["date"]), 0.0)
         return pd.concat([dataframe, predicted], axis=1)
-
-
-def is_predicted(config: Mapping[str, Any], dates: pd.Series) -> pd.Series:
-    """Return where FreqAI predicts in a backtest: bool, shape (T,).
-
-    Inside the backtest's period, and in every window of ``backtest_period_days`` from the first
-    candle with ``conv_width`` candles before it in the window.
-    """
-    freqai = config["freqai"]
-    period = bounded_timerange(config)
-    candle = pd.Timedelta(minutes=timeframe_to_minutes(str(config["timeframe"])))
-    window = round(pd.Timedelta(days=freqai["backtest_period_days"]) / candle)
-    row_in_window = ((dates - period.startdt) // candle) % window
-    inside = (dates >= period.startdt) & (dates < period.stopdt)
-    result: pd.Series = inside & (row_in_window >= freqai.get("conv_width", 1) - 1)
-    return result
-
-
-def bounded_timerange(config: Mapping[str, Any]) -> TimeRange:
-    """Return the backtest's period.
-
-    Raises
-    ------
-    ParityError
-        If it has no start or no end.
-    """
-    period = TimeRange.parse_timerange(config.get("timerange"))
-    if period.starttype != "date" or period.stoptype != "date":
-        raise ParityError(
-            f"timerange {config.get('timerange')!r} needs a start and an end, "
-            "as in 20241001-20241015"
-        )
-    return period

@@ -7,12 +7,12 @@ import pytest
 from mtf_scalper.errors import MarketError
 from mtf_scalper.inference import simulate
 from mtf_scalper.market.recorded import RecordedPair
-from mtf_scalper.runs.evaluated_pairs import PlantedPairs
-from mtf_scalper.runs.learned_window import learn_window, window_task
-from mtf_scalper.runs.walk_forward import learn_windows, traded_market, walk
-from mtf_scalper.runs.windows import parse_timerange, rolling_windows
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.types import Action, Side
+from mtf_scalper.walk_forward.learned_window import learn_window, window_task
+from mtf_scalper.walk_forward.sources import PlantedPairs
+from mtf_scalper.walk_forward.walk import learn_windows, traded_market, walk
+from mtf_scalper.walk_forward.windows import parse_timerange, rolling_windows
 
 PAIR = "planted-linear"
 N_DAYS = 2

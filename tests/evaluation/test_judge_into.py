@@ -13,22 +13,19 @@ import pytest
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.evaluation.baselines import classic_exits
+from mtf_scalper.evaluation.judge import Judged, NotJudged
+from mtf_scalper.evaluation.judge_into import (
+    judge_into,
+    judge_trades,
+    verdict_checks,
+    verdict_sentence,
+)
+from mtf_scalper.evaluation.replay import replay, with_entries_made
+from mtf_scalper.evaluation.trades import ClosedTrade, from_freqtrade, on_rows
 from mtf_scalper.market.market import Market
 from mtf_scalper.page.summary import verdict_of
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.judgment import Judged
-from mtf_scalper.runs.recording import judge_into, verdict_checks
-from mtf_scalper.runs.replay import with_entries_made
-from mtf_scalper.runs.verdict import (
-    degenerate_pairs,
-    judge_trades,
-    replay,
-    trades_on,
-    verdict_lines,
-    verdict_sentence,
-    verdict_table,
-)
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.playback import Simulation, play
@@ -94,13 +91,17 @@ def as_freqtrade_writes(market: Market, run: Simulation) -> list[dict[str, Any]]
     ]
 
 
+def closed(written: list[dict[str, Any]]) -> list[ClosedTrade]:
+    return [from_freqtrade(row) for row in written]
+
+
 def test_a_replay_makes_the_same_trades_and_the_same_equity() -> None:
     traded_on = market(BTC, 1)
     run = traded(traded_on)
     assert len({trade.exit_reason for trade in run.trades}) >= 3
     assert {trade.side for trade in run.trades} == {Side.LONG, Side.SHORT}
     written = as_freqtrade_writes(traded_on, run)
-    trades = trades_on(traded_on, written[::-1])
+    trades = on_rows(closed(written[::-1]), traded_on)
     assert trades == run.trades
     again = replay(traded_on, SETTINGS, trades)
     assert again.trades == run.trades
@@ -130,8 +131,8 @@ def test_every_pair_is_judged_and_all_together(caplog: pytest.LogCaptureFixture)
     markets = {BTC: market(BTC, 1), ETH: market(ETH, 2)}
     runs = {pair: traded(each, seed) for seed, (pair, each) in enumerate(markets.items())}
     trades = [t for pair, run in runs.items() for t in as_freqtrade_writes(markets[pair], run)]
-    judged, differences = judge_trades(trades, markets, SETTINGS, n_draws=20)
-    assert differences == {}
+    judged = judge_trades(closed(trades), markets, SETTINGS, n_draws=20)
+    assert isinstance(judged, Judged)
     assert caplog.messages == []
     assert judged.calendar.tolist() == [date(2024, 10, day) for day in (1, 2, 3)]
     for evidence, row in zip(judged.pairs, judged.figures[1:], strict=True):
@@ -164,13 +165,12 @@ def test_rules_alone_are_named_as_what_they_are() -> None:
 
     run = play(traded_on, SETTINGS, stay)[0]
     written = as_freqtrade_writes(traded_on, run)
-    judged, differences = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=5)
+    judged = judge_trades(closed(written), {BTC: traded_on}, SETTINGS, n_draws=5)
     (row,) = judged.figures
     assert row["log_return"]["value"] == pytest.approx(row["classic_exits"], abs=1e-12)
-    why = degenerate_pairs(judged)[BTC]
-    assert why is not None
-    assert why.startswith("never exits by itself (0 of ")
-    assert f"{BTC}: DEGENERATE, {why}" in verdict_lines(judged, differences)
+    agrees, policy = verdict_checks(judged)
+    assert (agrees["verdict"], policy["verdict"]) == ("passed", "failed")
+    assert policy["reason"].startswith("never exits by itself (0 of ")
     said = "no evidence of an edge: the policy is degenerate, it never exits by itself "
     assert verdict_sentence(judged).startswith(said)
 
@@ -178,18 +178,18 @@ def test_rules_alone_are_named_as_what_they_are() -> None:
 def test_a_pair_without_trades_has_random_exits_that_earn_nothing() -> None:
     markets = {BTC: market(BTC, 1), ETH: market(ETH, 2)}
     written = as_freqtrade_writes(markets[BTC], traded(markets[BTC]))
-    judged, _ = judge_trades(written, markets, SETTINGS, n_draws=5)
+    judged = judge_trades(closed(written), markets, SETTINGS, n_draws=5)
     _, _, eth = judged.figures
     assert (eth["n_trades"], eth["log_return"]["value"]) == (0, 0.0)
-    assert str(degenerate_pairs(judged)[ETH]).startswith("never trades")
+    assert str(judged.by_pair[ETH].degenerate[0]).startswith("never trades")
     np.testing.assert_array_equal(judged.whole.draws, judged.by_pair[BTC].draws)
 
 
 def test_a_pair_that_is_traded_on_fewer_days_earns_nothing_on_the_others() -> None:
     btc, eth = market(BTC, 1), market(ETH, 2).slice(288, 576)
     written = as_freqtrade_writes(btc, traded(btc)) + as_freqtrade_writes(eth, traded(eth))
-    judged, differences = judge_trades(written, {BTC: btc, ETH: eth}, SETTINGS, n_draws=5)
-    assert differences == {}
+    judged = judge_trades(closed(written), {BTC: btc, ETH: eth}, SETTINGS, n_draws=5)
+    assert isinstance(judged, Judged)
     assert len(judged.calendar) == 3
     late = judged.by_pair[ETH].days
     assert late.log_return[[0, 2]].tolist() == [0.0, 0.0]
@@ -212,19 +212,16 @@ def test_a_replay_that_differs_is_told(
     written = as_freqtrade_writes(traded_on, traded(traded_on))
     written[2].update(change)
     with caplog.at_level(logging.WARNING):
-        judged, differences = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=1)
+        judged = judge_trades(closed(written), {BTC: traded_on}, SETTINGS, n_draws=1)
     (message,) = caplog.messages
     assert message.startswith(f"{BTC}: the replay differs from the backtest: {words}")
     assert "\n" not in message
-    assert message in verdict_lines(judged, differences)
+    assert isinstance(judged, NotJudged)
+    difference = judged.differences[BTC]
     # No figure of the replay is told: it is that of other trades.
-    assert (
-        verdict_sentence(judged) == f"not judged: the replay differs at {BTC}: {differences[BTC]}"
-    )
-    assert not isinstance(judged, Judged)
-    assert degenerate_pairs(judged) == {}
-    (check,) = verdict_checks(judged, differences)
-    assert (check.has_passed, check.reason) == (False, differences[BTC])
+    assert verdict_sentence(judged) == f"not judged: the replay differs at {BTC}: {difference}"
+    (check,) = verdict_checks(judged)
+    assert (check["verdict"], check["reason"]) == ("failed", difference)
 
 
 def test_one_pair_that_differs_leaves_all_without_a_verdict() -> None:
@@ -232,23 +229,24 @@ def test_one_pair_that_differs_leaves_all_without_a_verdict() -> None:
     written = [t for each in markets.values() for t in as_freqtrade_writes(each, traded(each))]
     left = next(trade for trade in written if trade["pair"] == ETH)
     left["open_rate"] *= 1.001
-    judged, differences = judge_trades(written, markets, SETTINGS, n_draws=1)
-    assert list(differences) == [ETH]
+    judged = judge_trades(closed(written), markets, SETTINGS, n_draws=1)
+    assert isinstance(judged, NotJudged)
+    assert list(judged.differences) == [ETH]
     said = verdict_sentence(judged)
     assert said.startswith(f"not judged: the replay differs at {ETH}: open_rate of the trade of 20")
-    assert [check.has_passed for check in verdict_checks(judged, differences)] == [True, False]
+    assert [each["verdict"] for each in verdict_checks(judged)] == ["passed", "failed"]
 
 
 def test_a_record_of_trades_that_are_not_judged_has_no_figures(tmp_path: Path) -> None:
     traded_on = market(BTC, 1)
     written = as_freqtrade_writes(traded_on, traded(traded_on))
     with RunRecord.begin(tmp_path, "backtest") as record:
-        judge_into(record, written, {BTC: traded_on}, SETTINGS)
+        judge_into(record, closed(written), {BTC: traded_on}, SETTINGS)
     judged = Run.open(record.folder)
     assert judged.figures()
     written[0]["close_rate"] *= 1.01
     with RunRecord.begin(tmp_path, "backtest") as record:
-        found, _ = judge_into(record, written, {BTC: traded_on}, SETTINGS)
+        found = judge_into(record, closed(written), {BTC: traded_on}, SETTINGS)
         record.finish(verdict_sentence(found))
     run = Run.open(record.folder)
     assert run.figures() == []
@@ -280,10 +278,7 @@ def test_baselines_use_the_entries_that_the_strategy_made(name: str) -> None:
     own = with_entries(whole, KEPT[name](whole))
     run = classic_exits(own, SETTINGS)
     assert run is not None
-    judged, differences = judge_trades(
-        as_freqtrade_writes(own, run), {BTC: whole}, SETTINGS, n_draws=20
-    )
-    assert differences == {}
+    judged = judge_trades(closed(as_freqtrade_writes(own, run)), {BTC: whole}, SETTINGS, n_draws=20)
     assert isinstance(judged, Judged)
     (row,) = judged.figures
     assert row["log_return"]["value"] == pytest.approx(run.log_return, abs=1e-12)
@@ -312,7 +307,7 @@ def test_a_side_that_was_always_taken_counts_where_a_position_was_held_too() -> 
     decided = slice(SETTINGS.window_size - 1, -2)
     np.testing.assert_array_equal(made.entry_long[decided], own.entry_long[decided])
     assert not made.entry_short.any()
-    judged, _ = judge_trades(as_freqtrade_writes(own, run), {BTC: whole}, SETTINGS, n_draws=3)
+    judged = judge_trades(closed(as_freqtrade_writes(own, run)), {BTC: whole}, SETTINGS, n_draws=3)
     right = classic_exits(own, SETTINGS)
     assert right is not None
     assert judged.figures[0]["classic_exits"] == pytest.approx(right.log_return, abs=1e-12)
@@ -334,16 +329,15 @@ def test_entries_of_the_strategys_own_count_as_well() -> None:
     own = replace(whole, entry_long=whole.entry_long | (np.arange(600) % 97 == 0))
     run = classic_exits(own, SETTINGS)
     assert run is not None
-    judged, differences = judge_trades(
-        as_freqtrade_writes(own, run), {BTC: whole}, SETTINGS, n_draws=3
-    )
-    assert differences == {}
+    judged = judge_trades(closed(as_freqtrade_writes(own, run)), {BTC: whole}, SETTINGS, n_draws=3)
+    assert isinstance(judged, Judged)
     assert judged.figures[0]["classic_exits"] == pytest.approx(run.log_return, abs=1e-12)
 
 
 def test_a_strategy_that_made_no_entry_has_declined_them_all() -> None:
-    judged, _ = judge_trades([], {BTC: market(BTC, 1)}, SETTINGS, n_draws=3)
-    assert degenerate_pairs(judged)[BTC] == f"never trades (0 of {offered(market(BTC, 1))} chances)"
+    judged = judge_trades([], {BTC: market(BTC, 1)}, SETTINGS, n_draws=3)
+    chances = offered(market(BTC, 1))
+    assert judged.by_pair[BTC].degenerate == (f"never trades (0 of {chances} chances)",)
     assert judged.figures[0].get("classic_exits") is None
 
 
@@ -363,8 +357,8 @@ def test_a_forced_exit_that_does_not_happen_again_is_told() -> None:
     written = as_freqtrade_writes(traded_on, traded(traded_on))
     left = next(trade for trade in written if trade["exit_reason"] == "agent_exit")
     left["exit_reason"] = "roi"
-    _, differences = judge_trades(written, {BTC: traded_on}, SETTINGS, n_draws=1)
-    assert list(differences) == [BTC]
+    judged = judge_trades(closed(written), {BTC: traded_on}, SETTINGS, n_draws=1)
+    assert isinstance(judged, NotJudged)
 
 
 @pytest.mark.parametrize(
@@ -380,21 +374,4 @@ def test_what_cannot_be_played_again_is_an_error(change: dict[str, str], words: 
     written = as_freqtrade_writes(traded_on, traded(traded_on))
     written[0].update(change)
     with pytest.raises(MarketError, match=f"^{BTC}: .*{words}"):
-        trades_on(traded_on, written)
-
-
-def test_the_table_shows_what_is_known() -> None:
-    never = np.zeros(600, dtype=np.bool_)
-    still = replace(market(ETH, 2), entry_long=never, entry_short=never)
-    markets = {BTC: market(BTC, 1), ETH: still}
-    written = as_freqtrade_writes(markets[BTC], traded(markets[BTC]))
-    judged, _ = judge_trades(written, markets, SETTINGS, n_draws=3)
-    columns = [list(column.cells) for column in verdict_table(judged).columns]
-    btc, eth, together = zip(*columns, strict=True)
-    row = judged.figures[1]
-    assert (btc[0], eth[0], together[0]) == ("BTC/USDT", "ETH/USDT", "all")
-    assert btc[1:3] == (f"{len(written)}", f"{row['log_return']['value']:+.3f}")
-    assert btc[3] == f"{row['oracle_share']['value']:.1%}"
-    assert btc[5:7] == (f"{row['classic_exits']:+.3f}", f"{row['random_median']:+.3f}")
-    # Nobody can earn anything there.
-    assert eth[1:4] == ("0", "+0.000", "-")
+        on_rows(closed(written), traded_on)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,25 +12,16 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from mtf_scalper.freqai.given_predictions import GIVEN
-from mtf_scalper.freqai.parity import (
-    FIELDS,
-    Backtested,
-    PairBacktest,
-    PairComparison,
-    backtest,
-    compare,
-    load_config,
-)
+from mtf_scalper.evaluation.trades import FIELDS, Match
 from mtf_scalper.market.market import PRICES
+from mtf_scalper.runs.parity import Backtested, PairBacktest, PairComparison
 from mtf_scalper.simulator.types import Action
 
-__all__ = ["Difference", "first_difference", "print_report", "run_parity"]
+__all__ = ["Difference", "first_difference", "print_report"]
 
 _AROUND = 2
 """Candles shown before and after the one at which two trades part."""
 _AT_ENTRY = ("side", "open_rate", "leverage")
-_SHOWN = ("open_date", *FIELDS, "profit_ratio")
 
 
 @dataclass(frozen=True)
@@ -39,62 +31,26 @@ class Difference:
     Attributes
     ----------
     pair : str
-    theirs, ours : Series or None
-        The trade of freqtrade and of the simulator; None where that side has none.
-    names : tuple of str
-        What differs; empty where one side has no trade.
+    match : Match
     date : Timestamp
         Open time of the candle inside which the two part.
     """
 
     pair: str
-    theirs: pd.Series | None
-    ours: pd.Series | None
-    names: tuple[str, ...]
+    match: Match
     date: pd.Timestamp
-
-
-def run_parity(arguments: Mapping[str, Any], policy: str, console: Console) -> int:
-    """Backtest, simulate, compare and print.
-
-    Parameters
-    ----------
-    arguments : mapping
-        Arguments of freqtrade's command line, by their names inside freqtrade.
-    policy : str
-        A name in ``GIVEN``, or another one to let FreqAI train and predict.
-    console : Console
-
-    Returns
-    -------
-    int
-        0 if there were trades and all are the same, else 1.
-
-    Raises
-    ------
-    MtfScalperError
-        If the two sides cannot be compared.
-    """
-    console.print(
-        f"freqtrade backtesting {arguments['timerange']} on {arguments['datadir']}, "
-        f"policy {policy}",
-        markup=False,
-        soft_wrap=True,
-    )
-    backtested = backtest(load_config(arguments), GIVEN.get(policy))
-    console.print(f"for this run: {', '.join(backtested.conditions)}", markup=False, soft_wrap=True)
-    return print_report(console, backtested, compare(backtested))
 
 
 def first_difference(compared: Mapping[str, PairComparison]) -> Difference | None:
     """Return the difference whose trade opens first, None if all trades are the same."""
-    found = []
-    for pair, each in compared.items():
-        if not each.is_equal.all():
-            row = int(np.argmin(each.is_equal))
-            theirs, ours = each.theirs.iloc[row], each.ours.iloc[row]
-            found.append((theirs["open_date"], _difference(pair, theirs, ours)))
-    return min(found, key=lambda each: each[0])[1] if found else None
+    found = [(each.unequal[0], pair) for pair, each in compared.items() if each.unequal]
+    if not found:
+        return None
+    match, pair = min(found, key=lambda each: each[0].open_date)
+    date, ours, theirs = match.open_date, match.ours, match.theirs
+    if ours and theirs and not set(match.names) & set(_AT_ENTRY):
+        date = min(theirs.close_date, ours.close_date)
+    return Difference(pair, match, date)
 
 
 def print_report(
@@ -107,18 +63,15 @@ def print_report(
     int
         0 if there were trades and all are the same, else 1.
     """
-    theirs, ours = (
-        pd.concat([getattr(each, side).dropna(subset=["side"]) for each in compared.values()])
-        for side in ("theirs", "ours")
-    )
+    trades = [match for each in compared.values() for match in each.trades]
     console.print(_pair_table(compared))
-    if len(theirs) + len(ours) == 0:
+    if not trades:
         console.print("no trades on either side: nothing was compared", markup=False)
         return 1
-    console.print(_reason_table(theirs, ours))
+    console.print(_reason_table(trades))
     difference = first_difference(compared)
     if difference is None:
-        console.print(f"all {len(theirs)} trades are the same", markup=False)
+        console.print(f"all {len(trades)} trades are the same", markup=False)
         return 0
     run = compared[difference.pair].run
     console.print(_trade_table(difference))
@@ -128,11 +81,10 @@ def print_report(
             f"freqtrade left out {backtested.refused_stakes} entries whose stake would be below "
             "the exchange's minimum; raise dry_run_wallet"
         )
-    unequal = sum(int((~each.is_equal).sum()) for each in compared.values())
-    total = sum(len(each.is_equal) for each in compared.values())
-    what = ", ".join(difference.names) or _missing(difference)
+    unequal = sum(len(each.unequal) for each in compared.values())
+    what = ", ".join(difference.match.names) or _missing(difference.match)
     console.print(
-        f"{unequal} of {total} trades differ; the first: {difference.pair} at "
+        f"{unequal} of {len(trades)} trades differ; the first: {difference.pair} at "
         f"{difference.date:%Y-%m-%d %H:%M}: {what}",
         markup=False,
         soft_wrap=True,
@@ -140,26 +92,14 @@ def print_report(
     return 1
 
 
-def _difference(pair: str, theirs: pd.Series, ours: pd.Series) -> Difference:
-    if pd.isna(theirs["side"]):
-        return Difference(pair, None, ours, (), ours["open_date"])
-    if pd.isna(ours["side"]):
-        return Difference(pair, theirs, None, (), theirs["open_date"])
-    names = tuple(name for name in FIELDS if theirs[name] != ours[name]) or ("profit_ratio",)
-    date = theirs["open_date"]
-    if not set(names) & set(_AT_ENTRY):
-        date = min(theirs["close_date"], ours["close_date"])
-    return Difference(pair, theirs, ours, names, date)
-
-
-def _missing(difference: Difference) -> str:
-    return "freqtrade has no trade" if difference.theirs is None else "the simulator has no trade"
+def _missing(match: Match) -> str:
+    return "freqtrade has no trade" if match.theirs is None else "the simulator has no trade"
 
 
 def _candles_around(run: PairBacktest, date: pd.Timestamp) -> pd.DataFrame:
     market = run.market
     assert market.dates is not None
-    dates = pd.DatetimeIndex(market.dates)
+    dates = pd.DatetimeIndex(market.dates, tz="UTC")
     place = int(dates.searchsorted(date))
     rows = slice(max(0, place - _AROUND), place + _AROUND + 1)
     signal = np.select(
@@ -184,22 +124,23 @@ def _pair_table(compared: Mapping[str, PairComparison]) -> Table:
     for pair, each in compared.items():
         table.add_row(
             pair,
-            f"{each.theirs['side'].notna().sum()}",
-            f"{each.ours['side'].notna().sum()}",
-            f"{each.is_equal.sum()}",
+            f"{sum(match.theirs is not None for match in each.trades)}",
+            f"{sum(match.ours is not None for match in each.trades)}",
+            f"{len(each.trades) - len(each.unequal)}",
             f"{each.largest_profit_difference:.1e}",
         )
     return table
 
 
-def _reason_table(theirs: pd.DataFrame, ours: pd.DataFrame) -> Table:
+def _reason_table(trades: Sequence[Match]) -> Table:
     table = Table(title="Exits by reason")
     table.add_column("reason")
     for heading in ("freqtrade", "simulator"):
         table.add_column(heading, justify="right")
-    counts = [side["exit_reason"].value_counts() for side in (theirs, ours)]
-    for reason in sorted({*counts[0].index, *counts[1].index}):
-        table.add_row(str(reason), *(str(count.get(reason, 0)) for count in counts))
+    theirs = Counter(each.theirs.exit_reason for each in trades if each.theirs)
+    ours = Counter(each.ours.exit_reason for each in trades if each.ours)
+    for reason in sorted({*theirs, *ours}):
+        table.add_row(reason, str(theirs[reason]), str(ours[reason]))
     return table
 
 
@@ -207,10 +148,11 @@ def _trade_table(difference: Difference) -> Table:
     table = Table(title=f"First difference: {difference.pair}")
     for heading in ("", "freqtrade", "simulator"):
         table.add_column(heading)
-    for name in _SHOWN:
-        style = "bold red" if name in difference.names else None
-        sides = (difference.theirs, difference.ours)
-        values = ("no trade" if side is None else _text(side[name]) for side in sides)
+    match = difference.match
+    for name in ("open_date", *FIELDS, "profit_ratio"):
+        style = "bold red" if name in match.names else None
+        sides = (match.theirs, match.ours)
+        values = ("no trade" if side is None else _text(getattr(side, name)) for side in sides)
         table.add_row(name, *values, style=style)
     return table
 

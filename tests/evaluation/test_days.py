@@ -3,7 +3,7 @@ from datetime import date
 import numpy as np
 import pytest
 
-from mtf_scalper.evaluation.performance import (
+from mtf_scalper.evaluation.days import (
     FIGURES,
     calendar_of,
     days_by_row,

@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import zip_longest
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.masks import entry_mode
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
 from mtf_scalper.simulator.types import Action, ExitReason, Side, Trade
 
-__all__ = ["PROFIT_TOLERANCE", "first_difference", "replay", "trades_on", "with_entries_made"]
-
-PROFIT_TOLERANCE = 1e-6
-"""Largest difference of profit ratio between a trade and its replay."""
-_EQUAL = ("side", "open_row", "close_row", "open_rate", "close_rate", "leverage", "exit_reason")
-
-
-def trades_on(market: Market, trades: Sequence[Mapping[str, Any]]) -> tuple[Trade, ...]:
-    """Return freqtrade's trades of one pair with rows of ``market``, in the order of time.
-
-    Raises
-    ------
-    MarketError
-        If a trade lies outside the market, or ended for a reason that no rule here has.
-    """
-    assert market.dates is not None
-    found = []
-    for trade in sorted(trades, key=lambda trade: str(trade["open_date"])):
-        rows = []
-        for name in ("open_date", "close_date"):
-            date = pd.Timestamp(trade[name]).tz_localize(None).to_datetime64()
-            row = int(np.searchsorted(market.dates, date))
-            if row == len(market) or market.dates[row] != date:
-                raise MarketError(f"{market.pair}: a trade's {name} {trade[name]} is no candle")
-            rows.append(row)
-        if trade["exit_reason"] not in list(ExitReason):
-            raise MarketError(
-                f"{market.pair}: the exit {trade['exit_reason']!r} of the trade of "
-                f"{trade['open_date']} cannot be played again"
-            )
-        found.append(
-            Trade(
-                pair=market.pair,
-                side=Side.SHORT if trade["is_short"] else Side.LONG,
-                open_row=rows[0],
-                close_row=rows[1],
-                open_rate=float(trade["open_rate"]),
-                close_rate=float(trade["close_rate"]),
-                leverage=float(trade["leverage"]),
-                profit_ratio=float(trade["profit_ratio"]),
-                exit_reason=ExitReason(trade["exit_reason"]),
-            )
-        )
-    return tuple(found)
+__all__ = ["replay", "with_entries_made"]
 
 
 def replay(market: Market, settings: Settings, trades: Sequence[Trade]) -> Simulation:
@@ -150,22 +103,3 @@ def _entry_rule(market: Market, settings: Settings) -> NDArray[np.int64]:
 
 def _entry_of(trade: Trade) -> Action:
     return Action.LONG_ENTER if trade.side is Side.LONG else Action.SHORT_ENTER
-
-
-def first_difference(market: Market, ours: Sequence[Trade], theirs: Sequence[Trade]) -> str | None:
-    """Return the first difference between two lists of trades in words, None without one."""
-    assert market.dates is not None
-    for our, their in zip_longest(ours, theirs):
-        known = their or our
-        opened = np.datetime_as_string(market.dates[known.open_row], unit="m").replace("T", " ")
-        if our is None or their is None:
-            missing = "the replay" if our is None else "the backtest"
-            return f"the trade of {opened} is missing in {missing}"
-        for name in _EQUAL:
-            if getattr(our, name) != getattr(their, name):
-                values = f"{getattr(our, name)} in the replay, {getattr(their, name)}"
-                return f"{name} of the trade of {opened} is {values} in the backtest"
-        if abs(our.profit_ratio - their.profit_ratio) > PROFIT_TOLERANCE:
-            values = f"{our.profit_ratio:+.6f} in the replay, {their.profit_ratio:+.6f}"
-            return f"profit_ratio of the trade of {opened} is {values} in the backtest"
-    return None

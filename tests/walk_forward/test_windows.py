@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from mtf_scalper.errors import SettingsError
-from mtf_scalper.runs.windows import parse_timerange, rolling_windows
+from mtf_scalper.walk_forward.windows import parse_timerange, rolling_windows
 
 
 def day(text):

@@ -10,19 +10,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mtf_scalper.evaluation.accounts import Account, PairEvidence, averaged, together
 from mtf_scalper.evaluation.edge import Edge, Variant, judge_edge
+from mtf_scalper.evaluation.trades import JUDGED
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.evidence import Account, PairEvidence, averaged, figures_of, together
 from mtf_scalper.simulator.playback import Simulation
 
-__all__ = ["ALL", "DAILY", "JUDGED", "Judged", "NotJudged", "judge_pairs", "write_judged"]
+__all__ = ["ALL", "DAILY", "Judged", "NotJudged", "judge_pairs", "write_judged"]
 
 ALL: Final = "all"
 """Instead of a pair's name: all of them together."""
-JUDGED: Final = "agent"
-"""Series of the account that is judged."""
 DAILY: Final = "daily"
 """Table of the run folder: date, series, log_return; one row per day."""
+
+_Line = tuple[str, int | None, str]
+"""Pair, seed (None where it does not matter) and series of an account's equity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +143,7 @@ def _figures(
 def _row(
     account: Account, pair: str | None, window: str | None, seed: int | None
 ) -> dict[str, Any]:
-    found = figures_of(account)
-    return {"pair": pair or ALL, "window": window, "seed": seed, **found}
+    return {"pair": pair or ALL, "window": window, "seed": seed, **account.figures()}
 
 
 def write_judged(record: RunRecord, judged: Judged) -> None:
@@ -157,58 +158,36 @@ def write_judged(record: RunRecord, judged: Judged) -> None:
     record.write_json("statistics", judged.edge.as_dict())
 
 
-@dataclass(frozen=True, eq=False)
-class _Line:
-    """Log equity of one account by date; ``seed`` is None where it does not matter."""
-
-    pair: str
-    seed: int | None
-    series: str
-    log_return: pd.Series[float]
-
-    def table(self) -> pd.DataFrame:
-        seed = pd.Series([self.seed] * len(self.log_return), dtype="Int64")
-        return pd.DataFrame(
+def _write_equity(record: RunRecord, pairs: Sequence[PairEvidence]) -> None:
+    """Write log equity of every account candle by candle; all pairs together are the sum."""
+    lines: dict[_Line, pd.Series[float]] = {}
+    groups: dict[_Line, list[pd.Series[float]]] = {}
+    for evidence in pairs:
+        runs: list[tuple[int | None, str, Simulation]] = [
+            *((seed, JUDGED, run) for seed, run in evidence.runs.items()),
+            *((None, name, run) for name, run in evidence.baselines.items()),
+            (None, "oracle", evidence.oracle),
+        ]
+        for seed, series, run in runs:
+            line = pd.Series(np.log(run.equity), index=evidence.dates)
+            lines[evidence.pair, seed, series] = line
+            groups.setdefault((ALL, seed, series), []).append(line)
+    if len(pairs) > 1:
+        for key, members in groups.items():
+            lines[key] = pd.concat(members, axis=1).ffill().fillna(0.0).sum(axis=1)
+    tables = [
+        pd.DataFrame(
             {
-                "date": self.log_return.index,
-                "pair": self.pair,
-                "seed": seed,
-                "series": self.series,
-                "log_return": self.log_return.to_numpy(),
+                "date": line.index,
+                "pair": pair,
+                "seed": pd.Series([seed] * len(line), dtype="Int64"),
+                "series": series,
+                "log_return": line.to_numpy(),
             }
         )
-
-
-def _write_equity(record: RunRecord, pairs: Sequence[PairEvidence]) -> None:
-    """Write every account candle by candle; all pairs together are the sum."""
-    lines = [line for evidence in pairs for line in _lines_of(evidence)]
-    if len(pairs) > 1:
-        lines += _sums(lines)
-    record.write_table("equity", pd.concat([line.table() for line in lines], ignore_index=True))
-
-
-def _lines_of(evidence: PairEvidence) -> list[_Line]:
-    dates = evidence.dates
-    runs: list[tuple[int | None, str, Simulation]] = [
-        *((seed, JUDGED, run) for seed, run in evidence.runs.items()),
-        *((None, name, run) for name, run in evidence.baselines.items()),
-        (None, "oracle", evidence.oracle),
+        for (pair, seed, series), line in lines.items()
     ]
-    return [
-        _Line(evidence.pair, seed, name, pd.Series(np.log(run.equity), index=dates))
-        for seed, name, run in runs
-    ]
-
-
-def _sums(lines: Sequence[_Line]) -> list[_Line]:
-    """Return what all pairs together have, by seed and series."""
-    groups: dict[tuple[int | None, str], list[pd.Series[float]]] = {}
-    for line in lines:
-        groups.setdefault((line.seed, line.series), []).append(line.log_return)
-    return [
-        _Line(ALL, seed, name, pd.concat(members, axis=1).ffill().fillna(0.0).sum(axis=1))
-        for (seed, name), members in groups.items()
-    ]
+    record.write_table("equity", pd.concat(tables, ignore_index=True))
 
 
 def _write_daily(record: RunRecord, judged: Judged) -> None:

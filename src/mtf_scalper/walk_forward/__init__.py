@@ -1,0 +1,1 @@
+"""Walk-forward: windows learned one after the other, whose policies trade in turn."""
