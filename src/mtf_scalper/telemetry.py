@@ -21,7 +21,9 @@ __all__ = [
     "HistoryRow",
     "Progress",
     "ProgressCallback",
+    "detail",
     "read_events",
+    "speed_and_share",
 ]
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,23 @@ class Progress:
         """Seconds to go at the speed so far, None before there is a speed."""
         speed = self.steps_per_second
         return max(0.0, (self.total_steps - self.steps) / speed) if speed > 0 else None
+
+
+def detail(progress: Progress) -> str:
+    """Return phase and speed, and the validation return against the oracle where it is known."""
+    told = speed_and_share(progress.steps_per_second, progress.oracle_share)
+    return ", ".join((progress.phase, *told))
+
+
+def speed_and_share(steps_per_second: float, *oracle_shares: float | None) -> list[str]:
+    """Return speed and shares of the optimum, those that are known, as people read them."""
+    # Where the optimum earns next to nothing, losses are a huge multiple of it.
+    shares = [
+        "below -100% of oracle" if share < -1.0 else f"{share:.0%} of oracle"
+        for share in oracle_shares
+        if share is not None
+    ]
+    return [f"{steps_per_second:,.0f} steps/s", *shares]
 
 
 @dataclass(frozen=True)

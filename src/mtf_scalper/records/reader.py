@@ -19,7 +19,7 @@ import pandas as pd
 from mtf_scalper.records import files
 from mtf_scalper.records.files import RecordError
 from mtf_scalper.records.manifest import is_alive
-from mtf_scalper.records.phases import phase_spans
+from mtf_scalper.records.trainings import Span, spans
 
 __all__ = ["PROBABILITIES", "Run", "Status", "runs_in"]
 
@@ -165,10 +165,14 @@ class Run:
         return _table(self.events("update"), _HISTORY).drop(columns="event", errors="ignore")
 
     def phases(self) -> pd.DataFrame:
-        """Return when the run was in which phase; see ``phases.phase_spans``."""
+        """Return ``spans`` as a table."""
+        return pd.DataFrame(self.spans(), columns=list(Span._fields))
+
+    def spans(self) -> list[Span]:
+        """Return when the run was in which phase."""
         ended = (self.outcome or {}).get("ended")
         until = None if ended is None else datetime.fromisoformat(ended).timestamp()
-        return phase_spans(self.events(), until=until)
+        return spans(self.events(), until)
 
     def samples(self) -> pd.DataFrame:
         """Return one row per sample: ``monitoring.sampler.Sample``'s fields.

@@ -9,7 +9,7 @@ from typing import Any
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.synthetic import utc_timestamp
-from mtf_scalper.monitoring.verdicts import Check, Verdict
+from mtf_scalper.monitoring.verdicts import Check
 from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
@@ -151,5 +151,4 @@ def verdict_checks(judged: Judged | NotJudged, differences: Mapping[str, str]) -
 
 
 def _check(pair: str, name: str, measured: str, expected: str, problem: str | None) -> Check:
-    verdict = Verdict.FAILED if problem else Verdict.PASSED
-    return Check(f"{pair}: {name}", measured, expected, verdict, problem or "")
+    return Check.of(f"{pair}: {name}", measured, expected, problem or "")

@@ -31,7 +31,7 @@ from mtf_scalper.monitoring.facts import (
 from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.monitoring.speed import SpeedComparison, compare_speed
 from mtf_scalper.monitoring.verdicts import Check, Recipe
-from mtf_scalper.progress import EventBars, detail, progress_columns
+from mtf_scalper.progress import EventBars, progress_columns
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.left_out import left_out_note, left_out_of
@@ -41,7 +41,7 @@ from mtf_scalper.runs.program import BacktestOutcome, BacktestRun, RunError, run
 from mtf_scalper.runs.project import find_project, shown
 from mtf_scalper.runs.recording import MarketsOf, begin_record, judge_backtest
 from mtf_scalper.runs.verdict import verdict_sentence
-from mtf_scalper.telemetry import Progress
+from mtf_scalper.telemetry import Progress, detail
 
 __all__ = ["observe", "run_validation", "write_verdicts"]
 
