@@ -6,15 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mtf_scalper.page.parts import number
 from mtf_scalper.records.reader import Run
 
-__all__ = ["ALL", "Figure", "figure", "final_returns", "pooled", "seeds_of", "series_names"]
+__all__ = [
+    "ALL",
+    "Figure",
+    "figure",
+    "final_returns",
+    "pooled",
+    "rank",
+    "seeds_of",
+    "series_names",
+]
 
 ALL = "all"
 """Stands for all pairs together."""
+TIE = 1e-12
+"""Log returns no further apart are the same."""
 SERIES = ("agent", "oracle", "classic exits", "buy and hold", "flat")
 """Lines of equity, in the order of the legend."""
 
@@ -35,19 +47,11 @@ class Figure:
 
 
 def figure(row: Mapping[str, Any], name: str) -> Figure:
-    """Return a figure of a row.
-
-    The interval of ``sharpe`` stands in ``intervals.sharpe`` (low and high), in ``sharpe_low`` and
-    ``sharpe_high``, or the figure is an object of ``value``, ``low`` and ``high`` itself.
-    """
+    """Return a figure of a row: a number, or an object of ``value``, ``low`` and ``high``."""
     found = row.get(name)
-    if isinstance(found, Mapping):
-        return Figure(*(_float(found.get(key)) for key in ("value", "low", "high")))
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    intervals = row.get("intervals") or {}
-    if isinstance(intervals, Mapping) and intervals.get(name):
-        low, high = intervals[name]
-    return Figure(_float(found), _float(low), _float(high))
+    if not isinstance(found, Mapping):
+        found = {"value": found}
+    return Figure(*(_float(found.get(key)) for key in ("value", "low", "high")))
 
 
 def pooled(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -60,6 +64,12 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         if len(found) == 1:
             return found[0]
     return {}
+
+
+def rank(value: float, draws: Sequence[float]) -> float:
+    """Return the share of the draws that lie below a value; ties count half."""
+    differences = value - np.asarray(draws)
+    return float(np.mean(np.where(np.abs(differences) <= TIE, 0.5, differences > 0.0)))
 
 
 def final_returns(run: Run) -> dict[str, dict[str, float]]:
