@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtf_scalper.records.files import append, read_lines
+
 __all__ = [
     "EVENTS_FILE",
     "SETTINGS_FILE",
@@ -144,30 +146,18 @@ class EventLog:
         if self._path is None and not self._copies:
             return
         text = json.dumps({"event": event, "time": time.time(), **self._common, **facts})
-        line = text.encode() + b"\n"
         if self._path is not None:
-            _append(self._path, line)
+            append(self._path, f"{text}\n")
         for path in tuple(self._copies):
             try:
-                _append(path, line)
+                append(path, f"{text}\n")
             except OSError as error:
                 logger.warning("%s gets no more events: %s", path, error)
                 self._copies.remove(path)
 
 
-def _append(path: Path, line: bytes) -> None:
-    with path.open("ab", buffering=0) as file:
-        file.write(line)
-
-
 def read_events(path: Path, event: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield the events of a file in order, of one name if given; a torn last line is left out."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for entry in read_lines(path):
         if event is None or entry["event"] == event:
             yield entry

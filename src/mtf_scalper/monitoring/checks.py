@@ -14,12 +14,9 @@ from functools import wraps
 from itertools import pairwise
 from typing import Any
 
-import pandas as pd
-
 from mtf_scalper.monitoring import predictions
-from mtf_scalper.monitoring.facts import CheckpointFacts, RunFacts
+from mtf_scalper.monitoring.facts import RunFacts
 from mtf_scalper.monitoring.sampler import Sample
-from mtf_scalper.monitoring.speed import SpeedComparison
 from mtf_scalper.monitoring.verdicts import CannotTellError, Check, Recipe, Verdict
 from mtf_scalper.records.files import plain
 from mtf_scalper.records.trainings import FINISHED, STARTED, spans, trainings
@@ -39,6 +36,11 @@ _CONFIGURED = (
     *("advantage", "train_cycles", "cpu_count", "n_envs", "n_steps"),
     *("batch_size", "net_arch", "device"),
 )
+_MISSING = {
+    "checkpoints": "no saved model was found",
+    "predictions": "no saved predictions were found",
+    "speed": "the two trainings were not made",
+}
 # A forked worker shares the pages of all that the fork server has imported and owns little more
 # than its market and environment; a spawned one imports NumPy, torch and the package for itself.
 _FORKED_ENV_MB = 60
@@ -134,7 +136,7 @@ def check_rollout(facts: RunFacts, recipe: Recipe) -> Judgement:
     keys = ("batch_size", "n_steps", "n_envs")
     started = _events(facts, STARTED)
     seen = {tuple(_fact(event, key) for key in keys) for event in started}
-    seen |= {(c.batch_size, c.n_steps, c.n_envs) for c in _checkpoints(facts)}
+    seen |= {(c.batch_size, c.n_steps, c.n_envs) for c in fact_of(facts, "checkpoints")}
     measured = "; ".join(f"{batch}, {n_envs} x {steps}" for batch, steps, n_envs in seen)
     wanted = {(recipe.batch_size, recipe.n_steps, recipe.n_envs)}
     return measured, unless(seen == wanted, "trainings or saved models differ from it")
@@ -143,7 +145,7 @@ def check_rollout(facts: RunFacts, recipe: Recipe) -> Judgement:
 @check("layer sizes", lambda facts, recipe: str(list(recipe.net_arch)))
 def check_layers(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check the widths of the saved networks, read from the shapes of their weights."""
-    saved = _checkpoints(facts)
+    saved = fact_of(facts, "checkpoints")
     seen = {layers for each in saved for layers in (each.policy_layers, each.value_layers)}
     return _layers(seen, facts, recipe, "network")
 
@@ -151,7 +153,9 @@ def check_layers(facts: RunFacts, recipe: Recipe) -> Judgement:
 @check("layer sizes", lambda facts, recipe: str(list(recipe.net_arch)))
 def check_policy_layers(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check the widths of the saved policies; with exact advantages there is no value network."""
-    return _layers({each.policy_layers for each in _checkpoints(facts)}, facts, recipe, "policy")
+    return _layers(
+        {each.policy_layers for each in fact_of(facts, "checkpoints")}, facts, recipe, "policy"
+    )
 
 
 def _layers(seen: set[tuple[int, ...]], facts: RunFacts, recipe: Recipe, what: str) -> Judgement:
@@ -276,7 +280,7 @@ def check_left_processes(facts: RunFacts, recipe: Recipe) -> Judgement:
 def check_prediction_values(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that predictions are numbers and probabilities, wherever there is a full window."""
     window = _config(facts, "conv_width")
-    frames = _predictions(facts)
+    frames = fact_of(facts, "predictions")
     wrong = [
         f"{name}: {problem}"
         for name, frame in frames.items()
@@ -289,7 +293,7 @@ def check_prediction_values(facts: RunFacts, recipe: Recipe) -> Judgement:
 @check("predictions vary", "2 actions or more, varying confidence")
 def check_prediction_variety(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that predictions are not constant."""
-    frames = _predictions(facts)
+    frames = fact_of(facts, "predictions")
     varieties = [predictions.variety(frame) for frame in frames.values()]
     actions = min(each.actions for each in varieties)
     deviation = min(each.confidence_deviation for each in varieties)
@@ -301,7 +305,7 @@ def check_prediction_variety(facts: RunFacts, recipe: Recipe) -> Judgement:
 @check("steps/s after / before", "1.00 times or more")
 def check_speed(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that the settings in force are not slower than those before."""
-    speed = speed_of(facts)
+    speed = fact_of(facts, "speed")
     if speed.steps_before != speed.steps_after:
         raise CannotTellError(
             f"{speed.steps_before} steps before are not {speed.steps_after} steps after"
@@ -382,15 +386,12 @@ def _events(facts: RunFacts, name: str) -> list[Mapping[str, Any]]:
     return found
 
 
-def speed_of(facts: RunFacts) -> SpeedComparison:
-    """Return the comparison of speeds."""
-    if facts.speed is None:
-        raise _missing(facts, "speed", "the two trainings were not made")
-    return facts.speed
-
-
-def _missing(facts: RunFacts, name: str, otherwise: str) -> CannotTellError:
-    return CannotTellError(facts.missing.get(name, otherwise))
+def fact_of(facts: RunFacts, name: str) -> Any:
+    """Return a fact of the run; where there is none the check says why."""
+    found = getattr(facts, name)
+    if not found:
+        raise CannotTellError(facts.missing.get(name, _MISSING[name]))
+    return found
 
 
 def _fact(event: Mapping[str, Any], key: str) -> Any:
@@ -402,20 +403,8 @@ def _fact(event: Mapping[str, Any], key: str) -> Any:
 def _config(facts: RunFacts, key: str) -> Any:
     if key not in facts.freqai_config:
         otherwise = f"freqtrade's record of the configuration has no freqai.{key}"
-        raise _missing(facts, "freqai_config", otherwise)
+        raise CannotTellError(facts.missing.get("freqai_config", otherwise))
     return facts.freqai_config[key]
-
-
-def _checkpoints(facts: RunFacts) -> Sequence[CheckpointFacts]:
-    if not facts.checkpoints:
-        raise _missing(facts, "checkpoints", "no saved model was found")
-    return facts.checkpoints
-
-
-def _predictions(facts: RunFacts) -> Mapping[str, pd.DataFrame]:
-    if not facts.predictions:
-        raise _missing(facts, "predictions", "no saved predictions were found")
-    return facts.predictions
 
 
 def _training_samples(facts: RunFacts) -> list[Sample]:

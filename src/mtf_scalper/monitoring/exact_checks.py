@@ -79,7 +79,7 @@ def check_busy(facts: RunFacts, recipe: Recipe) -> Judgement:
 @check("steps/s, exact / before", "1.0 times or more")
 def check_faster(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that candles are learned on faster than by the settings before, from rollouts."""
-    speed = checks.speed_of(facts)
+    speed = checks.fact_of(facts, "speed")
     measured = f"{speed.after:,.0f} / {speed.before:,.0f} = {speed.ratio:.1f} times"
     return measured, unless(speed.ratio >= 1.0, "exact advantages are slower")
 
