@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.candles import resample_candles
+from mtf_scalper.market.datafiles import name_in_files
 from mtf_scalper.market.synthetic import (
     GENERATOR_VERSION,
     SyntheticSpec,
@@ -245,7 +246,7 @@ def _market(spec: SyntheticSpec) -> dict[str, Any]:
 
 
 def _file_name(pair: str, kind: str) -> str:
-    return f"{pair.replace('/', '_').replace(':', '_')}-{kind}.feather"
+    return f"{name_in_files(pair)}-{kind}.feather"
 
 
 def _owned_files(datadir: Path, names: tuple[str, ...]) -> tuple[str, ...]:
