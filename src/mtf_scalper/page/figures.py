@@ -6,27 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mtf_scalper.page.parts import number
 from mtf_scalper.records.reader import Run
 
-__all__ = [
-    "ALL",
-    "Figure",
-    "figure",
-    "final_returns",
-    "pooled",
-    "rank",
-    "seeds_of",
-    "series_names",
-]
+__all__ = ["ALL", "Figure", "figure", "final_returns", "pooled", "seeds_of", "series_names"]
 
 ALL = "all"
 """Stands for all pairs together."""
-TIE = 1e-12
-"""Log returns no further apart are the same."""
 SERIES = ("agent", "oracle", "classic exits", "buy and hold", "flat")
 """Lines of equity, in the order of the legend."""
 
@@ -64,12 +52,6 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         if len(found) == 1:
             return found[0]
     return {}
-
-
-def rank(value: float, draws: Sequence[float]) -> float:
-    """Return the share of the draws that lie below a value; ties count half."""
-    differences = value - np.asarray(draws)
-    return float(np.mean(np.where(np.abs(differences) <= TIE, 0.5, differences > 0.0)))
 
 
 def final_returns(run: Run) -> dict[str, dict[str, float]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mtf_scalper.page.figures import ALL, Figure, figure, final_returns, pooled, rank, seeds_of
+from mtf_scalper.page.figures import ALL, Figure, figure, final_returns, pooled, seeds_of
 from mtf_scalper.page.learning import training_title
 from mtf_scalper.page.machine import samples_in
 from mtf_scalper.page.parts import (
@@ -177,14 +177,16 @@ def _agent_fact(value: float, found: Figure, key: str, n_pairs: int) -> Fact:
 
 
 def _random_fact(run: Run, whole: Any, key: str, mine: float | None) -> list[Fact]:
-    beaten = figure(whole, "random_rank").value
+    rank = figure(whole, "random_rank").value
     draws = (run.random_exits() or {}).get(key) or []
-    if beaten is None and draws and mine is not None:
-        beaten = rank(mine, draws)
-    if beaten is None:
+    if rank is None and draws and mine is not None:
+        below = sum(mine - draw > 1e-12 for draw in draws)
+        ties = sum(abs(mine - draw) <= 1e-12 for draw in draws)
+        rank = (below + 0.5 * ties) / len(draws)
+    if rank is None:
         return []
     note = f"of {len(draws)} draws; 50% is what luck gives" if draws else "50% is what luck gives"
-    return [Fact("Random exits beaten", share(beaten), note)]
+    return [Fact("Random exits beaten", share(rank), note)]
 
 
 def _machine_facts(run: Run) -> list[Fact]:

@@ -9,15 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mtf_scalper.page.candles import MAX_PAIRS, candles_plot
-from mtf_scalper.page.figures import (
-    ALL,
-    figure,
-    final_returns,
-    pooled,
-    rank,
-    seeds_of,
-    series_names,
-)
+from mtf_scalper.page.figures import ALL, figure, final_returns, pooled, seeds_of, series_names
 from mtf_scalper.page.parts import (
     Column,
     Plot,
@@ -447,5 +439,7 @@ def _random_sentence(pair: str, draws: Any, mine: float | None) -> str:
     drawn = f"the median of {count(len(draws), 'draw')} is {log_return(np.median(draws))}"
     if mine is None:
         return f"{whose}: {drawn}."
-    beaten = share(rank(mine, draws))
-    return f"{whose}: the agent's {log_return(mine)} beats {beaten}; {drawn}."
+    differences = mine - draws
+    # As evaluation.report has it: ties count half.
+    rank = np.mean(np.where(np.abs(differences) <= 1e-12, 0.5, differences > 0.0))
+    return f"{whose}: the agent's {log_return(mine)} beats {share(rank)}; {drawn}."
