@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ import psutil
 from mtf_scalper.compute import available_cpus
 from mtf_scalper.market.market import Market
 from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.monitoring.verdicts import Check
+from mtf_scalper.records.manifest import git, machine_facts, version_of
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 
@@ -222,15 +223,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def machine() -> dict[str, Any]:
     """Return what the figures depend on besides the code."""
+    about = machine_facts()
     threading = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMBA_NUM", "XLA_")
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "cpu": _cpu_model(),
+        "cpu": about["processor"],
         "cpus": available_cpus(),
         "cores": psutil.cpu_count(logical=False),
-        "platform": platform.platform(terse=True),
+        "platform": about["system"],
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: version_of(name) for name in _PACKAGES},
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(threading)},
         "commit": commit(),
     }
@@ -339,17 +341,7 @@ def finish(record: RunRecord, measured: Measured, path: Path) -> None:
     checks = []
     for each in measured.requirements:
         _, wanted, found, _ = each.row()
-        verdict = "passed" if each.met else "failed"
-        reason = "" if each.met else "not met"
-        checks.append(
-            {
-                "name": each.what,
-                "measured": found,
-                "expected": wanted,
-                "verdict": verdict,
-                "reason": reason,
-            }
-        )
+        checks.append(Check.of(each.what, found, wanted, "" if each.met else "not met").as_dict())
     record.write_json("checks", checks)
     met = sum(each.met for each in measured.requirements)
     verdict = f"{met} of {len(checks)} requirements met" if checks else None
@@ -386,30 +378,9 @@ def _replace_section(document: Path, name: str, blocks: list[str]) -> None:
     document.write_text(text, "utf-8")
 
 
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def commit() -> str:
     """Return the commit, with ``-dirty`` where code differs: results of this run do not count."""
-    commit = _git("rev-parse", "--short", "HEAD")
+    commit = git("rev-parse", "--short", "HEAD", folder=HERE.parent)
     code = ("src", ":(glob)benchmarks/*.py", "pyproject.toml", "constraints.txt")
-    is_dirty = bool(commit and _git("status", "--porcelain", "--", *code))
+    is_dirty = bool(commit and git("status", "--porcelain", "--", *code, folder=HERE.parent))
     return (commit or "unknown") + ("-dirty" if is_dirty else "")
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(HERE.parent), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

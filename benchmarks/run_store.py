@@ -8,13 +8,14 @@ or not at all, so that parts of a suite may run at the same time.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from report import in_fresh_process
+
+from mtf_scalper.paths import written_whole
 
 Task = dict[str, Any]
 Result = dict[str, Any]
@@ -40,9 +41,8 @@ class RunStore:
     def save(self, name: str, task: Task, result: Result) -> None:
         """Write a finished run."""
         path = self._folder / f"{name}.json"
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps({"task": task, "result": result}) + "\n", "utf-8")
-        os.replace(unfinished, path)
+        with written_whole(path) as part:
+            part.write_text(json.dumps({"task": task, "result": result}) + "\n", "utf-8")
 
     def complete(
         self,

@@ -237,3 +237,20 @@ def test_a_full_disk_under_stdout() -> None:
 )
 def test_errors_of_files_are_told_from_others(error: OSError, line: str | None) -> None:
     assert paths.problem_with_files(error) == line
+
+
+def test_a_file_gets_its_name_when_it_is_whole_or_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.json"
+    with paths.written_whole(path) as part:
+        part.write_text("{}", encoding="utf-8")
+        assert not path.exists()
+
+    def interrupted() -> None:
+        with paths.written_whole(path) as part:
+            part.write_text("{", encoding="utf-8")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [each.name for each in tmp_path.iterdir()] == ["verdicts.json"]
+    assert path.read_text(encoding="utf-8") == "{}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from mtf_scalper.lifetimes import scheduled_cpus
 from mtf_scalper.settings import Device, Settings
 
 __all__ = ["ComputeSetup", "available_cpus", "configure_torch"]
@@ -34,9 +34,7 @@ class ComputeSetup:
 
 def available_cpus() -> int:
     """Return the CPUs that this process may use: affinity mask and cgroup quota included."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cpus = len(affinity(0)) if affinity is not None else (os.cpu_count() or 1)
-    quota = _cgroup_quota()
+    cpus, quota = scheduled_cpus(), _cgroup_quota()
     return max(1, min(cpus, math.ceil(quota)) if quota else cpus)
 
 

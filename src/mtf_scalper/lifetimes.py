@@ -27,6 +27,7 @@ __all__ = [
     "end_with_parent_process",
     "is_alive",
     "process_facts",
+    "scheduled_cpus",
 ]
 
 _WATCH_SECONDS = 1.0
@@ -99,6 +100,12 @@ def _start(watch: Callable[[], None], whom: Any) -> None:
 def process_facts() -> dict[str, Any]:
     """Return id and start time (seconds since the epoch) of this process."""
     return {"pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def scheduled_cpus() -> int:
+    """Return the CPUs that this process may be scheduled on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else (os.cpu_count() or 1)
 
 
 def is_alive(pid: int, started: float) -> bool:

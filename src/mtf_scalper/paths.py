@@ -6,7 +6,8 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mtf_scalper.errors import MtfScalperError
@@ -20,6 +21,7 @@ __all__ = [
     "check_folder_to_write",
     "problem_with_files",
     "user_data",
+    "written_whole",
 ]
 
 _OF_FILES = {
@@ -48,6 +50,17 @@ def user_data(project: Path = Path()) -> Path:
     inside = project / "user_data"
     is_one_itself = (project / "strategies").is_dir() and not inside.is_dir()
     return project if is_one_itself else inside
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield where to write a file, which gets its name at the end: it is there whole or not."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def check_folder(path: Path, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,28 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from mtf_scalper.telemetry import Progress
+from mtf_scalper.records.trainings import Training, trainings
+from mtf_scalper.telemetry import Progress, detail, speed_and_share
 
-__all__ = ["EventBars", "LoggedProgress", "WindowBar", "detail", "progress_columns", "speed"]
+__all__ = ["EventBars", "LoggedProgress", "WindowBar", "progress_columns"]
 
 logger = logging.getLogger(__name__)
-
-
-def speed(progress: Progress) -> str:
-    """Return the speed as people read it."""
-    return f"{progress.steps_per_second:,.0f} steps/s"
-
-
-def detail(progress: Progress) -> str:
-    """Return phase and speed, and the validation return against the oracle where it is known."""
-    return ", ".join((progress.phase, speed(progress), *_share(progress.oracle_share)))
-
-
-def _share(oracle_share: float | None) -> tuple[str, ...]:
-    """Say the share; where the optimum earns next to nothing, losses are a huge multiple of it."""
-    if oracle_share is None:
-        return ()
-    return ("below -100% of oracle" if oracle_share < -1.0 else f"{oracle_share:.0%} of oracle",)
 
 
 def progress_columns() -> tuple[
@@ -83,7 +68,7 @@ class LoggedProgress:
             self._title,
             progress.steps,
             progress.total_steps,
-            ", ".join((speed(progress), *_share(progress.oracle_share))),
+            ", ".join(speed_and_share(progress.steps_per_second, progress.oracle_share)),
             progress.seconds_left,
         )
 
@@ -93,38 +78,27 @@ class EventBars(RichProgress):
 
     def __init__(self, console: Console) -> None:
         super().__init__(*progress_columns(), console=console)
-        self._windows: dict[tuple[str, str], TaskID] = {}
-        self._seen = 0
+        self._bars: dict[tuple[Any, ...], TaskID] = {}
 
-    def show(self, events: list[dict[str, Any]]) -> None:
-        """Show what is new in the events so far, oldest first."""
-        for event in events[self._seen :]:
-            self._show(event)
-        self._seen = len(events)
+    def show(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Show the events so far, oldest first."""
+        for training in trainings(events):
+            if training.key not in self._bars:
+                self._bars[training.key] = self._new_bar(training)
+            ended, progress = training.ended, training.progress
+            if ended is not None and training.has_finished:
+                shares = [report["oracle_share"] for report in ended.get("reports", ())]
+                told = speed_and_share(ended["steps_per_second"], *shares)
+                total = steps = ended["steps"]
+                said = ", ".join((f"{ended['seconds']:.0f} s", *told))
+            elif progress is not None:
+                total, steps, said = progress.total_steps, progress.steps, detail(progress)
+            else:
+                continue
+            self.update(self._bars[training.key], total=total, completed=steps, detail=said)
 
-    def _show(self, event: dict[str, Any]) -> None:
-        name = event["event"]
-        key = (str(event["pair"]), str(event["window"]))
-        if name == "training_started":
-            until = datetime.fromtimestamp(int(key[1].rsplit("_", 1)[-1]), UTC)
-            title = f"{key[0]} to {until:%Y-%m-%d}"
-            self._windows[key] = self.add_task(title, total=event["total_steps"], detail="")
-        elif name == "progress":
-            known = {field: event[field] for field in ("steps", "total_steps", "seconds", "phase")}
-            progress = Progress(**known, oracle_share=event.get("oracle_share"))
-            self.update(
-                self._windows[key],
-                total=progress.total_steps,
-                completed=progress.steps,
-                detail=detail(progress),
-            )
-        elif name == "training_finished":
-            said = [f"{event['seconds']:.0f} s", f"{event['steps_per_second']:,.0f} steps/s"]
-            for report in event.get("reports", ()):
-                said += _share(report["oracle_share"])
-            self.update(
-                self._windows[key],
-                total=event["steps"],
-                completed=event["steps"],
-                detail=", ".join(said),
-            )
+    def _new_bar(self, training: Training) -> TaskID:
+        pair, window, _ = training.key
+        until = datetime.fromtimestamp(int(str(window).rsplit("_", 1)[-1]), UTC)
+        total = training.events[0]["total_steps"]
+        return self.add_task(f"{pair} to {until:%Y-%m-%d}", total=total, detail="")

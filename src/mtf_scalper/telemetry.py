@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtf_scalper.records.files import append, read_lines
+
 __all__ = [
     "EVENTS_FILE",
     "SETTINGS_FILE",
@@ -21,7 +23,9 @@ __all__ = [
     "HistoryRow",
     "Progress",
     "ProgressCallback",
+    "detail",
     "read_events",
+    "speed_and_share",
 ]
 
 logger = logging.getLogger(__name__)
@@ -64,6 +68,23 @@ class Progress:
         """Seconds to go at the speed so far, None before there is a speed."""
         speed = self.steps_per_second
         return max(0.0, (self.total_steps - self.steps) / speed) if speed > 0 else None
+
+
+def detail(progress: Progress) -> str:
+    """Return phase and speed, and the validation return against the oracle where it is known."""
+    told = speed_and_share(progress.steps_per_second, progress.oracle_share)
+    return ", ".join((progress.phase, *told))
+
+
+def speed_and_share(steps_per_second: float, *oracle_shares: float | None) -> list[str]:
+    """Return speed and shares of the optimum, those that are known, as people read them."""
+    # Where the optimum earns next to nothing, losses are a huge multiple of it.
+    shares = [
+        "below -100% of oracle" if share < -1.0 else f"{share:.0%} of oracle"
+        for share in oracle_shares
+        if share is not None
+    ]
+    return [f"{steps_per_second:,.0f} steps/s", *shares]
 
 
 @dataclass(frozen=True)
@@ -125,30 +146,18 @@ class EventLog:
         if self._path is None and not self._copies:
             return
         text = json.dumps({"event": event, "time": time.time(), **self._common, **facts})
-        line = text.encode() + b"\n"
         if self._path is not None:
-            _append(self._path, line)
+            append(self._path, f"{text}\n")
         for path in tuple(self._copies):
             try:
-                _append(path, line)
+                append(path, f"{text}\n")
             except OSError as error:
                 logger.warning("%s gets no more events: %s", path, error)
                 self._copies.remove(path)
 
 
-def _append(path: Path, line: bytes) -> None:
-    with path.open("ab", buffering=0) as file:
-        file.write(line)
-
-
 def read_events(path: Path, event: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield the events of a file in order, of one name if given; a torn last line is left out."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for entry in read_lines(path):
         if event is None or entry["event"] == event:
             yield entry

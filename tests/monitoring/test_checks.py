@@ -10,20 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mtf_scalper.freqai.columns import ACTION, CONFIDENCE
+from mtf_scalper.freqai.columns import PROBABILITIES as COLUMNS
 from mtf_scalper.monitoring.checks import CHECKS, Check, Recipe, Verdict, judge, least_busy_cores
-from mtf_scalper.monitoring.facts import ACTION, CONFIDENCE, CheckpointFacts, RunFacts
+from mtf_scalper.monitoring.facts import CheckpointFacts, RunFacts
 from mtf_scalper.monitoring.sampler import Sample
 from mtf_scalper.monitoring.speed import SpeedComparison
 
 RECIPE = Recipe(train_cycles=4)
 WINDOW = 10
-PROBABILITIES = [
-    "&-prob_neutral",
-    "&-prob_long_enter",
-    "&-prob_long_exit",
-    "&-prob_short_enter",
-    "&-prob_short_exit",
-]
+PROBABILITIES = list(COLUMNS)
 FOLDERS = ("sub-train-BTC_1", "sub-train-ETH_1")
 MB = 1_000_000
 

@@ -12,7 +12,6 @@ import pytest
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.monitoring.facts import (
-    probability_columns,
     read_checkpoints,
     read_freqai_config,
     read_predictions,
@@ -54,7 +53,6 @@ def test_predictions_are_read_by_file_name(tmp_path: Path) -> None:
     ((name, read),) = read_predictions(tmp_path).items()
     assert name == "cb_btc_1_prediction.feather"
     pd.testing.assert_frame_equal(read, saved)
-    assert probability_columns(read) == ["&-prob_neutral"]
 
 
 def test_the_configuration_is_the_one_that_freqai_wrote_down(tmp_path: Path) -> None:

@@ -21,8 +21,7 @@ from mtf_scalper.monitoring.sampler import (
     ProcessSampler,
     Sample,
     count_workers,
-    csv_header,
-    csv_row,
+    write_csv,
 )
 
 INTERVAL = 0.05
@@ -215,22 +214,27 @@ def test_an_orphan_stays_part_of_the_tree_and_is_named_as_a_survivor() -> None:
     assert sampler.survivors(wait_seconds=0.1) == ()
 
 
-def test_csv_holds_every_sample_and_gets_its_name_at_the_end(tmp_path: Path) -> None:
+def test_csv_holds_every_sample(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "samples.csv"
-    with ProcessSampler(psutil.Process().pid, path, interval_seconds=INTERVAL) as sampler:
+    with ProcessSampler(psutil.Process().pid, interval_seconds=INTERVAL) as sampler:
         wait_for(sampler, lambda sample: True)
-        part = path.with_name("samples.csv.part")
-        deadline = time.monotonic() + 10.0
-        while len(part.read_text(encoding="utf-8").splitlines()) < 2:
-            assert time.monotonic() < deadline, "rows have to be written as they come"
-            time.sleep(0.01)
-        assert not path.exists()
+        wait_for(sampler, lambda sample: True)
+    write_csv(path, sampler.samples)
     assert [each.name for each in path.parent.iterdir()] == ["samples.csv"]
     with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    assert header == csv_header(psutil.cpu_count() or 1)
-    assert rows == [csv_row(sample) for sample in sampler.samples]
-    assert all(len(row) == len(header) for row in rows)
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "time",
+        *(f"core_{core}_percent" for core in range(psutil.cpu_count() or 1)),
+        *("machine_percent", "tree_percent_of_one_core", "tree_percent_of_machine"),
+        *("processes", "workers", "resident_bytes", "unique_bytes", "worker_unique_bytes"),
+        *("is_unique_measured", "sample_seconds"),
+    ]
+    for row, sample in zip(rows, sampler.samples, strict=True):
+        assert float(row["time"]) == pytest.approx(sample.time, abs=1e-3)
+        assert float(row["tree_percent_of_one_core"]) == pytest.approx(sample.tree_percent, abs=0.1)
+        assert int(row["unique_bytes"]) == sample.unique_bytes
+        assert row["is_unique_measured"] == str(int(sample.is_unique_measured))
 
 
 def test_a_listener_gets_every_sample_and_none_need_be_kept() -> None:
@@ -247,9 +251,9 @@ def test_a_listener_gets_every_sample_and_none_need_be_kept() -> None:
     assert (sampler.samples, bool(heard)) == ([], True)
 
 
-def test_leaves_no_thread_and_no_open_file(tmp_path: Path) -> None:
+def test_leaves_no_thread_and_no_open_file() -> None:
     threads, files = threading.enumerate(), psutil.Process().open_files()
-    with ProcessSampler(psutil.Process().pid, tmp_path / "a.csv", interval_seconds=INTERVAL):
+    with ProcessSampler(psutil.Process().pid, interval_seconds=INTERVAL):
         assert len(threading.enumerate()) == len(threads) + 1
     assert threading.enumerate() == threads
     assert psutil.Process().open_files() == files

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtf_scalper.page.phases import Span, dominant, seconds_by_phase, timeline
+from mtf_scalper.page.phases import dominant, seconds_by_phase, timeline
 from mtf_scalper.page.thinning import extremes, milliseconds, rounded, times
+from mtf_scalper.records.trainings import Span
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=400), st.integers(4, 60))
@@ -52,34 +53,30 @@ def test_dates_become_milliseconds_and_regular_ones_a_step(zone: str | None) -> 
     assert times(gap) == gap.tolist()
 
 
-def table(*rows: tuple[str, float, float]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["phase", "began", "ended"])
-
-
 def test_the_innermost_phase_counts() -> None:
-    found = timeline(table(("backtest", 0, 10), ("update", 2, 6), ("inference", 4, 5)))
-    assert [(s.name, s.begin, s.end) for s in found] == [
-        ("backtest", 0, 2),
-        ("update", 2, 4),
-        ("inference", 4, 5),
-        ("update", 5, 6),
-        ("backtest", 6, 10),
+    found = timeline([Span(0, 10, "backtest"), Span(2, 6, "update"), Span(4, 5, "inference")])
+    assert found == [
+        Span(0, 2, "backtest"),
+        Span(2, 4, "update"),
+        Span(4, 5, "inference"),
+        Span(5, 6, "update"),
+        Span(6, 10, "backtest"),
     ]
     assert seconds_by_phase(found) == {"update": 3.0, "inference": 1.0, "backtest": 6.0}
 
 
 def test_phases_side_by_side_are_counted_once_and_pauses_not_at_all() -> None:
-    found = timeline(table(("update", 0, 4), ("update", 1, 5), ("judging", 7, 8), ("x", 9, 9)))
-    assert found == [Span(0, 5, "update"), Span(7, 8, "judging")]
-    assert timeline(table()) == []
+    spans = [Span(0, 4, "update"), Span(1, 5, "update"), Span(7, 8, "judging"), Span(9, 9, "x")]
+    assert timeline(spans) == [Span(0, 5, "update"), Span(7, 8, "judging")]
+    assert timeline([]) == []
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30), st.integers(0, 9))))
 def test_phases_never_overlap_and_cover_what_they_covered(rows: list[Any]) -> None:
-    found = timeline(table(*((name, begin, begin + long) for name, begin, long in rows)))
+    found = timeline(Span(begin, begin + long, name) for name, begin, long in rows)
     for one, following in itertools.pairwise(found):
-        assert one.end <= following.begin
-        assert one.end < following.begin or one.name != following.name
+        assert one.ended <= following.began
+        assert one.ended < following.began or one.phase != following.phase
     covered = {second for _, begin, long in rows for second in range(begin, begin + long)}
     assert sum(seconds_by_phase(found).values()) == len(covered)
 

@@ -7,13 +7,13 @@ import pandas as pd
 import psutil
 import pytest
 
+from mtf_scalper.lifetimes import is_alive
 from mtf_scalper.records import manifest
 from mtf_scalper.records.manifest import (
     candle_digest,
     commit_facts,
     datadir_digests,
     engine_digest,
-    is_alive,
 )
 
 DATES = pd.date_range("2024-01-01", periods=4, freq="5min", tz="UTC")

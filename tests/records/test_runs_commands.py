@@ -63,9 +63,12 @@ def test_show_tells_how_far_an_unfinished_training_is(tmp_path: Path) -> None:
     record = RunRecord.begin(tmp_path, "backtest", pairs=[PAIR])
     events = record.events(pair=PAIR, window="w1")
     progress = {"total_steps": 200, "seconds": 2.0, "phase": "update"}
+    events.write("training_started", total_steps=200)
     events.write("progress", steps=50, **progress)
-    record.events(pair="ETH", window="w2").write("progress", steps=200, **progress)
-    record.events(pair="ETH", window="w2").write("training_finished", steps=200, seconds=2.0)
+    others = record.events(pair="ETH", window="w2")
+    others.write("training_started", total_steps=200)
+    others.write("progress", steps=200, **progress)
+    others.write("training_finished", steps=200, seconds=2.0)
     text = " ".join(" ".join(lines("show", record.run_id, "--folder", tmp_path)).split())
     assert "Trainings under way" in text
     assert f"{PAIR} w1 25%, update, 25 steps/s" in text

@@ -8,7 +8,6 @@ mode futures, and a manifest that says which market they are.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.candles import resample_candles
+from mtf_scalper.market.datafiles import name_in_files
 from mtf_scalper.market.synthetic import (
     GENERATOR_VERSION,
     SyntheticSpec,
@@ -30,6 +30,7 @@ from mtf_scalper.market.synthetic import (
     stationary_ar1,
     utc_timestamp,
 )
+from mtf_scalper.paths import written_whole
 
 __all__ = [
     "MANIFEST_NAME",
@@ -245,7 +246,7 @@ def _market(spec: SyntheticSpec) -> dict[str, Any]:
 
 
 def _file_name(pair: str, kind: str) -> str:
-    return f"{pair.replace('/', '_').replace(':', '_')}-{kind}.feather"
+    return f"{name_in_files(pair)}-{kind}.feather"
 
 
 def _owned_files(datadir: Path, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -292,25 +293,11 @@ def _write_manifest(datadir: Path, manifest: _Manifest) -> None:
         "files": manifest.files,
         "complete": manifest.complete,
     }
-    path = datadir / MANIFEST_NAME
-    part = _part(path)
-    try:
+    with written_whole(datadir / MANIFEST_NAME) as part:
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_feather(frame: pd.DataFrame, path: Path) -> None:
-    part = _part(path)
-    try:
+    with written_whole(path) as part:
         # freqtrade's own compression, so that it rewrites the files in the same form
         frame.to_feather(part, compression="lz4", compression_level=9)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _part(path: Path) -> Path:
-    """Return where ``path`` is written until it is whole; no name that freqtrade looks for."""
-    return path.with_name(f"{path.name}.{os.getpid()}.part")

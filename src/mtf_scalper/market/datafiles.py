@@ -25,6 +25,7 @@ __all__ = [
     "SPOT",
     "DataFile",
     "clean_frame",
+    "name_in_files",
     "parse_file",
 ]
 
@@ -46,6 +47,11 @@ DAMAGE: Final = (
     *(ValueError, TypeError, KeyError, NotImplementedError),
 )
 """What reading a truncated or damaged file raises, depending on the place of the damage."""
+
+
+def name_in_files(pair: str) -> str:
+    """Return a pair as freqtrade writes it into the names of data files."""
+    return pair.translate(_IN_NAMES)
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class DataFile:
         """Return the names of files of the same pair and kind, of any timeframe and format."""
         folder = self._path("feather").parent
         tail = "" if self.kind == SPOT else f"-{self.kind}"
-        stem = f"{self.pair.translate(_IN_NAMES)}-*{tail}"
+        stem = f"{name_in_files(self.pair)}-*{tail}"
         endings = FORMATS.values()
         return sorted(each.name for end in endings for each in folder.glob(f"{stem}.{end}"))
 
@@ -125,7 +131,7 @@ class DataFile:
         return clean_frame(self.read(), self.timeframe, self.kind)
 
     def _path(self, data_format: str) -> Path:
-        stem = f"{self.pair.translate(_IN_NAMES)}-{self.timeframe.replace('M', 'Mo')}"
+        stem = f"{name_in_files(self.pair)}-{self.timeframe.replace('M', 'Mo')}"
         if self.kind == SPOT:
             return self.datadir / f"{stem}.{FORMATS[data_format]}"
         return self.datadir / "futures" / f"{stem}-{self.kind}.{FORMATS[data_format]}"

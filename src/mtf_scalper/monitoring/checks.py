@@ -9,37 +9,38 @@ from __future__ import annotations
 import multiprocessing as mp
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from itertools import pairwise
 from typing import Any
 
-import pandas as pd
-
 from mtf_scalper.monitoring import predictions
-from mtf_scalper.monitoring.facts import CheckpointFacts, RunFacts
-from mtf_scalper.monitoring.phases import (
-    cpu_samples_within,
-    rollout_spans,
-    samples_within,
-    training_spans,
-    update_spans,
-)
+from mtf_scalper.monitoring.facts import RunFacts
 from mtf_scalper.monitoring.sampler import Sample
-from mtf_scalper.monitoring.verdicts import (
-    CannotTellError,
-    Check,
-    Judgement,
-    Recipe,
-    Verdict,
-    make_check,
-)
+from mtf_scalper.monitoring.verdicts import CannotTellError, Check, Recipe, Verdict
+from mtf_scalper.records.files import plain
+from mtf_scalper.records.trainings import FINISHED, STARTED, spans, trainings
 
 __all__ = ["CHECKS", "Check", "Recipe", "Verdict", "judge", "least_busy_cores"]
 
+Judgement = tuple[str, str]
+"""What was measured, and what is wrong with it (empty if nothing is)."""
+MakeCheck = Callable[[RunFacts, Recipe], Check]
+Interval = tuple[float, float]
+
 CANDLES_PER_DAY = 288
-_STARTED = "training_started"
 _CANDLES_TOLERANCE = 0.05
 _LEAST_AGREEMENT = 0.9
 _BYTES_PER_MB = 1e6
+_CONFIGURED = (
+    *("advantage", "train_cycles", "cpu_count", "n_envs", "n_steps"),
+    *("batch_size", "net_arch", "device"),
+)
+_MISSING = {
+    "checkpoints": "no saved model was found",
+    "predictions": "no saved predictions were found",
+    "speed": "the two trainings were not made",
+}
 # A forked worker shares the pages of all that the fork server has imported and owns little more
 # than its market and environment; a spawned one imports NumPy, torch and the package for itself.
 _FORKED_ENV_MB = 60
@@ -48,7 +49,27 @@ _SPAWNED_ENV_MB = 400
 
 def judge(facts: RunFacts, recipe: Recipe) -> tuple[Check, ...]:
     """Return every check, in the order in which a person reads them."""
-    return tuple(check(facts, recipe) for check in CHECKS)
+    return tuple(each(facts, recipe) for each in CHECKS)
+
+
+def check(
+    name: str, expected: str | Callable[[RunFacts, Recipe], str]
+) -> Callable[[Callable[[RunFacts, Recipe], Judgement]], MakeCheck]:
+    """Return a decorator that makes a check of a judgement; it fails where that cannot tell."""
+
+    def decorated(judged: Callable[[RunFacts, Recipe], Judgement]) -> MakeCheck:
+        @wraps(judged)
+        def checked(facts: RunFacts, recipe: Recipe) -> Check:
+            wanted = expected if isinstance(expected, str) else expected(facts, recipe)
+            try:
+                measured, problem = judged(facts, recipe)
+            except CannotTellError as error:
+                measured, problem = "-", f"could not be made: {error}"
+            return Check.of(name, measured, wanted, problem)
+
+        return checked
+
+    return decorated
 
 
 def least_busy_cores(threads: int) -> float:
@@ -60,282 +81,237 @@ def least_busy_cores(threads: int) -> float:
     return 0.4 + 0.5 * threads
 
 
-def check_program(facts: RunFacts, recipe: Recipe) -> Check:
+@check("freqtrade backtesting", "ends well, each training saved and used")
+def check_program(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that the program ended well and that every window's training and prediction did."""
-
-    def made() -> Judgement:
-        if facts.exit_error is not None:
-            return "it failed", facts.exit_error
-        counts = Counter(event["event"] for event in facts.events)
-        started, finished = counts[_STARTED], counts["training_finished"]
-        if not started:
-            raise CannotTellError("no training was started")
-        measured = f"{finished} of {started} trainings, {counts['prediction']} predictions"
-        saved = len(facts.checkpoints)
-        whole = finished == started == counts["prediction"] == saved == len(facts.predictions)
-        problem = f"{saved} models and {len(facts.predictions)} predictions were saved"
-        return measured, _unless(whole, problem)
-
-    return make_check("freqtrade backtesting", "ends well, each training saved and used", made)
+    if facts.exit_error is not None:
+        return "it failed", facts.exit_error
+    counts = Counter(event["event"] for event in facts.events)
+    started, finished = counts[STARTED], counts[FINISHED]
+    if not started:
+        raise CannotTellError("no training was started")
+    measured = f"{finished} of {started} trainings, {counts['prediction']} predictions"
+    saved = len(facts.checkpoints)
+    whole = finished == started == counts["prediction"] == saved == len(facts.predictions)
+    problem = f"{saved} models and {len(facts.predictions)} predictions were saved"
+    return measured, unless(whole, problem)
 
 
-def check_processes(facts: RunFacts, recipe: Recipe) -> Check:
+@check("environment processes", lambda facts, recipe: f"{recipe.n_workers}")
+def check_processes(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check the number of environment processes while environments were open."""
-
-    def made() -> Judgement:
-        counts = Counter(sample.workers for sample in _training_samples(facts))
-        usual, times = counts.most_common(1)[0]
-        measured = f"{usual} (in {times} of {counts.total()} samples)"
-        # A process that is just being started looks like the one that starts it for a moment.
-        agreed = times >= _LEAST_AGREEMENT * counts.total()
-        problem = "" if usual == recipe.n_workers and agreed else f"seen: {_tally(counts)}"
-        return measured, problem
-
-    return make_check("environment processes", f"{recipe.n_workers}", made)
+    counts = Counter(sample.workers for sample in _training_samples(facts))
+    usual, times = counts.most_common(1)[0]
+    measured = f"{usual} (in {times} of {counts.total()} samples)"
+    # A process that is just being started looks like the one that starts it for a moment.
+    agreed = times >= _LEAST_AGREEMENT * counts.total()
+    tally = ", ".join(f"{number} ({times} times)" for number, times in sorted(counts.items()))
+    return measured, unless(usual == recipe.n_workers and agreed, f"seen: {tally}")
 
 
-def check_threads(facts: RunFacts, recipe: Recipe) -> Check:
+@check(
+    "torch threads",
+    lambda facts, recipe: f"{threads(facts, recipe)}, {recipe.interop_threads} interop",
+)
+def check_threads(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check torch's threads within and between operators; on a GPU they are left as they are."""
-    threads = min(recipe.cpu_count, facts.cpus)
-
-    def made() -> Judgement:
-        started = _events(facts, _STARTED)
-        on_gpu = {device for event in started if (device := _fact(event, "device")) != "cpu"}
-        if on_gpu:
-            return f"left alone, the network is on {', '.join(sorted(on_gpu))}", ""
-        seen = {
-            (_fact(event, "torch_threads"), _fact(event, "torch_interop_threads"))
-            for event in started
-        }
-        measured = "; ".join(f"{within}, {between} interop" for within, between in sorted(seen))
-        return measured, _unless(seen == {(threads, recipe.interop_threads)}, "not as expected")
-
-    return make_check("torch threads", f"{threads}, {recipe.interop_threads} interop", made)
+    started = _events(facts, STARTED)
+    on_gpu = {device for event in started if (device := _fact(event, "device")) != "cpu"}
+    if on_gpu:
+        return f"left alone, the network is on {', '.join(sorted(on_gpu))}", ""
+    seen = {
+        (_fact(event, "torch_threads"), _fact(event, "torch_interop_threads")) for event in started
+    }
+    measured = "; ".join(f"{within}, {between} interop" for within, between in sorted(seen))
+    wanted = {(threads(facts, recipe), recipe.interop_threads)}
+    return measured, unless(seen == wanted, "not as expected")
 
 
-def check_rollout(facts: RunFacts, recipe: Recipe) -> Check:
+@check(
+    "batch size, rollout",
+    lambda facts, recipe: f"{recipe.batch_size}, {recipe.n_envs} x {recipe.n_steps}",
+)
+def check_rollout(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check batch size and steps per rollout, in every training and in every saved model."""
-
-    def made() -> Judgement:
-        keys = ("batch_size", "n_steps", "n_envs")
-        started = _events(facts, _STARTED)
-        seen = {tuple(_fact(event, key) for key in keys) for event in started}
-        seen |= {(c.batch_size, c.n_steps, c.n_envs) for c in _checkpoints(facts)}
-        measured = "; ".join(f"{batch}, {n_envs} x {steps}" for batch, steps, n_envs in seen)
-        wanted = {(recipe.batch_size, recipe.n_steps, recipe.n_envs)}
-        return measured, _unless(seen == wanted, "trainings or saved models differ from it")
-
-    expected = f"{recipe.batch_size}, {recipe.n_envs} x {recipe.n_steps}"
-    return make_check("batch size, rollout", expected, made)
+    keys = ("batch_size", "n_steps", "n_envs")
+    started = _events(facts, STARTED)
+    seen = {tuple(_fact(event, key) for key in keys) for event in started}
+    seen |= {(c.batch_size, c.n_steps, c.n_envs) for c in fact_of(facts, "checkpoints")}
+    measured = "; ".join(f"{batch}, {n_envs} x {steps}" for batch, steps, n_envs in seen)
+    wanted = {(recipe.batch_size, recipe.n_steps, recipe.n_envs)}
+    return measured, unless(seen == wanted, "trainings or saved models differ from it")
 
 
-def check_layers(facts: RunFacts, recipe: Recipe) -> Check:
+@check("layer sizes", lambda facts, recipe: str(list(recipe.net_arch)))
+def check_layers(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check the widths of the saved networks, read from the shapes of their weights."""
-
-    def made() -> Judgement:
-        saved = _checkpoints(facts)
-        seen = {layers for each in saved for layers in (each.policy_layers, each.value_layers)}
-        measured = (
-            f"{'; '.join(str(list(layers)) for layers in sorted(seen))} in {len(saved)} models"
-        )
-        return measured, _unless(seen == {recipe.net_arch}, "a saved network has other layers")
-
-    return make_check("layer sizes", str(list(recipe.net_arch)), made)
+    saved = fact_of(facts, "checkpoints")
+    seen = {layers for each in saved for layers in (each.policy_layers, each.value_layers)}
+    return _layers(seen, facts, recipe, "network")
 
 
-def check_policy_layers(facts: RunFacts, recipe: Recipe) -> Check:
+@check("layer sizes", lambda facts, recipe: str(list(recipe.net_arch)))
+def check_policy_layers(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check the widths of the saved policies; with exact advantages there is no value network."""
-
-    def made() -> Judgement:
-        saved = _checkpoints(facts)
-        seen = {each.policy_layers for each in saved}
-        shown = "; ".join(str(list(layers)) for layers in sorted(seen))
-        problem = _unless(seen == {recipe.net_arch}, "a saved policy has other layers")
-        return f"{shown} in {len(saved)} models", problem
-
-    return make_check("layer sizes", str(list(recipe.net_arch)), made)
+    return _layers(
+        {each.policy_layers for each in fact_of(facts, "checkpoints")}, facts, recipe, "policy"
+    )
 
 
-def check_prediction_batches(facts: RunFacts, recipe: Recipe) -> Check:
+def _layers(seen: set[tuple[int, ...]], facts: RunFacts, recipe: Recipe, what: str) -> Judgement:
+    shown = "; ".join(str(list(layers)) for layers in sorted(seen))
+    problem = unless(seen == {recipe.net_arch}, f"a saved {what} has other layers")
+    return f"{shown} in {len(facts.checkpoints)} models", problem
+
+
+@check(
+    "batches in prediction",
+    lambda facts, recipe: f"batches of {recipe.inference_batch_size} and a rest",
+)
+def check_prediction_batches(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that the network saw full batches, and every window once."""
     size = recipe.inference_batch_size
-
-    def made() -> Judgement:
-        window = _config(facts, "conv_width")
-        events = _events(facts, "prediction")
-        wrong = []
-        for event in events:
-            full, rest = divmod(_fact(event, "rows") - window + 1, size)
-            wanted = [size] * full + [rest] * bool(rest)
-            if _fact(event, "batch_sizes") != wanted:
-                wrong.append(f"{event['batch_sizes'][:4]} ... for {event['rows']} rows")
-        batches = [batch for event in events for batch in event["batch_sizes"]]
-        measured = f"{sum(batches)} windows in {len(batches)} batches of up to {max(batches)}"
-        return measured, "; ".join(wrong)
-
-    return make_check("batches in prediction", f"batches of {size} and a rest", made)
+    window = _config(facts, "conv_width")
+    events = _events(facts, "prediction")
+    wrong = []
+    for event in events:
+        full, rest = divmod(_fact(event, "rows") - window + 1, size)
+        wanted = [size] * full + [rest] * bool(rest)
+        if _fact(event, "batch_sizes") != wanted:
+            wrong.append(f"{event['batch_sizes'][:4]} ... for {event['rows']} rows")
+    batches = [batch for event in events for batch in event["batch_sizes"]]
+    measured = f"{sum(batches)} windows in {len(batches)} batches of up to {max(batches)}"
+    return measured, "; ".join(wrong)
 
 
-def check_configuration(facts: RunFacts, recipe: Recipe) -> Check:
+@check("rl_config", lambda facts, recipe: f"the recipe, train_cycles {recipe.train_cycles}")
+def check_configuration(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that ``rl_config``, as freqtrade loaded it, holds the recipe."""
-    keys = (
-        "advantage",
-        "train_cycles",
-        "cpu_count",
-        "n_envs",
-        "n_steps",
-        "batch_size",
-        "net_arch",
-        "device",
-    )
-    wanted = {key: _plain(getattr(recipe, key)) for key in keys}
-
-    def made() -> Judgement:
-        held = _config(facts, "rl_config")
-        wrong = [
-            f"{key} is {held.get(key, 'missing')}"
-            for key, value in wanted.items()
-            if held.get(key) != value
-        ]
-        return f"{len(wanted) - len(wrong)} of {len(wanted)} keys as expected", ", ".join(wrong)
-
-    return make_check("rl_config", f"the recipe, train_cycles {recipe.train_cycles}", made)
+    wanted = {name: plain(getattr(recipe, name)) for name in _CONFIGURED}
+    held = _config(facts, "rl_config")
+    wrong = [
+        f"{key} is {held.get(key, 'missing')}"
+        for key, value in wanted.items()
+        if held.get(key) != value
+    ]
+    return f"{len(wanted) - len(wrong)} of {len(wanted)} keys as expected", ", ".join(wrong)
 
 
-def check_cycles(facts: RunFacts, recipe: Recipe) -> Check:
+@check("steps per training", lambda facts, recipe: f"{recipe.train_cycles} passes over the candles")
+def check_cycles(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that every training took as many steps as its passes over the candles need."""
-
-    def made() -> Judgement:
-        split = _config(facts, "data_split_parameters")
-        days = _config(facts, "train_period_days")
-        candles = days * CANDLES_PER_DAY * (1.0 - split["test_size"])
-        wanted = recipe.train_cycles * candles
-        finished = _events(facts, "training_finished")
-        asked = [_fact(event, "total_steps") for event in _events(facts, _STARTED)]
-        done = [_fact(event, "steps") for event in finished]
-        near = all(abs(steps - wanted) <= _CANDLES_TOLERANCE * wanted for steps in asked)
-        enough = len(done) == len(asked) and all(d >= a for d, a in zip(done, asked, strict=True))
-        measured = f"{min(asked):,} wanted, {min(done):,} done"
-        if not near:
-            return measured, f"{recipe.train_cycles} passes over {candles:.0f} candles are not that"
-        return measured, _unless(enough, "a training ended before its last step")
-
-    return make_check("steps per training", f"{recipe.train_cycles} passes over the candles", made)
+    split = _config(facts, "data_split_parameters")
+    days = _config(facts, "train_period_days")
+    candles = days * CANDLES_PER_DAY * (1.0 - split["test_size"])
+    wanted = recipe.train_cycles * candles
+    finished = _events(facts, FINISHED)
+    asked = [_fact(event, "total_steps") for event in _events(facts, STARTED)]
+    done = [_fact(event, "steps") for event in finished]
+    near = all(abs(steps - wanted) <= _CANDLES_TOLERANCE * wanted for steps in asked)
+    enough = len(done) == len(asked) and all(d >= a for d, a in zip(done, asked, strict=True))
+    measured = f"{min(asked):,} wanted, {min(done):,} done"
+    if not near:
+        return measured, f"{recipe.train_cycles} passes over {candles:.0f} candles are not that"
+    return measured, unless(enough, "a training ended before its last step")
 
 
-def check_cpu(facts: RunFacts, recipe: Recipe) -> Check:
-    """Check that the updates keep the cores busy that torch's threads were given."""
-    devices = {event.get("device") for event in facts.events if event["event"] == _STARTED}
+def _least_cores(facts: RunFacts, recipe: Recipe) -> float:
+    devices = {event.get("device") for event in facts.events if event["event"] == STARTED}
     # On a GPU only the thread that feeds it is busy.
-    least = least_busy_cores(min(recipe.cpu_count, facts.cpus) if devices <= {"cpu"} else 1)
-
-    def made() -> Judgement:
-        updates = cpu_samples_within(facts.samples, update_spans(facts.events))
-        if not updates:
-            raise CannotTellError("no sample lies inside an update")
-        rollouts = cpu_samples_within(facts.samples, rollout_spans(facts.events))
-        busy = statistics.median(sample.tree_cores for sample in updates)
-        measured = f"{busy:.2f} cores ({busy / facts.cpus:.0%} of {facts.cpus})"
-        if rollouts:
-            share = statistics.median(sample.tree_cores for sample in rollouts) / facts.cpus
-            measured += f"; {share:.0%} in rollouts"
-        others = statistics.median(
-            sample.machine_percent - sample.tree_machine_percent for sample in updates
-        )
-        problem = f"the median is too low; other programs took {others:.0f}% of the machine"
-        return measured, _unless(busy >= least, problem)
-
-    return make_check("CPU use in updates", f"{least:.1f} cores or more", made)
+    return least_busy_cores(threads(facts, recipe) if devices <= {"cpu"} else 1)
 
 
-def check_memory(facts: RunFacts, recipe: Recipe) -> Check:
-    """Check the unique memory of an environment process, where environments have processes."""
+@check(
+    "CPU use in updates",
+    lambda facts, recipe: f"{_least_cores(facts, recipe):.1f} cores or more",
+)
+def check_cpu(facts: RunFacts, recipe: Recipe) -> Judgement:
+    """Check that the updates keep the cores busy that torch's threads were given."""
+    updates, rollouts = (cpu_samples(facts, phase_spans(facts, p)) for p in ("update", "rollout"))
+    if not updates:
+        raise CannotTellError("no sample lies inside an update")
+    busy, measured = busy_cores(facts, updates)
+    if rollouts:
+        measured += f"; {busy_cores(facts, rollouts)[0] / facts.cpus:.0%} in rollouts"
+    others = statistics.median(
+        sample.machine_percent - sample.tree_machine_percent for sample in updates
+    )
+    problem = f"the median is too low; other programs took {others:.0f}% of the machine"
+    return measured, unless(busy >= _least_cores(facts, recipe), problem)
+
+
+def _memory_limit(facts: RunFacts, recipe: Recipe) -> tuple[int, str]:
+    """Return megabytes and in words what an environment process may take."""
     if not recipe.n_workers:
-        return make_check(
-            "memory per environment", "no process of its own", lambda: _memory_in_all(facts)
-        )
-    method = _start_method(facts.freqai_config)
+        return 0, "no process of its own"
+    chosen = facts.freqai_config.get("rl_config", {}).get("start_method")
+    has_server = "forkserver" in mp.get_all_start_methods()
+    method = str(chosen or ("forkserver" if has_server else "spawn"))
     limit_mb = _SPAWNED_ENV_MB if method == "spawn" else _FORKED_ENV_MB
-
-    def made() -> Judgement:
-        seen = [sample for sample in _training_samples(facts) if sample.workers]
-        if not seen:
-            raise CannotTellError("no sample shows an environment process")
-        largest_mb = max(sample.worker_unique_bytes for sample in seen) / _BYTES_PER_MB
-        tree_mb = max(sample.unique_bytes for sample in seen) / _BYTES_PER_MB
-        kind = "unique" if all(sample.is_unique_measured for sample in seen) else "resident"
-        measured = f"{largest_mb:.0f} MB {kind}; {tree_mb:,.0f} MB in all"
-        return measured, _unless(0.0 < largest_mb <= limit_mb, "not as expected")
-
-    return make_check("memory per environment", f"at most {limit_mb} MB ({method})", made)
+    return limit_mb, f"at most {limit_mb} MB ({method})"
 
 
-def _memory_in_all(facts: RunFacts) -> Judgement:
+@check("memory per environment", lambda facts, recipe: _memory_limit(facts, recipe)[1])
+def check_memory(facts: RunFacts, recipe: Recipe) -> Judgement:
+    """Check the unique memory of an environment process, where environments have processes."""
     samples = _training_samples(facts)
-    tree_mb = max(sample.unique_bytes for sample in samples) / _BYTES_PER_MB
-    workers = max(sample.workers for sample in samples)
-    problem = _unless(workers == 0, f"{workers} environment processes were seen")
-    return f"{tree_mb:,.0f} MB in all", problem
+    seen = [sample for sample in samples if sample.workers or not recipe.n_workers]
+    if not seen:
+        raise CannotTellError("no sample shows an environment process")
+    in_all = f"{max(sample.unique_bytes for sample in seen) / _BYTES_PER_MB:,.0f} MB in all"
+    if not recipe.n_workers:
+        workers = max(sample.workers for sample in seen)
+        return in_all, unless(workers == 0, f"{workers} environment processes were seen")
+    largest_mb = max(sample.worker_unique_bytes for sample in seen) / _BYTES_PER_MB
+    kind = "unique" if all(sample.is_unique_measured for sample in seen) else "resident"
+    is_right = 0.0 < largest_mb <= _memory_limit(facts, recipe)[0]
+    return f"{largest_mb:.0f} MB {kind}; {in_all}", unless(is_right, "not as expected")
 
 
-def check_left_processes(facts: RunFacts, recipe: Recipe) -> Check:
+@check("processes left", "0")
+def check_left_processes(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that no process of the tree outlived the run."""
-
-    def made() -> Judgement:
-        if facts.survivors is None or not facts.samples:
-            raise CannotTellError("the process tree was not sampled")
-        return f"{len(facts.survivors)}", "; ".join(facts.survivors)
-
-    return make_check("processes left", "0", made)
+    if facts.survivors is None or not facts.samples:
+        raise CannotTellError("the process tree was not sampled")
+    return f"{len(facts.survivors)}", "; ".join(facts.survivors)
 
 
-def check_prediction_values(facts: RunFacts, recipe: Recipe) -> Check:
+@check("predictions are numbers", "no NaN, probabilities sum to 1")
+def check_prediction_values(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that predictions are numbers and probabilities, wherever there is a full window."""
-
-    def made() -> Judgement:
-        window = _config(facts, "conv_width")
-        frames = _predictions(facts)
-        wrong = [
-            f"{name}: {problem}"
-            for name, frame in frames.items()
-            if (problem := predictions.invalid_values(frame, window))
-        ]
-        rows = sum(len(frame) for frame in frames.values())
-        return f"{rows:,} rows in {len(frames)} files, {len(wrong)} wrong", "; ".join(wrong)
-
-    return make_check("predictions are numbers", "no NaN, probabilities sum to 1", made)
+    window = _config(facts, "conv_width")
+    frames = fact_of(facts, "predictions")
+    wrong = [
+        f"{name}: {problem}"
+        for name, frame in frames.items()
+        if (problem := predictions.invalid_values(frame, window))
+    ]
+    rows = sum(len(frame) for frame in frames.values())
+    return f"{rows:,} rows in {len(frames)} files, {len(wrong)} wrong", "; ".join(wrong)
 
 
-def check_prediction_variety(facts: RunFacts, recipe: Recipe) -> Check:
+@check("predictions vary", "2 actions or more, varying confidence")
+def check_prediction_variety(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that predictions are not constant."""
-
-    def made() -> Judgement:
-        frames = _predictions(facts)
-        varieties = [predictions.variety(frame) for frame in frames.values()]
-        actions = min(each.actions for each in varieties)
-        deviation = min(each.confidence_deviation for each in varieties)
-        measured = f"{actions} actions, confidence varies by {deviation:.3f}"
-        constant = [n for n, v in zip(frames, varieties, strict=True) if v.is_constant]
-        return measured, ", ".join(f"{name} is constant" for name in constant)
-
-    return make_check("predictions vary", "2 actions or more, varying confidence", made)
+    frames = fact_of(facts, "predictions")
+    varieties = [predictions.variety(frame) for frame in frames.values()]
+    actions = min(each.actions for each in varieties)
+    deviation = min(each.confidence_deviation for each in varieties)
+    measured = f"{actions} actions, confidence varies by {deviation:.3f}"
+    constant = [n for n, v in zip(frames, varieties, strict=True) if v.is_constant]
+    return measured, ", ".join(f"{name} is constant" for name in constant)
 
 
-def check_speed(facts: RunFacts, recipe: Recipe) -> Check:
+@check("steps/s after / before", "1.00 times or more")
+def check_speed(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that the settings in force are not slower than those before."""
-
-    def made() -> Judgement:
-        speed = facts.speed
-        if speed is None:
-            raise _missing(facts, "speed", "the two trainings were not made")
-        if speed.steps_before != speed.steps_after:
-            raise CannotTellError(
-                f"{speed.steps_before} steps before are not {speed.steps_after} steps after"
-            )
-        measured = f"{speed.after:,.0f} / {speed.before:,.0f} = {speed.ratio:.2f} times"
-        return measured, _unless(speed.ratio >= 1.0, "the settings in force are slower")
-
-    return make_check("steps/s after / before", "1.00 times or more", made)
+    speed = fact_of(facts, "speed")
+    if speed.steps_before != speed.steps_after:
+        raise CannotTellError(
+            f"{speed.steps_before} steps before are not {speed.steps_after} steps after"
+        )
+    measured = f"{speed.after:,.0f} / {speed.before:,.0f} = {speed.ratio:.2f} times"
+    return measured, unless(speed.ratio >= 1.0, "the settings in force are slower")
 
 
 CHECKS = (
@@ -356,8 +332,51 @@ CHECKS = (
 )
 
 
-def _unless(is_right: bool, problem: str) -> str:
+def unless(is_right: bool, problem: str) -> str:
+    """Return the problem, nothing where all is right."""
     return "" if is_right else problem
+
+
+def threads(facts: RunFacts, recipe: Recipe) -> int:
+    """Return the threads that torch should have."""
+    return min(recipe.cpu_count, facts.cpus)
+
+
+def training_spans(facts: RunFacts) -> list[Interval]:
+    """Return when environments were open: from each training's start to its last progress."""
+    return [
+        (each.events[0]["time"], each.latest["time"])
+        for each in trainings(facts.events)
+        if each.latest is not None
+    ]
+
+
+def phase_spans(facts: RunFacts, phase: str) -> list[Interval]:
+    """Return when trainings were in a phase; after its last update none is updated any more."""
+    last = {each.key: each.updates[-1]["time"] for each in trainings(facts.events) if each.updates}
+    return [
+        (span.began, min(span.ended, last[span.key]))
+        for span in spans(facts.events)
+        if span.phase == phase and span.began < last.get(span.key, 0.0)
+    ]
+
+
+def cpu_samples(facts: RunFacts, within: Sequence[Interval]) -> list[Sample]:
+    """Return the samples whose CPU use was measured inside one of the intervals.
+
+    It is that of the time since the sample before, which therefore has to lie inside as well.
+    """
+    return [
+        each
+        for before, each in pairwise(facts.samples)
+        if any(begin <= before.time and each.time + each.seconds <= end for begin, end in within)
+    ]
+
+
+def busy_cores(facts: RunFacts, samples: Sequence[Sample]) -> tuple[float, str]:
+    """Return how many cores were busy in the median, and the same in words."""
+    busy = statistics.median(sample.tree_cores for sample in samples)
+    return busy, f"{busy:.2f} cores ({busy / facts.cpus:.0%} of {facts.cpus})"
 
 
 def _events(facts: RunFacts, name: str) -> list[Mapping[str, Any]]:
@@ -367,8 +386,12 @@ def _events(facts: RunFacts, name: str) -> list[Mapping[str, Any]]:
     return found
 
 
-def _missing(facts: RunFacts, name: str, otherwise: str) -> CannotTellError:
-    return CannotTellError(facts.missing.get(name, otherwise))
+def fact_of(facts: RunFacts, name: str) -> Any:
+    """Return a fact of the run; where there is none the check says why."""
+    found = getattr(facts, name)
+    if not found:
+        raise CannotTellError(facts.missing.get(name, _MISSING[name]))
+    return found
 
 
 def _fact(event: Mapping[str, Any], key: str) -> Any:
@@ -380,37 +403,17 @@ def _fact(event: Mapping[str, Any], key: str) -> Any:
 def _config(facts: RunFacts, key: str) -> Any:
     if key not in facts.freqai_config:
         otherwise = f"freqtrade's record of the configuration has no freqai.{key}"
-        raise _missing(facts, "freqai_config", otherwise)
+        raise CannotTellError(facts.missing.get("freqai_config", otherwise))
     return facts.freqai_config[key]
 
 
-def _checkpoints(facts: RunFacts) -> Sequence[CheckpointFacts]:
-    if not facts.checkpoints:
-        raise _missing(facts, "checkpoints", "no saved model was found")
-    return facts.checkpoints
-
-
-def _predictions(facts: RunFacts) -> Mapping[str, pd.DataFrame]:
-    if not facts.predictions:
-        raise _missing(facts, "predictions", "no saved predictions were found")
-    return facts.predictions
-
-
 def _training_samples(facts: RunFacts) -> list[Sample]:
-    found = samples_within(facts.samples, training_spans(facts.events))
+    within = training_spans(facts)
+    found = [
+        each
+        for each in facts.samples
+        if any(begin <= each.time and each.time + each.seconds <= end for begin, end in within)
+    ]
     if not found:
         raise CannotTellError("no sample lies inside a training")
     return found
-
-
-def _start_method(freqai_config: Mapping[str, Any]) -> str:
-    chosen = freqai_config.get("rl_config", {}).get("start_method")
-    return str(chosen or ("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"))
-
-
-def _tally(counts: Counter[int]) -> str:
-    return ", ".join(f"{number} ({times} times)" for number, times in sorted(counts.items()))
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -6,15 +6,13 @@ What holds for every run is checked as for one that learns from rollouts (``chec
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from mtf_scalper.monitoring import checks
+from mtf_scalper.monitoring.checks import Judgement, check, unless
 from mtf_scalper.monitoring.facts import RunFacts
-from mtf_scalper.monitoring.phases import cpu_samples_within, training_spans
-from mtf_scalper.monitoring.verdicts import CannotTellError, Check, Judgement, Recipe, make_check
+from mtf_scalper.monitoring.verdicts import CannotTellError, Check, Recipe
+from mtf_scalper.records.trainings import FINISHED, STARTED, trainings
 from mtf_scalper.settings import Settings
 
 __all__ = ["EXACT_CHECKS", "judge_exact"]
@@ -25,76 +23,68 @@ _LEAST_BUSY_CORES = 0.8
 
 def judge_exact(facts: RunFacts, recipe: Recipe) -> tuple[Check, ...]:
     """Return every check of an exact run, named as such."""
-    made = (check(facts, recipe) for check in EXACT_CHECKS)
-    return tuple(replace(check, name=f"exact: {check.name}") for check in made)
+    made = (each(facts, recipe) for each in EXACT_CHECKS)
+    return tuple(replace(each, name=f"exact: {each.name}") for each in made)
 
 
-def check_passes(facts: RunFacts, recipe: Recipe) -> Check:
-    """Check that every training made its passes, or ended early for want of anything better."""
+def _least_passes(recipe: Recipe) -> int:
+    """Return after how many passes a training may end for want of anything better."""
     settings = Settings()
-    early = math.ceil(settings.fee_warmup * recipe.train_cycles) + settings.patience
-
-    def made() -> Judgement:
-        passes = [_passes(window) for window in _windows(facts)]
-        measured = ", ".join(str(each) for each in sorted(set(passes)))
-        wrong = [
-            each
-            for each in passes
-            if not min(early, recipe.train_cycles) <= each <= recipe.train_cycles
-        ]
-        return measured, f"{len(wrong)} trainings made other numbers" if wrong else ""
-
-    expected = f"{recipe.train_cycles}"
-    if early < recipe.train_cycles:
-        expected += f", or {early} and more where nothing better came"
-    return make_check("passes over the candles", expected, made)
+    return math.ceil(settings.fee_warmup * recipe.train_cycles) + settings.patience
 
 
-def check_evaluated(facts: RunFacts, recipe: Recipe) -> Check:
+def _expected_passes(facts: RunFacts, recipe: Recipe) -> str:
+    early = _least_passes(recipe)
+    more = f", or {early} and more where nothing better came"
+    return f"{recipe.train_cycles}" + (more if early < recipe.train_cycles else "")
+
+
+@check("passes over the candles", _expected_passes)
+def check_passes(facts: RunFacts, recipe: Recipe) -> Judgement:
+    """Check that every training made its passes, or ended early for want of anything better."""
+    passes = [len(training.updates) for training in trainings(facts.events)]
+    if not passes:
+        raise CannotTellError(f"the run wrote no {STARTED} event")
+    measured = ", ".join(str(each) for each in sorted(set(passes)))
+    least = min(_least_passes(recipe), recipe.train_cycles)
+    wrong = [each for each in passes if not least <= each <= recipe.train_cycles]
+    return measured, unless(not wrong, f"{len(wrong)} trainings made other numbers")
+
+
+@check("policies measured", "each on held-back candles")
+def check_evaluated(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that every policy was measured on held-back candles, against the optimum there."""
-
-    def made() -> Judgement:
-        finished = [window["training_finished"][-1] for window in _windows(facts, finished=True)]
-        reports = [report for event in finished for report in event.get("reports", ())]
-        known = [report for report in reports if report.get("oracle") is not None]
-        degenerate = sum(report.get("degenerate") is not None for report in reports)
-        shares = [s for report in known if (s := report.get("oracle_share")) is not None]
-        best = f", at best {max(shares):.1%} of the oracle" if shares else ""
-        measured = f"{len(known)} of {len(finished)} policies{best}; {degenerate} degenerate"
-        return measured, "" if len(known) >= len(finished) else "a policy was not measured"
-
-    return make_check("policies measured", "each on held-back candles", made)
+    finished = [each.ended for each in trainings(facts.events) if each.has_finished]
+    if not finished:
+        raise CannotTellError(f"the run wrote no {FINISHED} event")
+    reports = [report for event in finished if event for report in event.get("reports", ())]
+    known = [report for report in reports if report.get("oracle") is not None]
+    degenerate = sum(report.get("degenerate") is not None for report in reports)
+    shares = [s for report in known if (s := report.get("oracle_share")) is not None]
+    best = f", at best {max(shares):.1%} of the oracle" if shares else ""
+    measured = f"{len(known)} of {len(finished)} policies{best}; {degenerate} degenerate"
+    return measured, unless(len(known) >= len(finished), "a policy was not measured")
 
 
-def check_busy(facts: RunFacts, recipe: Recipe) -> Check:
+@check("CPU use in trainings", f"{_LEAST_BUSY_CORES:.1f} cores or more")
+def check_busy(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that trainings keep a core busy: nothing is waited for."""
-
-    def made() -> Judgement:
-        samples = cpu_samples_within(facts.samples, training_spans(facts.events))
-        if not samples:
-            raise CannotTellError("no sample lies inside a training")
-        busy = statistics.median(sample.tree_cores for sample in samples)
-        problem = "" if busy >= _LEAST_BUSY_CORES else "the median is too low"
-        return f"{busy:.2f} cores ({busy / facts.cpus:.0%} of {facts.cpus})", problem
-
-    return make_check("CPU use in trainings", f"{_LEAST_BUSY_CORES:.1f} cores or more", made)
+    samples = checks.cpu_samples(facts, checks.training_spans(facts))
+    if not samples:
+        raise CannotTellError("no sample lies inside a training")
+    busy, measured = checks.busy_cores(facts, samples)
+    return measured, unless(busy >= _LEAST_BUSY_CORES, "the median is too low")
 
 
-def check_faster(facts: RunFacts, recipe: Recipe) -> Check:
+@check("steps/s, exact / before", "1.0 times or more")
+def check_faster(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that candles are learned on faster than by the settings before, from rollouts."""
-
-    def made() -> Judgement:
-        speed = facts.speed
-        if speed is None:
-            otherwise = "the two trainings were not made"
-            raise CannotTellError(facts.missing.get("speed", otherwise))
-        measured = f"{speed.after:,.0f} / {speed.before:,.0f} = {speed.ratio:.1f} times"
-        return measured, "" if speed.ratio >= 1.0 else "exact advantages are slower"
-
-    return make_check("steps/s, exact / before", "1.0 times or more", made)
+    speed = checks.fact_of(facts, "speed")
+    measured = f"{speed.after:,.0f} / {speed.before:,.0f} = {speed.ratio:.1f} times"
+    return measured, unless(speed.ratio >= 1.0, "exact advantages are slower")
 
 
-EXACT_CHECKS: tuple[Callable[[RunFacts, Recipe], Check], ...] = (
+EXACT_CHECKS = (
     checks.check_program,
     checks.check_processes,
     checks.check_threads,
@@ -108,22 +98,3 @@ EXACT_CHECKS: tuple[Callable[[RunFacts, Recipe], Check], ...] = (
     checks.check_prediction_values,
     check_faster,
 )
-
-
-def _windows(
-    facts: RunFacts, *, finished: bool = False
-) -> list[dict[str, list[Mapping[str, Any]]]]:
-    """Return the events of each training window by name."""
-    windows: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
-    for event in facts.events:
-        key = (str(event.get("pair")), str(event.get("window")))
-        windows.setdefault(key, {}).setdefault(event["event"], []).append(event)
-    needed = "training_finished" if finished else "training_started"
-    found = [window for window in windows.values() if needed in window]
-    if not found:
-        raise CannotTellError(f"the run wrote no {needed} event")
-    return found
-
-
-def _passes(window: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:
-    return len(window.get("update", ()))

@@ -19,20 +19,13 @@ from mtf_scalper.settings import Settings
 from mtf_scalper.telemetry import SETTINGS_FILE
 
 __all__ = [
-    "ACTION",
-    "CONFIDENCE",
     "CheckpointFacts",
     "RunFacts",
-    "probability_columns",
     "read_checkpoints",
     "read_freqai_config",
     "read_predictions",
     "read_settings_in_force",
 ]
-
-ACTION = "&-action"
-CONFIDENCE = "&-action_confidence"
-_PROBABILITY = "&-prob_"
 
 
 @dataclass(frozen=True)
@@ -129,16 +122,6 @@ def read_settings_in_force(models: Path) -> Settings:
     values = json.loads(path.read_text(encoding="utf-8"))
     # Beside the settings it says which code and which files they were in force with.
     return Settings(**{name: values[name] for name in Settings.model_fields if name in values})
-
-
-def probability_columns(predictions: pd.DataFrame) -> list[str]:
-    """Return the names of the columns with the probability of each action."""
-    # FreqAI adds a mean and a standard deviation of every predicted column.
-    return [
-        name
-        for name in predictions.columns
-        if name.startswith(_PROBABILITY) and not name.endswith(("_mean", "_std"))
-    ]
 
 
 def _checkpoint(path: Path) -> CheckpointFacts:

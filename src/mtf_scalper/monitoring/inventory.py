@@ -12,6 +12,7 @@ import pandas as pd
 from packaging.requirements import Requirement
 
 from mtf_scalper.market.candles import timeframe_delta
+from mtf_scalper.records.manifest import version_of
 
 __all__ = ["CandleFile", "Package", "find_candles", "find_packages"]
 
@@ -97,13 +98,9 @@ def find_candles(datadir: Path) -> tuple[tuple[CandleFile, ...], dict[str, str]]
 
 
 def _package(requirement: Requirement) -> Package:
-    specifier = str(requirement.specifier)
-    try:
-        version = metadata.version(requirement.name)
-    except metadata.PackageNotFoundError:
-        return Package(requirement.name, specifier, None, is_valid=False)
-    is_valid = requirement.specifier.contains(version, prereleases=True)
-    return Package(requirement.name, specifier, version, is_valid)
+    specifier, version = requirement.specifier, version_of(requirement.name)
+    is_valid = version is not None and specifier.contains(version, prereleases=True)
+    return Package(requirement.name, str(specifier), version, is_valid)
 
 
 def _candle_file(path: Path, match: re.Match[str]) -> CandleFile:

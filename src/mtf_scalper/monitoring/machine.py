@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from mtf_scalper.compute import available_cpus
+from mtf_scalper.lifetimes import scheduled_cpus
 
 __all__ = ["Machine", "inspect_machine", "matmul_gflops", "torch_build"]
 
@@ -81,15 +82,13 @@ def inspect_machine(measure_seconds: float = 0.3) -> Machine:
         Length of each of the three measurements: load, one thread, all threads.
     """
     busy_share = psutil.cpu_percent(interval=measure_seconds) / 100.0
-    installed = os.cpu_count() or 1
-    affinity = getattr(os, "sched_getaffinity", None)
     cpus = available_cpus()
     memory = psutil.virtual_memory()
     return Machine(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} on {platform.machine()}",
-        cpus_installed=installed,
-        cpus_affinity=len(affinity(0)) if affinity is not None else installed,
+        cpus_installed=os.cpu_count() or 1,
+        cpus_affinity=scheduled_cpus(),
         cpus_available=cpus,
         cpu_busy_share=busy_share,
         memory_total_gb=memory.total / _BYTES_PER_GB,

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mtf_scalper.monitoring.facts import ACTION, CONFIDENCE, probability_columns
 from mtf_scalper.monitoring.verdicts import CannotTellError
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
 __all__ = ["Variety", "invalid_values", "variety"]
 
+_ACTION, _CONFIDENCE = "&-action", "&-action_confidence"
+_PROBABILITIES = [f"&-prob_{action.name.lower()}" for action in Action]
 _TOLERANCE = 1e-4  # probabilities are float32 sums
 _LEAST_DEVIATION = 1e-4
 
@@ -86,11 +87,11 @@ def variety(frame: pd.DataFrame) -> Variety:
 def _arrays(
     frame: pd.DataFrame,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    names = probability_columns(frame)
-    if len(names) != N_ACTIONS:
-        raise CannotTellError(f"{len(names)} of {N_ACTIONS} probability columns were saved")
-    for name in (ACTION, CONFIDENCE):
+    saved = sum(name in frame.columns for name in _PROBABILITIES)
+    if saved != N_ACTIONS:
+        raise CannotTellError(f"{saved} of {N_ACTIONS} probability columns were saved")
+    for name in (_ACTION, _CONFIDENCE):
         if name not in frame.columns:
             raise CannotTellError(f"the column {name} was not saved")
-    values = frame[[ACTION, CONFIDENCE, *names]].to_numpy(dtype=np.float64)
+    values = frame[[_ACTION, _CONFIDENCE, *_PROBABILITIES]].to_numpy(dtype=np.float64)
     return values[:, 0], values[:, 1], values[:, 2:]

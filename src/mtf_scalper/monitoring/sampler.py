@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 import psutil
 
-__all__ = ["ProcessSampler", "Sample", "count_workers", "csv_header", "csv_row"]
+from mtf_scalper.paths import written_whole
+
+__all__ = ["ProcessSampler", "Sample", "count_workers", "write_csv"]
 
 _SURVIVAL_SECONDS = 5.0
 
@@ -109,40 +111,32 @@ def count_workers(
     return workers
 
 
-def csv_header(n_cores: int) -> list[str]:
-    """Return the names of the columns of ``csv_row``."""
-    return [
-        "time",
-        *(f"core_{core}_percent" for core in range(n_cores)),
-        "machine_percent",
-        "tree_percent_of_one_core",
-        "tree_percent_of_machine",
-        "processes",
-        "workers",
-        "resident_bytes",
-        "unique_bytes",
-        "worker_unique_bytes",
-        "is_unique_measured",
-        "sample_seconds",
-    ]
+def write_csv(path: Path, samples: Iterable[Sample]) -> None:
+    """Write samples as CSV, a row each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [_csv_row(sample) for sample in samples]
+    with written_whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0] if rows else ())
+        if rows:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
-def csv_row(sample: Sample) -> list[str]:
-    """Return a sample as the cells of a CSV row."""
-    return [
-        f"{sample.time:.3f}",
-        *(f"{percent:.1f}" for percent in sample.core_percent),
-        f"{sample.machine_percent:.1f}",
-        f"{sample.tree_percent:.1f}",
-        f"{sample.tree_machine_percent:.1f}",
-        str(sample.processes),
-        str(sample.workers),
-        str(sample.resident_bytes),
-        str(sample.unique_bytes),
-        str(sample.worker_unique_bytes),
-        str(int(sample.is_unique_measured)),
-        f"{sample.seconds:.4f}",
-    ]
+def _csv_row(sample: Sample) -> dict[str, str]:
+    return {
+        "time": f"{sample.time:.3f}",
+        **{f"core_{core}_percent": f"{used:.1f}" for core, used in enumerate(sample.core_percent)},
+        "machine_percent": f"{sample.machine_percent:.1f}",
+        "tree_percent_of_one_core": f"{sample.tree_percent:.1f}",
+        "tree_percent_of_machine": f"{sample.tree_machine_percent:.1f}",
+        "processes": str(sample.processes),
+        "workers": str(sample.workers),
+        "resident_bytes": str(sample.resident_bytes),
+        "unique_bytes": str(sample.unique_bytes),
+        "worker_unique_bytes": str(sample.worker_unique_bytes),
+        "is_unique_measured": str(int(sample.is_unique_measured)),
+        "sample_seconds": f"{sample.seconds:.4f}",
+    }
 
 
 @dataclass(frozen=True)
@@ -164,8 +158,6 @@ class ProcessSampler:
     ----------
     pid : int
         Root of the tree.
-    path : Path, optional
-        CSV file; its rows go to ``<name>.part`` as they come, which gets its name at the end.
     interval_seconds : float
         From one sample to the next.
     on_sample : callable, optional
@@ -177,7 +169,6 @@ class ProcessSampler:
     def __init__(
         self,
         pid: int,
-        path: Path | None = None,
         *,
         interval_seconds: float = 0.5,
         on_sample: Callable[[Sample], None] | None = None,
@@ -185,7 +176,6 @@ class ProcessSampler:
     ) -> None:
         self.pid = pid
         self.samples: list[Sample] = []
-        self._path = path
         self._on_sample = on_sample
         self._keeps = keeps
         self._interval_seconds = interval_seconds
@@ -193,14 +183,10 @@ class ProcessSampler:
         self._sampled_at = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"sampler-{pid}", daemon=True)
-        self._file: TextIO | None = None
         self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
         """Start sampling."""
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = _part(self._path).open("w", encoding="utf-8", newline="")
         self._thread.start()
         return self
 
@@ -213,9 +199,6 @@ class ProcessSampler:
         """Stop sampling; raises what has ended the thread before its time, if anything has."""
         self._stopped.set()
         self._thread.join()
-        if self._file is not None and self._path is not None:
-            self._file.close()
-            os.replace(_part(self._path), self._path)
         if self._error is not None and error is None:
             raise self._error
 
@@ -255,7 +238,6 @@ class ProcessSampler:
         )
         if self._keeps:
             self.samples.append(sample)
-        self._write(sample)
         if self._on_sample is not None:
             self._on_sample(sample)
 
@@ -311,15 +293,6 @@ class ProcessSampler:
             known[ancestor] = known.get(ancestor, 0.0) + counted.own + counted.children
         return known
 
-    def _write(self, sample: Sample) -> None:
-        if self._file is None:
-            return
-        writer = csv.writer(self._file)
-        if not self._file.tell():
-            writer.writerow(csv_header(len(sample.core_percent)))
-        writer.writerow(csv_row(sample))
-        self._file.flush()
-
 
 def _is_running(process: psutil.Process) -> bool:
     try:
@@ -367,7 +340,3 @@ def _describe(process: psutil.Process) -> str:
         return f"pid {process.pid} ({' '.join(process.cmdline())[:100]})"
     except psutil.Error:
         return f"pid {process.pid}"
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")

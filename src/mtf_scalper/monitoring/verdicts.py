@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Self
 
-__all__ = ["CannotTellError", "Check", "Judgement", "Recipe", "Verdict", "make_check"]
-
-Judgement = tuple[str, str]
-"""What was measured, and what is wrong with it (empty if nothing is)."""
+__all__ = ["CannotTellError", "Check", "Recipe", "Verdict"]
 
 
 class CannotTellError(Exception):
@@ -43,6 +40,12 @@ class Check:
     verdict: Verdict
     reason: str = ""
 
+    @classmethod
+    def of(cls, name: str, measured: str, expected: str, problem: str) -> Self:
+        """Return a check that has failed if there is a problem."""
+        verdict = Verdict.FAILED if problem else Verdict.PASSED
+        return cls(name, measured, expected, verdict, problem)
+
     @property
     def has_passed(self) -> bool:
         """Whether the verdict is ``passed``."""
@@ -73,13 +76,3 @@ class Recipe:
     def n_workers(self) -> int:
         """Processes that the environments take."""
         return self.n_envs if self.vec_env == "subproc" else 0
-
-
-def make_check(name: str, expected: str, judged: Callable[[], Judgement]) -> Check:
-    """Return the check that ``judged`` makes; it has failed if that cannot tell."""
-    try:
-        measured, problem = judged()
-    except CannotTellError as error:
-        return Check(name, "-", expected, Verdict.FAILED, f"could not be made: {error}")
-    verdict = Verdict.FAILED if problem else Verdict.PASSED
-    return Check(name, measured, expected, verdict, problem)

@@ -35,19 +35,11 @@ class Figure:
 
 
 def figure(row: Mapping[str, Any], name: str) -> Figure:
-    """Return a figure of a row.
-
-    The interval of ``sharpe`` stands in ``intervals.sharpe`` (low and high), in ``sharpe_low`` and
-    ``sharpe_high``, or the figure is an object of ``value``, ``low`` and ``high`` itself.
-    """
+    """Return a figure of a row: a number, or an object of ``value``, ``low`` and ``high``."""
     found = row.get(name)
-    if isinstance(found, Mapping):
-        return Figure(*(_float(found.get(key)) for key in ("value", "low", "high")))
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    intervals = row.get("intervals") or {}
-    if isinstance(intervals, Mapping) and intervals.get(name):
-        low, high = intervals[name]
-    return Figure(_float(found), _float(low), _float(high))
+    if not isinstance(found, Mapping):
+        found = {"value": found}
+    return Figure(*(_float(found.get(key)) for key in ("value", "low", "high")))
 
 
 def pooled(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

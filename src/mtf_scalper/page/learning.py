@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,15 +24,15 @@ from mtf_scalper.page.parts import (
 )
 from mtf_scalper.page.thinning import rounded
 from mtf_scalper.records.reader import Run
+from mtf_scalper.records.trainings import Training, trainings
 
-__all__ = ["Training", "importance_section", "learning_section", "trainings_in"]
+__all__ = ["importance_section", "learning_section", "training_title", "window_name"]
 
 MAX_CURVES = 400
 """Trainings whose curves are drawn; the table has all."""
 MAX_FEATURES = 20
 """Features that the plot of their importance shows."""
 _COLOURS = ("--agent", "--classic", "--hold", "--oracle", "--random")
-_KEYS = ("pair", "window", "seed")
 _CURVES = (
     ("mean_episode_return", "y"),
     ("validation_log_return", "y2"),
@@ -40,71 +40,13 @@ _CURVES = (
 )
 
 
-class Training:
-    """One training of one pair, window and seed, from its events.
-
-    Attributes
-    ----------
-    key : tuple
-        Pair, window and seed; None where the run did not say.
-    started, latest, finished : dict or None
-        ``training_started``, the last ``progress`` and ``training_finished`` or
-        ``training_failed``.
-    updates : list of dict
-        ``update`` events, of all members of an ensemble.
-    """
-
-    def __init__(self, key: tuple[Any, ...]) -> None:
-        self.key = key
-        self.started: dict[str, Any] | None = None
-        self.latest: dict[str, Any] | None = None
-        self.finished: dict[str, Any] | None = None
-        self.updates: list[dict[str, Any]] = []
-
-    @property
-    def title(self) -> str:
-        """Pair, window and seed, as far as they are known."""
-        pair, window, seed = self.key
-        names = [short_pair(str(pair))] if pair is not None else []
-        names += [window_name(window)] if window is not None else []
-        names += [f"seed {seed}"] if seed is not None else []
-        return ", ".join(names) or "training"
-
-    def members(self) -> dict[Any, list[dict[str, Any]]]:
-        """Return the updates by the seed of the ensemble's member; most have one only."""
-        found: dict[Any, list[dict[str, Any]]] = {}
-        for update in self.updates:
-            found.setdefault(update.get("seed"), []).append(update)
-        return found
-
-    @property
-    def done(self) -> float:
-        """Share of its steps; a training that ended early is done as well."""
-        if self.finished is not None and self.finished["event"] == "training_finished":
-            return 1.0
-        if self.latest is None or not self.latest.get("total_steps"):
-            return 0.0
-        return float(self.latest["steps"]) / float(self.latest["total_steps"])
-
-    @property
-    def phase(self) -> str:
-        """What it does or how it ended."""
-        if self.finished is not None:
-            return "finished" if self.finished["event"] == "training_finished" else "failed"
-        return str(self.latest["phase"]) if self.latest is not None else "starting"
-
-    @property
-    def seconds(self) -> float | None:
-        """Seconds taken so far."""
-        source = self.finished or self.latest or {}
-        return source.get("seconds")
-
-    @property
-    def steps_per_second(self) -> float | None:
-        """Candles decided on per second so far."""
-        source = {**(self.latest or {}), **(self.finished or {})}
-        seconds, steps = source.get("seconds"), source.get("steps")
-        return float(steps) / float(seconds) if seconds and steps is not None else None
+def training_title(training: Training) -> str:
+    """Return pair, window and seed, as far as they are known."""
+    pair, window, seed = training.key
+    names = [short_pair(str(pair))] if pair is not None else []
+    names += [window_name(window)] if window is not None else []
+    names += [f"seed {seed}"] if seed is not None else []
+    return ", ".join(names) or "training"
 
 
 def window_name(window: Any) -> str:
@@ -123,44 +65,15 @@ def window_name(window: Any) -> str:
     return str(window)
 
 
-def trainings_in(events: Iterable[dict[str, Any]]) -> list[Training]:
-    """Return the trainings of a run in the order of their start."""
-    found: dict[tuple[Any, ...], Training] = {}
-    for event in events:
-        name = event["event"]
-        key = tuple(event.get(each) for each in _KEYS)
-        if name == "training_started":
-            found[key] = Training(key)
-            found[key].started = event
-        elif name == "update":
-            # A member of an ensemble tells its own seed, which need not be that of the run.
-            training = found.get(key) or _running(found.values(), key[:2])
-            if training is not None:
-                training.updates.append(event)
-        elif key not in found:
-            continue
-        elif name == "progress":
-            found[key].latest = event
-        elif name in ("training_finished", "training_failed"):
-            found[key].finished = event
-    return list(found.values())
-
-
-def _running(trainings: Iterable[Training], key: tuple[Any, ...]) -> Training | None:
-    """Return the training of a pair and window that began last and has not ended."""
-    mine = [each for each in trainings if each.key[:2] == key and each.finished is None]
-    return mine[-1] if mine else None
-
-
 def learning_section(run: Run) -> Section:
     """Return the section of learning curves and of what each training took."""
-    trainings = trainings_in(run.events())
-    with_curves = [training for training in trainings if training.updates]
+    found = trainings(run.events())
+    with_curves = [training for training in found if training.updates]
     parts: list[Plot | Table] = []
     if with_curves:
         parts.append(_curves(with_curves))
-    if trainings:
-        parts.append(_table(trainings))
+    if found:
+        parts.append(_table(found))
     return Section(
         name="learning",
         title="What was learned",
@@ -175,34 +88,36 @@ def learning_section(run: Run) -> Section:
     )
 
 
-def _curves(trainings: Sequence[Training]) -> Plot:
-    pairs = list(dict.fromkeys(str(training.key[0]) for training in trainings))
+def _curves(found: Sequence[Training]) -> Plot:
+    pairs = list(dict.fromkeys(str(training.key[0]) for training in found))
     colours = {pair: _COLOURS[number % len(_COLOURS)] for number, pair in enumerate(pairs)}
     seen: set[str] = set()
     traces: list[dict[str, Any]] = []
-    for training in trainings[:MAX_CURVES]:
+    for training in found[:MAX_CURVES]:
         pair = str(training.key[0])
-        members = training.members()
+        members: dict[Any, list[Mapping[str, Any]]] = {}
+        for update in training.updates:
+            members.setdefault(update.get("seed"), []).append(update)
         for seed, updates in members.items():
-            title = training.title + (f", member {seed}" if len(members) > 1 else "")
+            title = training_title(training) + (f", member {seed}" if len(members) > 1 else "")
             for trace in _curves_of(updates, title):
                 trace["name"] = short_pair(pair) if training.key[0] is not None else "training"
                 trace["line"] = {"color": colours[pair], "width": 1.5}
                 traces.append({**trace, "legendgroup": pair, "showlegend": pair not in seen})
                 seen.add(pair)
-    shares = [row.get("oracle_share") for each in trainings for row in each.updates]
+    shares = [row.get("oracle_share") for each in found for row in each.updates]
     lowest = min((value for value in shares if value is not None), default=0.0)
     return Plot(
         name="learning-plot",
         label="Training objective, held-out return and share of the optimum during each training",
-        sentence=_sentence(trainings, cut=lowest < -1.0),
+        sentence=_sentence(found, cut=lowest < -1.0),
         traces=traces,
         layout=_layout(cut=lowest < -1.0),
         height=560,
     )
 
 
-def _curves_of(updates: Sequence[dict[str, Any]], title: str) -> Iterator[dict[str, Any]]:
+def _curves_of(updates: Sequence[Mapping[str, Any]], title: str) -> Iterator[dict[str, Any]]:
     """Yield the curves of one policy, those that it has."""
     for column, axis in _CURVES:
         values = [row.get(column) for row in updates]
@@ -219,20 +134,20 @@ def _curves_of(updates: Sequence[dict[str, Any]], title: str) -> Iterator[dict[s
             }
 
 
-def _sentence(trainings: Sequence[Training], *, cut: bool) -> str:
+def _sentence(found: Sequence[Training], *, cut: bool) -> str:
     best = []
-    for training in trainings:
-        found = [row.get("validation_log_return") for row in training.updates]
-        best.append(max((value for value in found if value is not None), default=None))
+    for training in found:
+        values = [row.get("validation_log_return") for row in training.updates]
+        best.append(max((value for value in values if value is not None), default=None))
     known = [value for value in best if value is not None]
-    said = f"{count(len(trainings), 'training')}"
+    said = f"{count(len(found), 'training')}"
     if known:
         said += (
             f"; best held-out log return: median {log_return(np.median(known))}, from "
             f"{log_return(min(known))} to {log_return(max(known))}, above zero in "
             f"{sum(value > 0.0 for value in known)}"
         )
-    if len(trainings) > MAX_CURVES:
+    if len(found) > MAX_CURVES:
         said += f"; the first {MAX_CURVES} are drawn"
     if cut:
         said += "; shares below -100% lie under the lower edge (double-click shows them)"
@@ -252,16 +167,16 @@ def _layout(*, cut: bool) -> dict[str, Any]:
     }
 
 
-def _table(trainings: Sequence[Training]) -> Table:
+def _table(found: Sequence[Training]) -> Table:
     rows = []
-    for training in trainings:
+    for training in found:
         last = training.updates[-1] if training.updates else {}
-        reports = (training.finished or {}).get("reports") or []
+        reports = (training.ended or {}).get("reports") or []
         held = reports[0].get("log_return") if reports else last.get("validation_log_return")
         part = reports[0].get("oracle_share") if reports else last.get("oracle_share")
         rows.append(
             [
-                text_cell(training.title),
+                text_cell(training_title(training)),
                 _phase_cell(training.phase),
                 value_cell(training.done, ".0%"),
                 value_cell(training.seconds, ",.1f", " s"),

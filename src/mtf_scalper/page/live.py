@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -25,6 +26,7 @@ from mtf_scalper.page.build import SECTIONS, build_page
 from mtf_scalper.page.parts import Page, Section
 from mtf_scalper.page.render import plots_of, render_head, render_page, render_section
 from mtf_scalper.page.summary import page_head
+from mtf_scalper.records import files
 from mtf_scalper.records.reader import Run
 
 __all__ = ["DEFAULT_PORT", "LivePage", "running_watch", "watch"]
@@ -33,17 +35,17 @@ DEFAULT_PORT = 8098
 HOST = "127.0.0.1"
 _READS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "equity": ("equity.feather", "events.jsonl"),
-        "candles": ("candles-*", "trades.jsonl", "predictions*"),
-        "learning": ("events.jsonl",),
-        "machine": ("events.jsonl", "samples.jsonl", "outcome.json"),
-        "exits": ("trades.jsonl",),
-        "random": ("random_exits.json", "figures.json", "equity.feather"),
-        "importance": ("importance.json",),
-        "figures": ("figures.json",),
-        "statistics": ("statistics.json",),
-        "checks": ("checks.json",),
-        "manifest": ("manifest.json", "settings.json", "outcome.json"),
+        "equity": (files.EQUITY, files.EVENTS),
+        "candles": (files.CANDLES, files.TRADES, files.PREDICTIONS, files.LIVE_PREDICTIONS),
+        "learning": (files.EVENTS,),
+        "machine": (files.EVENTS, files.SAMPLES, files.OUTCOME),
+        "exits": (files.TRADES,),
+        "random": (files.RANDOM_EXITS, files.FIGURES, files.EQUITY),
+        "importance": (files.IMPORTANCE,),
+        "figures": (files.FIGURES,),
+        "statistics": (files.STATISTICS,),
+        "checks": (files.CHECKS,),
+        "manifest": (files.MANIFEST, files.SETTINGS, files.OUTCOME),
     }
 )
 """Files that each section is made from: it is made again where one of them has changed."""
@@ -136,17 +138,15 @@ def watch(
     MtfScalperError
         If there is no such run, plotly is not installed, or the port is in use.
     """
-    page = LivePage(find)
-    page.html()
-    server = _listen(page, port)
+    LivePage(find).html()
     try:
-        if on_listening is not None:
-            on_listening(_address(server))
-        server.serve_forever(poll_interval=0.2)
+        with running_watch(find, port) as address:
+            if on_listening is not None:
+                on_listening(address)
+            while True:
+                time.sleep(3600)
     except KeyboardInterrupt:
         return
-    finally:
-        server.server_close()
 
 
 @contextmanager
@@ -155,30 +155,22 @@ def running_watch(find: FindRun, port: int = 0) -> Iterator[str]:
 
     See ``watch``.
     """
-    server = _listen(LivePage(find), port)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="watch", daemon=True)
-    thread.start()
     try:
-        yield _address(server)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _listen(page: LivePage, port: int) -> _Server:
-    try:
-        return _Server(page, port)
+        server = _Server(LivePage(find), port)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MtfScalperError(
             f"cannot listen on {HOST} port {port} ({reason}); choose another --port, 0 takes a "
             "free one"
         ) from None
-
-
-def _address(server: ThreadingHTTPServer) -> str:
-    return f"http://{HOST}:{server.server_port}/"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="watch", daemon=True)
+    thread.start()
+    try:
+        yield f"http://{HOST}:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class _Server(ThreadingHTTPServer):

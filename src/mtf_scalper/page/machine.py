@@ -20,9 +20,10 @@ from mtf_scalper.page.parts import (
     text_cell,
     value_cell,
 )
-from mtf_scalper.page.phases import TRAINING_PHASES, Span, dominant, seconds_by_phase, timeline
+from mtf_scalper.page.phases import TRAINING_PHASES, dominant, seconds_by_phase, timeline
 from mtf_scalper.page.thinning import extremes, rounded
 from mtf_scalper.records.reader import Run
+from mtf_scalper.records.trainings import Span
 
 __all__ = ["machine_section", "samples_in"]
 
@@ -52,8 +53,8 @@ def samples_in(samples: pd.DataFrame, spans: Sequence[Span], names: Sequence[str
     middle = (before + moments) / 2.0
     if not spans:
         return np.zeros(len(samples), dtype=np.bool_)
-    begins, ends = (np.array([getattr(span, end) for span in spans]) for end in ("begin", "end"))
-    wanted = np.array([span.name in names for span in spans])
+    begins, ends = (np.array(moments) for moments in list(zip(*spans, strict=True))[:2])
+    wanted = np.array([span.phase in names for span in spans])
     # They are in order and do not overlap: only the last one that has begun can hold it.
     latest = np.maximum(np.searchsorted(begins, middle, side="right") - 1, 0)
     inside = wanted[latest] & (begins[latest] <= middle) & (middle < ends[latest])
@@ -62,7 +63,7 @@ def samples_in(samples: pd.DataFrame, spans: Sequence[Span], names: Sequence[str
 
 def machine_section(run: Run) -> Section:
     """Return the section of CPU, memory and processes."""
-    samples, spans = run.samples(), timeline(run.phases())
+    samples, spans = run.samples(), timeline(run.spans())
     parts: list[Plot | Table] = []
     if len(samples) > 1:
         parts.append(_plot(run, samples, spans))
@@ -84,9 +85,9 @@ def machine_section(run: Run) -> Section:
 def _plot(run: Run, samples: pd.DataFrame, spans: Sequence[Span]) -> Plot:
     began = run.began.timestamp()
     moments = samples["time"].to_numpy(dtype=np.float64) - began
-    end = max([float(moments[-1]), *(span.end - began for span in spans)])
+    end = max([float(moments[-1]), *(span.ended - began for span in spans)])
     bands = dominant(
-        [Span(s.begin - began, s.end - began, s.name) for s in spans], 0.0, end, N_BANDS
+        [Span(s.began - began, s.ended - began, s.phase) for s in spans], 0.0, end, N_BANDS
     )
     cores = [
         name for name in samples.columns if name.startswith("core_") and name != "core_percent"
@@ -167,15 +168,15 @@ def _line(
 def _band_traces(bands: Sequence[Span]) -> list[dict[str, Any]]:
     """Return a strip that names the phases: it is the bands' legend, and tells them on hover."""
     traces = []
-    for name in dict.fromkeys(band.name for band in bands):
-        mine = [band for band in bands if band.name == name]
+    for name in dict.fromkeys(band.phase for band in bands):
+        mine = [band for band in bands if band.phase == name]
         traces.append(
             {
                 "type": "bar",
                 "orientation": "h",
                 "name": f"phase: {name}",
-                "x": rounded([band.end - band.begin for band in mine], 7),
-                "base": rounded([band.begin for band in mine], 7),
+                "x": rounded([band.ended - band.began for band in mine], 7),
+                "base": rounded([band.began for band in mine], 7),
                 "y": ["phase"] * len(mine),
                 "xaxis": "x",
                 "yaxis": "y4",
@@ -196,11 +197,11 @@ def _layout(bands: Sequence[Span], n_cores: int) -> dict[str, Any]:
             "type": "rect",
             "xref": "x",
             "yref": "paper",
-            "x0": round(band.begin, 3),
-            "x1": round(band.end, 3),
+            "x0": round(band.began, 3),
+            "x1": round(band.ended, 3),
             "y0": 0,
             "y1": 0.9,
-            "fillcolor": _colour(band.name),
+            "fillcolor": _colour(band.phase),
             "opacity": 0.13,
             "line": {"width": 0},
             "layer": "below",

@@ -2,73 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 
-import pandas as pd
+from mtf_scalper.records.trainings import Span
 
-__all__ = ["PHASES", "TRAINING_PHASES", "Span", "dominant", "seconds_by_phase", "timeline"]
+__all__ = ["PHASES", "TRAINING_PHASES", "dominant", "seconds_by_phase", "timeline"]
 
 PHASES = ("features", "rollout", "evaluation", "update", "inference", "backtest")
 """Phases in the order of a run; others that a run names come after them."""
 TRAINING_PHASES = ("rollout", "evaluation", "update")
 
 
-@dataclass(frozen=True)
-class Span:
-    """A stretch of time, seconds since the epoch, and its phase."""
-
-    begin: float
-    end: float
-    name: str
-
-
-def timeline(phases: pd.DataFrame) -> list[Span]:
+def timeline(spans: Iterable[Span]) -> list[Span]:
     """Return what the run did when, one phase at a time, in the order of time.
 
     A training lies inside a backtest and a prediction inside a training: the innermost phase
     counts, which is the one that began last.
-
-    Parameters
-    ----------
-    phases : DataFrame
-        From ``records.Run.phases``.
     """
-    spans = [
-        Span(float(began), float(ended), str(name))
-        for name, began, ended in zip(
-            phases["phase"], phases["began"], phases["ended"], strict=True
-        )
-    ]
     # Where two begin together the shorter is the inner one.
-    spans = sorted((s for s in spans if s.end > s.begin), key=lambda s: (s.begin, -s.end))
-    edges = sorted({edge for span in spans for edge in (span.begin, span.end)})
+    spans = sorted((s for s in spans if s.ended > s.began), key=lambda s: (s.began, -s.ended))
+    edges = sorted({edge for span in spans for edge in (span.began, span.ended)})
     found: list[Span] = []
     active: list[Span] = []
     waiting = iter(spans)
     following = next(waiting, None)
     for begin, end in pairwise(edges):
-        while following is not None and following.begin <= begin:
+        while following is not None and following.began <= begin:
             active.append(following)
             following = next(waiting, None)
-        active = [span for span in active if span.end > begin]
+        active = [span for span in active if span.ended > begin]
         if not active:
             continue
-        name = active[-1].name
-        if found and found[-1].name == name and found[-1].end == begin:
-            found[-1] = Span(found[-1].begin, end, name)
+        phase = active[-1].phase
+        if found and found[-1].phase == phase and found[-1].ended == begin:
+            found[-1] = found[-1]._replace(ended=end)
         else:
-            found.append(Span(begin, end, name))
+            found.append(Span(begin, end, phase))
     return found
 
 
 def seconds_by_phase(spans: Sequence[Span]) -> dict[str, float]:
     """Return how long each phase took, in the order of ``PHASES``."""
-    names = [*PHASES, *sorted({span.name for span in spans} - set(PHASES))]
+    names = [*PHASES, *sorted({span.phase for span in spans} - set(PHASES))]
     totals = dict.fromkeys(names, 0.0)
     for span in spans:
-        totals[span.name] += span.end - span.begin
+        totals[span.phase] += span.ended - span.began
     return {name: seconds for name, seconds in totals.items() if seconds > 0.0}
 
 
@@ -82,12 +61,12 @@ def dominant(spans: Sequence[Span], begin: float, end: float, n_buckets: int) ->
         return []
     taken: list[dict[str, float]] = [{} for _ in range(n_buckets)]
     for span in spans:
-        first = max(0, int((span.begin - begin) / width))
-        last = min(n_buckets - 1, int((span.end - begin) / width))
+        first = max(0, int((span.began - begin) / width))
+        last = min(n_buckets - 1, int((span.ended - begin) / width))
         for bucket in range(first, last + 1):
             left, right = begin + bucket * width, begin + (bucket + 1) * width
-            seconds = min(span.end, right) - max(span.begin, left)
-            taken[bucket][span.name] = taken[bucket].get(span.name, 0.0) + max(0.0, seconds)
+            seconds = min(span.ended, right) - max(span.began, left)
+            taken[bucket][span.phase] = taken[bucket].get(span.phase, 0.0) + max(0.0, seconds)
     names = []
     for phases in taken:
         idle = width - sum(phases.values())

@@ -10,11 +10,9 @@ May 2023). The tables and all sentences are plain HTML and need no script.
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import json
 import logging
-import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -24,7 +22,7 @@ from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.evaluation.libraries import library
 from mtf_scalper.page.build import build_page
 from mtf_scalper.page.parts import Page, Section
-from mtf_scalper.paths import check_file_to_write
+from mtf_scalper.paths import check_file_to_write, written_whole
 from mtf_scalper.records.reader import Run
 
 __all__ = [
@@ -67,14 +65,11 @@ def write_page(folder: Path, output: Path | None = None) -> Path:
     if len(html) > MAX_BYTES:
         logger.warning("the page of %s weighs %.1f MB", folder, len(html) / 1e6)
     path = output or folder / PAGE_FILE
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(html, encoding="utf-8", newline="\n")
-        os.replace(part, path)
+        with written_whole(path) as part:
+            part.write_text(html, encoding="utf-8", newline="\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise MtfScalperError(f"cannot write the page {path}: {error.strerror}") from None
     return path
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mtf_scalper.evaluation.rank import rank
 from mtf_scalper.page.figures import ALL, Figure, figure, final_returns, pooled, seeds_of
-from mtf_scalper.page.learning import trainings_in
+from mtf_scalper.page.learning import training_title
 from mtf_scalper.page.machine import samples_in
 from mtf_scalper.page.parts import (
     Fact,
@@ -25,6 +25,7 @@ from mtf_scalper.page.parts import (
 from mtf_scalper.page.phases import TRAINING_PHASES, timeline
 from mtf_scalper.page.trading import agent_trades, own_returns
 from mtf_scalper.records.reader import Run, Status
+from mtf_scalper.records.trainings import spans, trainings
 
 __all__ = ["page_head"]
 
@@ -93,42 +94,29 @@ def _progress(run: Run) -> float | None:
     """Return how far the training is that runs now, None where none does."""
     if run.status is not Status.RUNNING:
         return None
-    now = [each for each in trainings_in(run.events()) if each.finished is None]
+    now = [each for each in trainings(run.events()) if each.ended is None]
     return now[-1].done if now else None
 
 
 def _progress_sentence(events: Sequence[dict[str, Any]]) -> str:
     """Say how many trainings have ended, and what was done last."""
-    trainings = trainings_in(events)
-    now = [each for each in trainings if each.finished is None]
-    n_ended = len(trainings) - len(now)
-    said = f"{count(n_ended, 'training')} finished" if trainings else "no training has begun"
+    found = trainings(events)
+    now = [each for each in found if each.ended is None]
+    n_ended = len(found) - len(now)
+    said = f"{count(n_ended, 'training')} finished" if found else "no training has begun"
     if not now:
-        phase = _open_phase(events)
-        return f"{said}; {phase}" if phase else said
+        phases = [span.phase for span in spans(events) if span.is_open]
+        return "; ".join((said, *phases[-1:]))
     latest = now[-1]
-    parts = [f"{latest.title}: {share(latest.done)}", latest.phase]
+    parts = [f"{training_title(latest)}: {share(latest.done)}", latest.phase]
     if latest.steps_per_second:
         parts.append(number(latest.steps_per_second, ",.0f", " steps/s"))
-    part = (latest.latest or {}).get("oracle_share")
+    part = latest.progress.oracle_share if latest.progress else None
     if part is not None:
         # Where the optimum earns next to nothing, losses are a huge multiple of it.
         held = "below -100%" if part < -1.0 else share(part)
         parts.append(f"held-out return {held} of the optimum")
     return f"{said}; {', '.join(parts)}"
-
-
-def _open_phase(events: Sequence[dict[str, Any]]) -> str | None:
-    """Return the phase outside a training that began last and has not ended."""
-    found: list[str] = []
-    for event in events:
-        if event["event"] == "phase":
-            name = str(event["name"])
-            if event.get("state") == "began":
-                found.append(name)
-            elif name in found:
-                found.remove(name)
-    return found[-1] if found else None
 
 
 def _subtitle(run: Run) -> str:
@@ -202,23 +190,19 @@ def _random_fact(run: Run, whole: Any, key: str, mine: float | None) -> list[Fac
 
 def _machine_facts(run: Run) -> list[Fact]:
     samples = run.samples()
-    trainings = trainings_in(run.events())
     facts = []
     if len(samples) > 1:
-        inside = samples_in(samples, timeline(run.phases()), TRAINING_PHASES)
+        inside = samples_in(samples, timeline(run.spans()), TRAINING_PHASES)
         mine = samples[inside] if inside.any() else samples
         n_cores = sum(name.startswith("core_") for name in samples.columns)
         used = mine["tree_percent"].mean() / 100.0
         when = "in training" if inside.any() else "on average"
         note = f"busy {when}; memory at most {megabytes(samples['unique_bytes'].max())}"
         facts.append(Fact("Machine", f"{used:.2f} of {count(n_cores, 'core')}", note))
-    ended = [each for each in trainings if each.seconds]
+    ended = [each for each in trainings(run.events()) if each.seconds]
     if ended:
         seconds = sum(float(each.seconds or 0.0) for each in ended)
-        steps = sum(
-            float({**(each.latest or {}), **(each.finished or {})}.get("steps") or 0.0)
-            for each in ended
-        )
+        steps = sum(each.steps or 0.0 for each in ended)
         note = f"{count(len(ended), 'training')} in {number(seconds, ',.0f')} s together"
         facts.append(Fact("Speed", f"{number(steps / seconds, ',.0f')} steps/s", note))
     return facts

@@ -67,9 +67,7 @@ def _figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     used = [entry for entry in _FIGURES if any(_has(row, entry[0]) for row in rows)]
     has_window = any(row.get("window") is not None for row in rows)
     has_seed = any(row.get("seed") is not None for row in rows)
-    has_series = any(row.get("series") is not None for row in rows)
     columns = [Column("pair", is_number=False)]
-    columns += [Column("series", is_number=False)] * has_series
     columns += [Column("window", is_number=False)] * has_window + [Column("seed")] * has_seed
     columns += [Column(title) for _, title, _ in used]
     is_judged = any(row.get("degenerate") for row in rows)
@@ -77,7 +75,6 @@ def _figures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     cells = []
     for row in rows:
         line = [text_cell("all" if row.get("pair") in (ALL, None) else row["pair"])]
-        line += [text_cell(row.get("series"))] * has_series
         if has_window:
             window = row.get("window")
             line.append(text_cell("all" if window is None else window_name(window)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import date, datetime
 from enum import Enum
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.paths import written_whole
 
 __all__ = [
+    "CANDLES",
     "CHECKS",
     "EQUITY",
     "EVENTS",
@@ -25,16 +27,18 @@ __all__ = [
     "LIVE_PREDICTIONS",
     "MANIFEST",
     "OUTCOME",
+    "PREDICTIONS",
     "RANDOM_EXITS",
     "SAMPLES",
     "SETTINGS",
     "STATISTICS",
     "TRADES",
     "RecordError",
-    "append_lines",
+    "append",
     "file_stem",
     "plain",
-    "write_whole",
+    "read_lines",
+    "written_once",
 ]
 
 MANIFEST = "manifest.json"
@@ -44,6 +48,8 @@ EVENTS = "events.jsonl"
 SAMPLES = "samples.jsonl"
 TRADES = "trades.jsonl"
 LIVE_PREDICTIONS = "predictions.jsonl"
+CANDLES, PREDICTIONS = "candles-*.feather", "predictions-*.feather"
+"""One file for each pair, or pair and window, whose name stands for the star."""
 EQUITY = "equity.feather"
 FIGURES = "figures.json"
 RANDOM_EXITS = "random_exits.json"
@@ -93,15 +99,28 @@ def plain(value: Any) -> Any:
     return plain(value.value) if isinstance(value, Enum) else str(value)
 
 
-def append_lines(path: Path, entries: list[Mapping[str, Any]]) -> None:
-    """Append one line of JSON per entry with a single write."""
-    text = "".join(json.dumps(plain(entry), allow_nan=False) + "\n" for entry in entries)
+def append(path: Path, lines: str) -> None:
+    """Append whole lines with a single write, so that no reader meets half of one."""
     with path.open("ab", buffering=0) as file:
-        file.write(text.encode())
+        file.write(lines.encode())
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a file under another name, then give it its own.
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines, torn ones left out."""
+    if not path.is_file():
+        return
+    for line in path.read_bytes().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:  # of JSON or of UTF-8
+            continue
+        if isinstance(entry, dict):
+            yield entry
+
+
+@contextmanager
+def written_once(path: Path) -> Iterator[Path]:
+    """Yield where to write a file that is there whole or not, as ``paths.written_whole`` does.
 
     Raises
     ------
@@ -110,9 +129,5 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """
     if path.exists():
         raise RecordError(f"{path} is written already; a record is never written over")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(path) as part:
+        yield part

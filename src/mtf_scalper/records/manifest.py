@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import subprocess
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,18 @@ import pandas as pd
 import psutil
 
 from mtf_scalper._version import __version__
-from mtf_scalper.lifetimes import is_alive, process_facts
+from mtf_scalper.lifetimes import scheduled_cpus
+from mtf_scalper.market.datafiles import FUTURES, SPOT, DataFile
 
 __all__ = [
     "candle_digest",
     "commit_facts",
     "datadir_digests",
     "engine_digest",
-    "is_alive",
+    "git",
     "machine_facts",
-    "process_facts",
     "version_facts",
+    "version_of",
 ]
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -90,9 +90,8 @@ def datadir_digests(
 def _pair_digest(
     datadir: Path, pair: str, timeframe: str, until: pd.Timestamp | None
 ) -> str | None:
-    name = pair.replace("/", "_").replace(":", "_")
-    spot = datadir / f"{name}-{timeframe}.feather"
-    path = datadir / "futures" / f"{name}-{timeframe}-futures.feather" if ":" in pair else spot
+    kind = FUTURES if ":" in pair else SPOT
+    path = DataFile(datadir, pair, timeframe, kind, "feather").path
     if not path.is_file():
         return None
     candles = pd.read_feather(path)
@@ -104,18 +103,18 @@ def version_facts() -> dict[str, str | None]:
     return {
         "mtf-scalper": __version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: version_of(name) for name in _PACKAGES},
     }
 
 
 def commit_facts() -> dict[str, Any]:
     """Return ``commit`` and whether the package's files ``is_clean``; None outside a checkout."""
     # An installed package may lie inside somebody's repository without being a part of it.
-    if _git("ls-files", "--error-unmatch", "__init__.py") is None:
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
         return {"commit": None, "is_clean": None}
     return {
-        "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "is_clean": _git("status", "--porcelain", "--", ".") == "",
+        "commit": git("rev-parse", "--short=12", "HEAD"),
+        "is_clean": git("status", "--porcelain", "--", ".") == "",
     }
 
 
@@ -134,25 +133,25 @@ def engine_digest() -> str:
 
 def machine_facts() -> dict[str, Any]:
     """Return system, processor, CPUs that this process may use, and memory in bytes."""
-    affinity = getattr(os, "sched_getaffinity", None)
     return {
         "system": platform.platform(terse=True),
         "processor": _processor(),
-        "cpus": len(affinity(0)) if affinity is not None else os.cpu_count(),
+        "cpus": scheduled_cpus(),
         "memory_bytes": psutil.virtual_memory().total,
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, None where it is not installed."""
     try:
-        return version(package)
-    except PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
 
 
-def _git(*arguments: str) -> str | None:
-    """Return what git says about the package's folder, None where it says no or is not there."""
-    command: Sequence[str] = ["git", "-C", str(PACKAGE), *arguments]
+def git(*arguments: str, folder: Path | None = None) -> str | None:
+    """Return what git says about a folder, the package's by default; None where it says no."""
+    command: Sequence[str] = ["git", "-C", str(folder or PACKAGE), *arguments]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL

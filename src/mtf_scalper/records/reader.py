@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any, Self
 
 import pandas as pd
 
+from mtf_scalper.lifetimes import is_alive
 from mtf_scalper.records import files
-from mtf_scalper.records.files import RecordError
-from mtf_scalper.records.manifest import is_alive
-from mtf_scalper.records.phases import phase_spans
+from mtf_scalper.records.files import RecordError, read_lines
+from mtf_scalper.records.trainings import Span, spans
+from mtf_scalper.telemetry import HistoryRow
 
 __all__ = ["PROBABILITIES", "Run", "Status", "runs_in"]
 
@@ -31,12 +33,7 @@ _EVENT_KEYS = ("pair", "window", "seed")
 _HISTORY = (
     *_EVENT_KEYS,
     "time",
-    "steps",
-    "seconds",
-    "mean_episode_return",
-    "validation_log_return",
-    "validation_trades",
-    "oracle_share",
+    *(column.name for column in fields(HistoryRow)),
 )
 _TRADES = (
     "series",
@@ -156,7 +153,7 @@ class Run:
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the events in order, of one name if given."""
-        found = _lines(self.folder / files.EVENTS)
+        found = read_lines(self.folder / files.EVENTS)
         whole = (event for event in found if "event" in event and "time" in event)
         return [event for event in whole if name is None or event["event"] == name]
 
@@ -165,10 +162,14 @@ class Run:
         return _table(self.events("update"), _HISTORY).drop(columns="event", errors="ignore")
 
     def phases(self) -> pd.DataFrame:
-        """Return when the run was in which phase; see ``phases.phase_spans``."""
+        """Return ``spans`` as a table."""
+        return pd.DataFrame(self.spans(), columns=list(Span._fields))
+
+    def spans(self) -> list[Span]:
+        """Return when the run was in which phase."""
         ended = (self.outcome or {}).get("ended")
         until = None if ended is None else datetime.fromisoformat(ended).timestamp()
-        return phase_spans(self.events(), until=until)
+        return spans(self.events(), until)
 
     def samples(self) -> pd.DataFrame:
         """Return one row per sample: ``monitoring.sampler.Sample``'s fields.
@@ -177,7 +178,7 @@ class Run:
         mean.
         """
         rows = []
-        for entry in _lines(self.folder / files.SAMPLES):
+        for entry in read_lines(self.folder / files.SAMPLES):
             cores = entry.pop("core_percent", [])
             named = {f"core_{number}_percent": each for number, each in enumerate(cores)}
             rows.append(
@@ -187,19 +188,19 @@ class Run:
 
     def trades(self) -> pd.DataFrame:
         """Return the closed trades, one row each; dates are UTC."""
-        table = _table(list(_lines(self.folder / files.TRADES)), _TRADES)
+        table = _table(list(read_lines(self.folder / files.TRADES)), _TRADES)
         for name in ("open_date", "close_date"):
             table[name] = pd.to_datetime(table[name], utc=True, format="ISO8601")
         return table
 
     def candles(self) -> pd.DataFrame:
         """Return what was traded: pair, date, open, high, low, close, volume."""
-        return self._tables("candles-*.feather", _CANDLES)
+        return self._tables(files.CANDLES, _CANDLES)
 
     def predictions(self) -> pd.DataFrame:
         """Return pair, window, date, ``PROBABILITIES`` and confidence, in the order of files."""
-        table = self._tables("predictions-*.feather", _PREDICTIONS)
-        live = list(_lines(self.folder / files.LIVE_PREDICTIONS))
+        table = self._tables(files.PREDICTIONS, _PREDICTIONS)
+        live = list(read_lines(self.folder / files.LIVE_PREDICTIONS))
         if not live:
             return table
         made = _table(live, _PREDICTIONS)
@@ -251,19 +252,6 @@ def runs_in(root: Path) -> list[Run]:
         except (RecordError, KeyError, ValueError) as error:
             logger.warning("%s is left out: %s", path.parent, error)
     return [run for *_, run in sorted(found, key=lambda each: each[:2], reverse=True)]
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file of JSON lines, torn ones left out."""
-    if not path.is_file():
-        return
-    for line in path.read_bytes().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:  # of JSON or of UTF-8
-            continue
-        if isinstance(entry, dict):
-            yield entry
 
 
 def _read_json(path: Path) -> Any:

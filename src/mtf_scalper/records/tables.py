@@ -10,10 +10,10 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from mtf_scalper.progress import detail
 from mtf_scalper.records import files
 from mtf_scalper.records.reader import Run, Status
-from mtf_scalper.telemetry import Progress
+from mtf_scalper.records.trainings import trainings
+from mtf_scalper.telemetry import detail
 
 __all__ = ["comparison", "runs_lines", "summary"]
 
@@ -120,22 +120,14 @@ def _left(run: Run) -> str:
 
 def _progress(run: Run) -> list[Table]:
     """Return how far each unfinished training is."""
-    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for event in run.events():
-        key = tuple(event.get(name) for name in _KEYS)
-        if event["event"] == "progress":
-            latest[key] = event
-        elif event["event"] in ("training_finished", "training_failed"):
-            latest.pop(key, None)
-    if not latest:
-        return []
     table = _plain_table("Trainings under way" if run.status is Status.RUNNING else "Cut short")
-    for key, event in latest.items():
-        known = {name: event[name] for name in ("steps", "total_steps", "seconds", "phase")}
-        progress = Progress(**known, oracle_share=event.get("oracle_share"))
-        share = progress.steps / max(1, progress.total_steps)
-        table.add_row(escape(_key_text(key)), f"{share:.0%}, {escape(detail(progress))}")
-    return [table]
+    for training in trainings(run.events()):
+        progress = training.progress
+        if training.ended is None and progress is not None:
+            share = progress.steps / max(1, progress.total_steps)
+            text = f"{share:.0%}, {detail(progress)}"
+            table.add_row(escape(_key_text(training.key)), escape(text))
+    return [table] if table.row_count else []
 
 
 def _figure_tables(run: Run) -> list[Table]:

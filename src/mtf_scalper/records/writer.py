@@ -18,13 +18,13 @@ import pandas as pd
 import pyarrow
 from pyarrow.feather import write_feather
 
+from mtf_scalper.lifetimes import process_facts
 from mtf_scalper.records import files
-from mtf_scalper.records.files import append_lines, file_stem, plain, write_whole
+from mtf_scalper.records.files import append, file_stem, plain, written_once
 from mtf_scalper.records.manifest import (
     commit_facts,
     engine_digest,
     machine_facts,
-    process_facts,
     version_facts,
 )
 from mtf_scalper.telemetry import EventLog
@@ -156,7 +156,7 @@ class RunRecord:
 
     def append_sample(self, sample: Any) -> None:
         """Append a ``monitoring.sampler.Sample``."""
-        append_lines(self.folder / files.SAMPLES, [plain(sample)])
+        self._append(files.SAMPLES, [sample])
 
     def append_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append predictions that are made candle by candle, live: pair, date, probabilities."""
@@ -171,10 +171,10 @@ class RunRecord:
             If it is there already.
         """
         path = self.folder / f"{name}.feather"
-        whole = table.reset_index(drop=True)
         # On this thread alone: a program that is ending cannot start others.
-        content = pyarrow.Table.from_pandas(whole, nthreads=1)
-        write_whole(path, lambda part: write_feather(content, str(part)))
+        content = pyarrow.Table.from_pandas(table.reset_index(drop=True), nthreads=1)
+        with written_once(path) as part:
+            write_feather(content, str(part))
         return path
 
     def write_candles(self, pair: str, candles: pd.DataFrame) -> Path:
@@ -206,8 +206,8 @@ class RunRecord:
             If it is there already.
         """
         path = self.folder / f"{name}.json"
-        text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
-        write_whole(path, lambda part: _write_text(part, text))
+        with written_once(path) as part:
+            _write_json(part, content)
         return path
 
     def finish(
@@ -234,10 +234,10 @@ class RunRecord:
             text = error
         self._end("failed", error=text.strip().partition("\n")[0])
 
-    def _append(self, name: str, entries: Iterable[Mapping[str, Any]]) -> None:
-        found = list(entries)
-        if found:
-            append_lines(self.folder / name, found)
+    def _append(self, name: str, entries: Iterable[Any]) -> None:
+        lines = "".join(json.dumps(plain(each), allow_nan=False) + "\n" for each in entries)
+        if lines:
+            append(self.folder / name, lines)
 
     def _end(
         self,
@@ -255,8 +255,7 @@ class RunRecord:
             "error": error,
             "results": {name: self._shown(path) for name, path in (results or {}).items()},
         }
-        text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
-        write_whole(self.folder / files.OUTCOME, lambda part: _write_text(part, text))
+        self.write_json(Path(files.OUTCOME).stem, content)
 
     def _shown(self, path: Path | str) -> str:
         absolute = Path(path).resolve()
@@ -272,8 +271,7 @@ def _make_folder(root: Path, name: str, manifest: Mapping[str, Any]) -> Path:
     number = 1
     while True:
         folder = root / (name if number == 1 else f"{name}-{number}")
-        text = json.dumps({"id": folder.name, **manifest}, indent=1, allow_nan=False) + "\n"
-        _write_text(part / files.MANIFEST, text)
+        _write_json(part / files.MANIFEST, {"id": folder.name, **manifest})
         try:
             if not folder.exists():
                 # Onto a folder that somebody made meanwhile it fails: theirs is not empty.
@@ -289,7 +287,8 @@ def _predictions_name(pair: str, window: str | None) -> str:
     return f"predictions-{file_stem(pair)}" + (f"-{file_stem(window)}" if window else "")
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_json(path: Path, content: Any) -> None:
+    text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
     path.write_text(text, encoding="utf-8", newline="\n")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -28,17 +27,18 @@ from mtf_scalper.monitoring.facts import (
     read_predictions,
     read_settings_in_force,
 )
-from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.monitoring.sampler import ProcessSampler, write_csv
 from mtf_scalper.monitoring.speed import SpeedComparison, compare_speed
 from mtf_scalper.monitoring.verdicts import Check, Recipe
-from mtf_scalper.progress import EventBars, detail, progress_columns
+from mtf_scalper.paths import written_whole
+from mtf_scalper.progress import EventBars, progress_columns
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRun, RunError, run_backtest
 from mtf_scalper.runs.project import find_project, page_or_reason, shown
 from mtf_scalper.runs.recording import begin_record, judgment_in
 from mtf_scalper.runs.validation_plan import ValidationPlan, plan_validation, training_market
-from mtf_scalper.telemetry import Progress
+from mtf_scalper.telemetry import Progress, detail
 
 __all__ = ["observe", "run_validation", "write_verdicts"]
 
@@ -157,19 +157,23 @@ def observe(
     with ExitStack() as stack:
         bars = stack.enter_context(EventBars(console))
 
+        def keep_samples() -> None:
+            if sampler is not None:
+                write_csv(samples or request.folder / "samples.csv", sampler.samples)
+
         def on_poll(run: BacktestRun) -> None:
             nonlocal sampler, events
             if sampler is None:
                 sampler = stack.enter_context(
                     ProcessSampler(
                         run.process.pid,
-                        samples or request.folder / "samples.csv",
                         on_sample=None if record is None else record.append_sample,
                     )
                 )
             events = run.events()
             bars.show(events)
 
+        stack.callback(keep_samples)  # also of a run that is interrupted
         try:
             outcome = run_backtest(request, on_poll, record)
         except RunError as error:
@@ -213,9 +217,8 @@ def write_verdicts(
     }
     path = folder / "verdicts.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
 
 
