@@ -60,8 +60,25 @@ SLOW_FILES = {
 }
 
 
+# Files that take longest begin first, so that no process of `make test` ends long after the other.
+LONGEST_FILES = (
+    *("freqai/recording", "freqai/parity", "page/browser", "runs/program", "runs/validation"),
+    *("runs/evaluation", "simulator/freqtrade_env", "simulator/vec_env", "simulator/process_env"),
+    *("runs/lifetimes", "tests/readme", "tests/training", "freqai/plots_in_program", "page/live"),
+    *("simulator/orders_parity", "tests/threads_and_bits", "tests/benchmarks", "freqai/reuse"),
+    *("freqai/left_out", "freqai/stock_strategy", "simulator/backtest_parity", "tests/notebook"),
+)
+
+
+def place(item: pytest.Item) -> int:
+    """Return where an item's file stands among the longest."""
+    name = f"{item.path.parent.name}/{item.path.stem.removeprefix('test_')}"
+    return LONGEST_FILES.index(name) if name in LONGEST_FILES else len(LONGEST_FILES)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a program or processes, opens a browser, or takes long."""
+    """Mark what starts a program or processes, opens a browser, or takes long; sort the files."""
+    items.sort(key=place)
     for item in items:
         needed = set(getattr(item, "fixturenames", ()))
         for mark, fixtures in MARKED_FIXTURES.items():
