@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from ready_python import ReadyPython, serving
 
 from mtf_scalper.market.candles import resample_candles, timeframe_delta
 from mtf_scalper.market.datadir import write_datadir
@@ -31,7 +32,7 @@ hypothesis.settings.load_profile("project")
 MARKED_FIXTURES = {
     "program": (
         *("exchange_url", "freqtrade", "installed", "kill_when", "make_program", "make_request"),
-        *("datadirs", "plan", "run_backtester", "stock", "tiny_plan"),
+        *("datadirs", "plan", "ready_python", "run_backtester", "stock", "tiny_plan"),
     ),
     "processes": ("in_processes", "no_child_left", "start_method"),
     "browser": ("browser",),
@@ -226,6 +227,13 @@ def tiny_settings() -> MakeSettings:
         return Settings(**{**defaults, **values})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ready_python() -> Iterator[ReadyPython]:
+    """Return what makes ``python -m module ...`` a command that finds its libraries imported."""
+    with serving() as ready:
+        yield ready
 
 
 Ready = Callable[[list[psutil.Process]], bool]
