@@ -61,12 +61,13 @@ def serving() -> Iterator[ReadyPython]:
         finally:
             for each in server:
                 each.terminate()
-                each.wait()
+                each.communicate()
 
 
 def start_server(address: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-W", "ignore", __file__, address]
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    # Consoles of the libraries take their width as they are loaded.
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "4000"}
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )

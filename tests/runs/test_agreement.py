@@ -12,7 +12,7 @@ from mtf_scalper.market.recorded import recorded_pair
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.runs.agreement import compare_trades, program_request
 from mtf_scalper.runs.learned_window import learn_window, window_task
-from mtf_scalper.runs.program import MODEL, STRATEGY, run_backtest
+from mtf_scalper.runs.program import MODEL, STRATEGY
 from mtf_scalper.runs.walk_forward import walk
 from mtf_scalper.runs.windows import parse_timerange, rolling_windows
 from mtf_scalper.simulator.types import ExitReason
@@ -28,7 +28,7 @@ CONFIG = """{"freqai": {"rl_config": {
 
 
 @pytest.fixture(scope="module")
-def agreed(project, tmp_path_factory):
+def agreed(project, tmp_path_factory, run_ready_backtest):
     """Return walk and result of the program, windows, and the recorded pair."""
     pytest.importorskip("freqtrade")
     from mtf_scalper.freqai.recipe import read_recipe
@@ -53,7 +53,7 @@ def agreed(project, tmp_path_factory):
         test_days=3,
         identifier="agreement",
     )
-    outcome = run_backtest(request)
+    outcome = run_ready_backtest(request)
     windows = rolling_windows(*parse_timerange(TIMERANGE), train_days=8, test_days=3)
     recorded = recorded_pair(datadir, PAIR, since=windows[0].train_from, fee_rate=recipe.fee_rate)
     settings = recipe.settings.changed(cpu_count=1)
