@@ -29,7 +29,7 @@ test: install
 	  test -n "$$MTF_SCALPER_CHROMIUM" || \
 	  echo "make: no Chromium, so the browser tests are skipped; install the system's package" \
 	    "(Debian: apt-get install chromium) or set MTF_SCALPER_CHROMIUM to the program" >&2
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Leaves out what starts a program or processes, opens a browser or takes long: tests/conftest.py.
 quick: install

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from ready_python import ReadyPython, serving
 
 from mtf_scalper.market.candles import resample_candles, timeframe_delta
 from mtf_scalper.market.datadir import write_datadir
@@ -31,7 +32,7 @@ hypothesis.settings.load_profile("project")
 MARKED_FIXTURES = {
     "program": (
         *("exchange_url", "freqtrade", "installed", "kill_when", "make_program", "make_request"),
-        *("datadirs", "plan", "run_backtester", "stock", "tiny_plan"),
+        *("datadirs", "plan", "ready_python", "run_backtester", "stock", "tiny_plan"),
     ),
     "processes": ("in_processes", "no_child_left", "start_method"),
     "browser": ("browser",),
@@ -60,8 +61,25 @@ SLOW_FILES = {
 }
 
 
+# Files that take longest begin first, so that no process of `make test` ends long after the other.
+LONGEST_FILES = (
+    *("freqai/recording", "freqai/parity", "page/browser", "runs/program", "runs/validation"),
+    *("runs/evaluation", "simulator/freqtrade_env", "simulator/vec_env", "simulator/process_env"),
+    *("runs/lifetimes", "tests/readme", "tests/training", "freqai/plots_in_program", "page/live"),
+    *("simulator/orders_parity", "tests/threads_and_bits", "tests/benchmarks", "freqai/reuse"),
+    *("freqai/left_out", "freqai/stock_strategy", "simulator/backtest_parity", "tests/notebook"),
+)
+
+
+def place(item: pytest.Item) -> int:
+    """Return where an item's file stands among the longest."""
+    name = f"{item.path.parent.name}/{item.path.stem.removeprefix('test_')}"
+    return LONGEST_FILES.index(name) if name in LONGEST_FILES else len(LONGEST_FILES)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a program or processes, opens a browser, or takes long."""
+    """Mark what starts a program or processes, opens a browser, or takes long; sort the files."""
+    items.sort(key=place)
     for item in items:
         needed = set(getattr(item, "fixturenames", ()))
         for mark, fixtures in MARKED_FIXTURES.items():
@@ -209,6 +227,13 @@ def tiny_settings() -> MakeSettings:
         return Settings(**{**defaults, **values})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ready_python() -> Iterator[ReadyPython]:
+    """Return what makes ``python -m module ...`` a command that finds its libraries imported."""
+    with serving() as ready:
+        yield ready
 
 
 Ready = Callable[[list[psutil.Process]], bool]

@@ -164,15 +164,6 @@ def test_a_worker_killed_in_mid_training_ends_it_with_a_clear_error(
     assert len(list(read_events(path, "update"))) == 1
 
 
-@pytest.mark.usefixtures("no_child_left")
-def test_an_interrupted_training_leaves_no_process(make_market, tiny_settings) -> None:
-    def interrupt(_progress: Progress) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(make_market(), tiny_settings(vec_env="subproc"), on_progress=interrupt)
-
-
 class Closing(VecEnvWrapper):
     """Environments that remember whether they were stepped and closed."""
 
@@ -189,6 +180,21 @@ class Closing(VecEnvWrapper):
     def close(self) -> None:
         self.closed = True
         super().close()
+
+
+def test_an_interrupted_training_closes_its_environments(make_market, tiny_settings) -> None:
+    """Closed ones leave no process: tests/simulator/test_process_env.py."""
+    market, settings = make_market(), tiny_settings(vec_env="dummy")
+    env = Closing(make_vec_env(market, settings))
+
+    def interrupt(progress: Progress) -> None:
+        if progress.steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(market, settings, env=env, on_progress=interrupt)
+    assert env.steps > 0
+    assert env.closed
 
 
 @pytest.mark.parametrize(
@@ -458,34 +464,29 @@ PLANTED: dict[str, Any] = {
     "n_envs": 8,
     "n_steps": 128,
     "batch_size": 256,
-    "n_epochs": 10,
-    "learning_rate": 3e-3,
+    "n_epochs": 6,
+    "learning_rate": 0.01,
     "gamma": 0.95,
     "net_arch": (32,),
-    "train_cycles": 12,
+    "train_cycles": 6,
 }
 
 
-def test_fast_ppo_learns_a_planted_market_as_stable_baselines3_does(
+def test_fast_ppo_and_stable_baselines3s_ppo_learn_a_planted_market(
     tiny_settings: Callable[..., Settings],
 ) -> None:
-    """Held-out log return after 12 passes over 1,000 candles, five seeds each.
+    """Held-out log return after 6 passes over 1,000 candles.
 
     Random valid actions: -0.29 on average over 20 seeds, 0.10 at best. The hindsight optimum at
-    the same fees: 3.67.
+    the same fees: 3.67. That both learn the same from the same rollout: tests/ppo/test_fast_ppo.
     """
     market, held_out = planted(1000, seed=1), planted(1000, seed=2)
-    scores: dict[str, list[float]] = {"fast_ppo": [], "ppo": []}
-    for name, reached in scores.items():
-        for seed in range(5):
-            settings = tiny_settings(**PLANTED, algorithm=name, random_state=seed)
-            reached.append(simulate(train(market, settings).policy, held_out).log_return)
+    for name, seed in (("fast_ppo", 0), ("fast_ppo", 1), ("fast_ppo", 2), ("ppo", 0)):
+        settings = tiny_settings(**PLANTED, algorithm=name, random_state=seed)
+        reached = simulate(train(market, settings).policy, held_out).log_return
+        assert reached > 2.9, (name, seed)
     by_chance = [random_log_return(held_out, settings, seed) for seed in range(5)]
     assert max(by_chance) < 0.5
-    assert min(scores["fast_ppo"]) > 2.9
-    ours, theirs = (np.array(reached) for reached in scores.values())
-    noise = np.sqrt((ours.var(ddof=1) + theirs.var(ddof=1)) / 5.0)
-    assert abs(ours.mean() - theirs.mean()) < 3.0 * noise, scores
 
 
 @pytest.mark.parametrize("n_actions", [5, 4, 3])

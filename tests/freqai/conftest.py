@@ -25,6 +25,7 @@ from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.persistence.usedb_context import disable_database_use, enable_database_use
 from freqtrade.resolvers import ExchangeResolver, StrategyResolver
 from freqtrade.strategy import IStrategy
+from ready_python import ReadyPython
 
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.freqai import columns
@@ -271,14 +272,22 @@ class Program:
 
 
 @pytest.fixture(scope="session")
-def make_program(arguments_for: Callable[..., dict[str, Any]]) -> Callable[..., Program]:
+def make_program(
+    arguments_for: Callable[..., dict[str, Any]], ready_python: ReadyPython
+) -> Callable[..., Program]:
     """Return a maker of programs for the small configuration, each under a folder of its own."""
-    return functools.partial(program, arguments_for)
+    return functools.partial(program, arguments_for, ready_python)
 
 
 def program(
-    arguments_for: Callable[..., dict[str, Any]], folder: Path, datadir: Path | None = None
+    arguments_for: Callable[..., dict[str, Any]],
+    ready_python: ReadyPython,
+    folder: Path,
+    datadir: Path | None = None,
+    *,
+    is_ready: bool = True,
 ) -> Program:
+    """Without ``is_ready`` it is started as every user starts it, and no other way."""
     given = arguments_for({"max_open_trades": 1})
     given["datadir"] = str(datadir or given["datadir"])
     folder.mkdir(exist_ok=True)
@@ -286,7 +295,7 @@ def program(
     (folder / "user_data").mkdir()
 
     def command(name: str, *more: str) -> list[str]:
-        return [
+        line = [
             *(sys.executable, "-m", "freqtrade", name),
             *(f"--config={file}" for file in given["config"]),
             *("--userdir", str(folder / "user_data"), "--datadir", given["datadir"]),
@@ -295,6 +304,7 @@ def program(
             *("--freqaimodel-path", given["freqaimodel_path"]),
             *more,
         ]
+        return ready_python(line) if is_ready else line
 
     return Program(command, folder)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from ready_python import ReadyPython
 
 Backtesting = Callable[..., tuple[int, str]]
 
@@ -28,7 +29,9 @@ class WithAHole(HybridStrategy):
 
 
 @pytest.fixture
-def backtesting(arguments_for: Callable[..., dict[str, Any]], tmp_path: Path) -> Backtesting:
+def backtesting(
+    arguments_for: Callable[..., dict[str, Any]], tmp_path: Path, ready_python: ReadyPython
+) -> Backtesting:
     """Run ``freqtrade backtesting``; returns its exit code and its last error."""
 
     def run(overrides: dict[str, Any] | None = None, **changes: str) -> tuple[int, str]:
@@ -40,7 +43,7 @@ def backtesting(arguments_for: Callable[..., dict[str, Any]], tmp_path: Path) ->
         ]
         configs = [f"--config={file}" for file in given["config"]]
         done = subprocess.run(
-            [sys.executable, "-m", "freqtrade", "backtesting", *configs, *options],
+            ready_python([sys.executable, "-m", "freqtrade", "backtesting", *configs, *options]),
             cwd=tmp_path,
             env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "500"},
             capture_output=True,

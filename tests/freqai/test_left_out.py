@@ -21,6 +21,7 @@ from freqtrade.data.history import load_pair_history
 from freqtrade.enums import CandleType
 from freqtrade.exceptions import OperationalException
 from freqtrade.strategy import IStrategy
+from ready_python import ReadyPython
 
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.model import MtfScalperRLModel
@@ -70,7 +71,9 @@ Backtesting = Callable[..., Done]
 
 
 @pytest.fixture
-def backtesting(arguments_for: Callable[..., Config], tmp_path: Path) -> Backtesting:
+def backtesting(
+    arguments_for: Callable[..., Config], tmp_path: Path, ready_python: ReadyPython
+) -> Backtesting:
     """Return a function that runs the program on a data directory, one trade at a time open."""
 
     def run(datadir: Path, **rl_config: Any) -> Done:
@@ -89,7 +92,7 @@ def backtesting(arguments_for: Callable[..., Config], tmp_path: Path) -> Backtes
         ]
         env = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "500"}
         done = subprocess.run(
-            command,
+            ready_python(command),
             cwd=tmp_path,
             env=env,
             capture_output=True,

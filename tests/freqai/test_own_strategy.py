@@ -26,7 +26,14 @@ def programs(project: Path) -> list[str]:
 
 
 def backtested(
-    program: str, name: str, changes: dict, project: Path, datadir: Path, url: str, folder: Path
+    ready_python,
+    program: str,
+    name: str,
+    changes: dict,
+    project: Path,
+    datadir: Path,
+    url: str,
+    folder: Path,
 ) -> str:
     (folder / f"{name}.py").write_text(program, encoding="utf-8")
     (folder / "user_data").mkdir()
@@ -35,15 +42,17 @@ def backtested(
         (folder / f"{number}.json").write_text(json.dumps(layer), encoding="utf-8")
     configs = [project / "configs" / "config_rl_hybrid.json", "0.json", "1.json", "2.json"]
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "freqtrade", "backtesting"),
-            *(word for config in configs for word in ("--config", str(config))),
-            *("--strategy", name, "--strategy-path", str(folder)),
-            *("--freqaimodel", "MtfScalperRLModel"),
-            *("--freqaimodel-path", str(project / "user_data" / "freqaimodels")),
-            *("--datadir", str(datadir), "--userdir", str(folder / "user_data")),
-            *("--timerange", "20240130-20240131", "--cache", "none"),
-        ],
+        ready_python(
+            [
+                *(sys.executable, "-m", "freqtrade", "backtesting"),
+                *(word for config in configs for word in ("--config", str(config))),
+                *("--strategy", name, "--strategy-path", str(folder)),
+                *("--freqaimodel", "MtfScalperRLModel"),
+                *("--freqaimodel-path", str(project / "user_data" / "freqaimodels")),
+                *("--datadir", str(datadir), "--userdir", str(folder / "user_data")),
+                *("--timerange", "20240130-20240131", "--cache", "none"),
+            ]
+        ),
         cwd=folder,
         env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "4000"},
         capture_output=True,
@@ -57,13 +66,15 @@ def backtested(
 
 
 def test_the_shown_strategy_trains_trades_and_is_recorded(
-    programs, project, datadir, exchange_url, tmp_path
+    programs, project, datadir, exchange_url, tmp_path, ready_python
 ) -> None:
     changes = {
         "exchange": {"pair_whitelist": ["BTC/USDT:USDT"]},
         "freqai": {"rl_config": {"entry": "always"}},
     }
-    output = backtested(programs[0], "Breakout", changes, project, datadir, exchange_url, tmp_path)
+    output = backtested(
+        ready_python, programs[0], "Breakout", changes, project, datadir, exchange_url, tmp_path
+    )
     assert "Traceback" not in output
     (run,) = runs_in(tmp_path / "user_data" / "runs")
     assert run.status == "finished"

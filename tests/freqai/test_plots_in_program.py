@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ready_python import ReadyPython
 
 from mtf_scalper.freqai.strategy import HybridStrategy
 
@@ -33,11 +34,12 @@ class Backtested:
     given: dict[str, Any]
     folder: Path
     output: str
+    ready: ReadyPython
 
     def run(self, command: str, *more: str, without: tuple[str, ...] = ()) -> str:
         """Run a command of freqtrade with the backtest's arguments and return what it printed."""
         done = subprocess.run(
-            [*self.command(command, without), *more],
+            self.ready([*self.command(command, without), *more]),
             cwd=self.folder,
             env=ENVIRONMENT,
             capture_output=True,
@@ -69,16 +71,18 @@ class Backtested:
 
 @pytest.fixture(scope="module")
 def backtested(
-    arguments_for: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    arguments_for: Callable[..., dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+    ready_python: ReadyPython,
 ) -> Backtested:
     folder = tmp_path_factory.mktemp("plots")
     # A wallet in which no stake is too small.
     given = arguments_for({"exchange": {"pair_whitelist": [PAIR]}, "dry_run_wallet": 100_000})
     given["timerange"] = "20240130-20240202"
     del given["export"]
-    first = Backtested(given, folder, "")
+    first = Backtested(given, folder, "", ready_python)
     output = first.run("backtesting", "--cache=none")
-    return Backtested(given, folder, output)
+    return Backtested(given, folder, output, ready_python)
 
 
 ASKS_NOTHING = ("strategy", "strategy_path", "freqaimodel", "freqaimodel_path", "datadir", "export")
@@ -132,7 +136,11 @@ def web_server(backtested: Backtested) -> Iterator[httpx.Client]:
     log = backtested.folder / "web.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=backtested.folder, env=ENVIRONMENT, stdout=output, stderr=output
+            backtested.ready(command),
+            cwd=backtested.folder,
+            env=ENVIRONMENT,
+            stdout=output,
+            stderr=output,
         )
         try:
             with httpx.Client(

@@ -51,7 +51,7 @@ class Done:
 @pytest.fixture(scope="module")
 def done(make_program: MakeProgram, tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("own")
-    started = make_program(folder)
+    started = make_program(folder, is_ready=False)
     started.run(*BACKTEST, str(folder / "results"))
     (archive,) = (folder / "results").glob("*.zip")
     with zipfile.ZipFile(archive) as content:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from ready_python import ReadyPython
 
 from mtf_scalper.exchange import offline_exchange_config
 
@@ -126,7 +127,11 @@ STOCK: dict[str, Any] = {
 
 @pytest.fixture
 def stock(
-    exchange_url: str, datadir: Path, project: Path, tmp_path: Path
+    exchange_url: str,
+    datadir: Path,
+    project: Path,
+    tmp_path: Path,
+    ready_python: ReadyPython,
 ) -> Callable[..., tuple[int, str]]:
     """Run ``freqtrade backtesting`` with the stock files and changes of ``rl_config``."""
 
@@ -141,15 +146,17 @@ def stock(
         (tmp_path / "StockLearner.py").write_text(source, encoding="utf-8")
         (tmp_path / "user_data").mkdir(exist_ok=True)
         done = subprocess.run(
-            [
-                *(sys.executable, "-m", "freqtrade", "backtesting"),
-                *("--config", "stock.json", "--config", "offline.json"),
-                *("--strategy", "StockLearner", "--strategy-path", str(tmp_path)),
-                *("--freqaimodel", "MtfScalperRLModel"),
-                *("--freqaimodel-path", str(project / "user_data" / "freqaimodels")),
-                *("--datadir", str(datadir), "--userdir", str(tmp_path / "user_data")),
-                *("--timerange", "20240130-20240131", "--cache", "none"),
-            ],
+            ready_python(
+                [
+                    *(sys.executable, "-m", "freqtrade", "backtesting"),
+                    *("--config", "stock.json", "--config", "offline.json"),
+                    *("--strategy", "StockLearner", "--strategy-path", str(tmp_path)),
+                    *("--freqaimodel", "MtfScalperRLModel"),
+                    *("--freqaimodel-path", str(project / "user_data" / "freqaimodels")),
+                    *("--datadir", str(datadir), "--userdir", str(tmp_path / "user_data")),
+                    *("--timerange", "20240130-20240131", "--cache", "none"),
+                ]
+            ),
             cwd=tmp_path,
             env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "4000"},
             capture_output=True,

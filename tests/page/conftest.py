@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from mtf_scalper.evaluation.performance import calendar_of
-from mtf_scalper.runs.evidence import PairEvidence, measure_pair
-from mtf_scalper.runs.judgment import Judged, judge_pairs, write_judged
 
 from mtf_scalper import Market, Settings, TradeRules
+from mtf_scalper.evaluation.accounts import PairEvidence, measure_pair
+from mtf_scalper.evaluation.days import calendar_of
+from mtf_scalper.evaluation.judge import Judged, judge_pairs, write_judged
 from mtf_scalper.monitoring.sampler import Sample
 from mtf_scalper.monitoring.verdicts import Check
 from mtf_scalper.records.reader import PROBABILITIES

@@ -70,7 +70,8 @@ def open_page(browser: Any, recorded: Any) -> Iterator[OpenPage]:
 @pytest.fixture(scope="module")
 def opened_as(open_page: OpenPage) -> OpenPage:
     """Return the same of a page that is only looked at: one for each size and scheme."""
-    return functools.cache(open_page)
+    opened = functools.cache(open_page)
+    return lambda size="desktop", scheme="light": opened(size, scheme)
 
 
 @pytest.fixture(scope="module")
@@ -231,8 +232,9 @@ def test_signed_percentages_sort_as_numbers(page: Any) -> None:
     assert min(values) < 0
 
 
-def test_plots_follow_the_colour_scheme_when_it_changes(open_page: OpenPage) -> None:
-    opened = open_page()
+def test_plots_follow_the_colour_scheme_when_it_changes(desktop: Opened) -> None:
+    """The last test of this page, which is dark from then on."""
+    opened = desktop
     read = """() => { const p = document.getElementById('equity-plot');
                       return [p.data[0].line.color, p._fullLayout.font.color]; }"""
     light = opened.page.evaluate(read)
@@ -315,8 +317,8 @@ def test_everything_has_its_name_heading_label_and_size(size: str, opened_as: Op
     assert opened_as(size).page.evaluate(f"{CHECKS.strip()}.structure()") == []
 
 
-def test_the_keyboard_reaches_everything_in_the_order_of_reading(open_page: OpenPage) -> None:
-    page = open_page().page
+def test_the_keyboard_reaches_everything_in_the_order_of_reading(opened_as: OpenPage) -> None:
+    page = opened_as().page
     wanted = page.evaluate(
         """() => [...document.querySelectorAll("a[href], button, select, summary, [tabindex='0']")]
           .filter((each) => each.tabIndex >= 0 && each.checkVisibility())

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ready_python import ReadyPython
 from rich.console import Console
 
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec, utc_timestamp
@@ -25,6 +26,7 @@ from mtf_scalper.runs.program import (
     run_backtest,
 )
 from mtf_scalper.runs.validation_plan import ValidationPlan
+from mtf_scalper.runs.watched import watched_command
 
 PAIR = "BTC/USDT:USDT"
 TIMERANGE = "20240111-20240113"
@@ -90,6 +92,21 @@ def make_request(project: Path, tiny_datadir: Path) -> MakeRequest:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_ready_backtest(ready_python: ReadyPython) -> Callable[[BacktestRequest], BacktestOutcome]:
+    """Return ``run_backtest`` whose program finds its libraries imported."""
+
+    def run(request: BacktestRequest) -> BacktestOutcome:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "mtf_scalper.runs.program.watched_command",
+                lambda command: ready_python(watched_command(command)),
+            )
+            return run_backtest(request)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from mtf_scalper.market.recorded import recorded_pair
 from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.runs.agreement import compare_trades, program_request
 from mtf_scalper.runs.evaluation_plan import EvaluationPlan
-from mtf_scalper.runs.program import MODEL, STRATEGY, run_backtest
+from mtf_scalper.runs.program import MODEL, STRATEGY
 from mtf_scalper.simulator.types import ExitReason
 from mtf_scalper.walk_forward.learned_window import learn_window, window_task
 from mtf_scalper.walk_forward.sources import RecordedPairs, planted_recipe
@@ -42,7 +42,7 @@ def plan_of(recipe, datadir, config):
 
 
 @pytest.fixture(scope="module")
-def agreed(project, tmp_path_factory):
+def agreed(project, tmp_path_factory, run_ready_backtest):
     """Return walk and result of the program, windows, and the recorded pair."""
     pytest.importorskip("freqtrade")
     from mtf_scalper.runs.recipe import read_recipe
@@ -58,7 +58,7 @@ def agreed(project, tmp_path_factory):
     plan = plan_of(recipe, datadir, config)
     backtest = folder / "backtest"
     request = program_request(plan, project, backtest, [PAIR], seed=SEED, identifier="agreement")
-    outcome = run_backtest(request)
+    outcome = run_ready_backtest(request)
     windows = plan.windows()
     recorded = recorded_pair(datadir, PAIR, since=windows[0].train_from, fee_rate=recipe.fee_rate)
     settings = recipe.settings.changed(cpu_count=1)

@@ -18,7 +18,7 @@ from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.recorded import recorded_pair
 from mtf_scalper.runs.agreement import compare_trades, program_request
 from mtf_scalper.runs.evaluation_plan import EvaluationPlan
-from mtf_scalper.runs.program import MODEL, STRATEGY, run_backtest
+from mtf_scalper.runs.program import MODEL, STRATEGY
 from mtf_scalper.runs.recipe import read_recipe
 from mtf_scalper.settings import Settings, TradeRules
 from mtf_scalper.walk_forward.learned_window import learn_window, window_task
@@ -114,7 +114,11 @@ def test_simulator_and_program_make_the_same_trades(
 
 @pytest.mark.parametrize("base", INCLUDED)
 def test_evaluate_learns_and_trades_what_the_program_does(
-    base: str, datadirs: dict[str, Path], overlay: Overlay, project: Path
+    base: str,
+    datadirs: dict[str, Path],
+    overlay: Overlay,
+    project: Path,
+    run_ready_backtest: Callable[..., Any],
 ) -> None:
     """Features, entries and warm-up of the recorded pair are those of FreqAI to the last bit."""
     n_days = 2 if base == "1m" else 4
@@ -151,7 +155,7 @@ def test_evaluate_learns_and_trades_what_the_program_does(
         for each in windows
     ]
     found = walk(recorded, windows, learned, settings, exit_threshold=recipe.exit_threshold)
-    outcome = run_backtest(
+    outcome = run_ready_backtest(
         program_request(
             plan,
             project,

@@ -106,6 +106,15 @@ def evaluated(plan, project):
     return code, text.getvalue(), runs_in(project / "user_data" / "runs")[0]
 
 
+@pytest.fixture
+def judged_only(monkeypatch):
+    """Leave out of an evaluation what does not go into its verdict and takes long."""
+    monkeypatch.setattr(
+        "mtf_scalper.walk_forward.learned_window.permutation_importance", lambda *_, **__: []
+    )
+    monkeypatch.setattr("mtf_scalper.runs.evaluation.page_or_reason", lambda *_: "none")
+
+
 @pytest.fixture(scope="module")
 def done(plan, tmp_path_factory):
     return evaluated(plan, tmp_path_factory.mktemp("project"))
@@ -179,6 +188,7 @@ def test_figures_agree_with_equity_and_trades(done):
         assert whole[name]["low"] <= whole[name]["value"] <= whole[name]["high"]
 
 
+@pytest.mark.usefixtures("judged_only")
 def test_earlier_evaluations_with_other_settings_count_as_variants(plan, tmp_path):
     plan = replace(plan, recipe=replace(plan.recipe, pairs=PAIRS[:1]), seeds=(1,))
     first = evaluated(plan, tmp_path)[2]

@@ -118,15 +118,13 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("moment", ["loading", "learning"])
 def test_the_freqtrade_program_ends_with_whoever_started_it(
-    moment: str,
     make_request: Callable[..., BacktestRequest],
     tmp_path: Path,
     kill_when: KillWhen,
 ) -> None:
     """Without a record, as in `evaluate --freqtrade`: nothing in it would watch by itself."""
-    request = make_request(f"killed-{moment}", train_cycles=100000)
+    request = make_request("killed-learning", train_cycles=100000)
     given: dict[str, Any] = {
         **{name: str(getattr(request, name)) for name in ("project", "folder", "datadir")},
         "timerange": request.timerange,
@@ -134,8 +132,6 @@ def test_the_freqtrade_program_ends_with_whoever_started_it(
     }
 
     def is_ready(tree: list[psutil.Process]) -> bool:
-        if moment == "loading":
-            return any("freqtrade" in " ".join(child.cmdline()) for child in tree)
         return len(workers_among(tree)) == 2
 
     script = tmp_path / "backtest.py"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,23 @@ def test_events_arrive_while_the_program_works(finished: Any) -> None:
     assert any(0 < number < seen[-1] for number in seen)
 
 
+FAILS = """
+print("2024-01-01 00:00:00,000 - freqtrade - ERROR - rl_config: n_enws is none of its options")
+print("2024-01-01 00:00:00,000 - freqtrade - INFO - the end")
+raise SystemExit(2)
+"""
+
+
 @pytest.mark.usefixtures("no_child_left")
-def test_a_refused_setting_is_named_by_the_error(make_request: MakeRequest) -> None:
-    request = make_request("refused", n_enws=2)
-    with pytest.raises(RunError, match=r"n_enws.*did you mean 'n_envs'.*freqtrade\.log"):
-        run_backtest(request)
+def test_the_last_error_of_a_program_that_fails_is_that_of_the_run(
+    make_request: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What freqtrade says of a refused setting: tests/freqai/test_errors_in_program.py."""
+    command = [sys.executable, "-S", "-c", FAILS]
+    monkeypatch.setattr("mtf_scalper.runs.program.watched_command", lambda _: command)
+    said = r"^freqtrade ended with exit code 2: rl_config: n_enws is none .*freqtrade\.log\)$"
+    with pytest.raises(RunError, match=said):
+        run_backtest(make_request("refused"))
 
 
 def training(run: BacktestRun) -> bool:

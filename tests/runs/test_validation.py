@@ -51,20 +51,6 @@ def test_the_checks_hold_for_a_tiny_run(finished: Any, tiny_plan: ValidationPlan
     assert finished.facts.speed.steps_before == finished.facts.speed.steps_after == 128
 
 
-def test_the_checks_hold_for_a_tiny_exact_run(make_request: Any, tiny_plan: ValidationPlan) -> None:
-    request = make_request("exact", advantage="exact", vec_env="batched", train_cycles=3)
-    recipe = replace(tiny_plan.recipe, advantage="exact", vec_env="batched", train_cycles=3)
-    plan = replace(tiny_plan, request=request, recipe=recipe, before={**BEFORE, **TINY_BEFORE})
-    facts, outcome = observe(plan, Console(file=io.StringIO()))
-    assert outcome is not None
-    assert facts.missing == {}
-    failed = [check for check in judge_exact(facts, recipe) if not check.has_passed]
-    assert [check for check in failed if check.name not in NOT_OF_A_TINY_EXACT_RUN] == []
-    assert facts.speed is not None
-    # Passes over all candles against one rollout of the settings before.
-    assert (facts.speed.steps_before, facts.speed.steps_after % 4) == (32, 0)
-
-
 def test_the_same_run_fails_the_checks_of_another_recipe(finished: Any) -> None:
     failed = {check.name for check in judge(finished.facts, Recipe()) if not check.has_passed}
     assert {
@@ -157,16 +143,31 @@ def test_the_exit_code_is_zero_only_if_every_check_passed(
     "ignore:The inplace keyword in:pandas.errors.Pandas4Warning",
     "ignore:Series.values returning an ndarray that drops:pandas.errors.Pandas4Warning",
 )
-def test_a_validated_backtest_leaves_a_whole_record(
+def test_the_checks_hold_for_a_tiny_exact_run_and_it_leaves_a_whole_record(
     make_request: Any, tiny_plan: ValidationPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     request = make_request("validation", advantage="exact", vec_env="batched", train_cycles=3)
-    plan = replace(tiny_plan, request=request, before={**BEFORE, **TINY_BEFORE})
+    recipe = replace(tiny_plan.recipe, advantage="exact", vec_env="batched", train_cycles=3)
+    plan = replace(tiny_plan, request=request, recipe=recipe, before={**BEFORE, **TINY_BEFORE})
+    observed: list[RunFacts] = []
+
+    def judge_and_keep(facts: RunFacts, recipe: Recipe) -> tuple[Check, ...]:
+        observed.append(facts)
+        return judge_exact(facts, recipe)
+
+    monkeypatch.setattr(validation, "judge", judge_and_keep)
     monkeypatch.setattr(validation, "find_project", lambda: request.project)
     monkeypatch.setattr(validation, "plan_validation", lambda *_, **__: plan)
     monkeypatch.chdir(request.project)
     before = {run.run_id for run in runs_in(request.folder.parent)}
     run_validation(False, None, None)
+    (facts,) = observed
+    assert facts.missing == {}
+    failed = [check for check in judge_exact(facts, recipe) if not check.has_passed]
+    assert [check for check in failed if check.name not in NOT_OF_A_TINY_EXACT_RUN] == []
+    assert facts.speed is not None
+    # Passes over all candles against one rollout of the settings before.
+    assert (facts.speed.steps_before, facts.speed.steps_after % 4) == (32, 0)
     (run,) = (r for r in runs_in(request.folder.parent) if r.run_id not in before)
     assert run.status is Status.FINISHED
     assert run.manifest["pairs"] == [PAIR]

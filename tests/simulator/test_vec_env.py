@@ -268,13 +268,13 @@ def assert_lockstep(seed: int, n_envs: int, n_steps: int, reward: str) -> Counte
 
 
 @pytest.mark.parametrize("reward", list(RewardName))
-def test_a_million_steps_equal_those_of_the_reference(reward: RewardName) -> None:
-    """Three rewards, each in 60 markets under 60 rules: 345,600 steps each."""
+def test_half_a_million_steps_equal_those_of_the_reference(reward: RewardName) -> None:
+    """Three rewards, each in 60 markets under 60 rules: 172,800 steps each."""
     reasons: Counter[str] = Counter()
     for seed in range(60):
-        reasons += assert_lockstep(seed, n_envs=8, n_steps=720, reward=reward)
+        reasons += assert_lockstep(seed, n_envs=4, n_steps=720, reward=reward)
     assert set(reasons) == set(ExitReason), f"exits that never happened: {reasons}"
-    assert min(reasons.values()) >= 20
+    assert min(reasons.values()) >= 10
 
 
 @settings_of_hypothesis(max_examples=40)
