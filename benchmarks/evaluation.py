@@ -30,6 +30,7 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.advantages import Evaluation, PolicyTable, evaluate_policy, start_weights
 from mtf_scalper.simulator.chains import SIDES, Chains, chains_of
+from mtf_scalper.simulator.prepared import prepare
 
 DOCUMENT = "learning_results.md"
 CANDLES = 10_000
@@ -111,7 +112,7 @@ def entries_and_chains(n_candles: int, longest: int) -> Chains:
         market, entry_long=entries & is_long, entry_short=entries & ~is_long, report_gaps=False
     )
     rules = TradeRules(entry=EntryMode.CLASSIC, max_trade_duration_candles=longest)
-    return chains_of(market, Settings(rules=rules))
+    return chains_of(prepare(market, Settings(rules=rules)))
 
 
 def random_policy(chains: Chains, seed: int = 0) -> PolicyTable:
@@ -145,8 +146,8 @@ def check_parity() -> dict[str, float]:
     market = benchmark_market(n_candles=120, n_features=1)
     apart = {}
     for name, chains in {
-        "classic": chains_of(market, _short_trades(EntryMode.CLASSIC)),
-        "any": chains_of(market, _short_trades(EntryMode.ANY)),
+        "classic": chains_of(prepare(market, _short_trades(EntryMode.CLASSIC))),
+        "any": chains_of(prepare(market, _short_trades(EntryMode.ANY))),
         # Trades without a maximum duration go on in the chain of a later entry.
         "any, renewed": _renewed(market),
     }.items():
@@ -169,7 +170,7 @@ def _short_trades(entry: EntryMode) -> Settings:
 
 def _renewed(market: Market) -> Chains:
     settings = Settings(window_size=4, rules=TradeRules(entry=EntryMode.ANY))
-    return chains_of(market, settings, longest=7)
+    return chains_of(prepare(market, settings), longest=7)
 
 
 def dense_evaluation(chains: Chains, policy: PolicyTable) -> Evaluation:

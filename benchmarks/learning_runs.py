@@ -31,6 +31,7 @@ from mtf_scalper.selection import held_back
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.playback import Simulation, play
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action
 from mtf_scalper.training import TrainResult, train
 
@@ -248,4 +249,4 @@ def play_reference(planted: PlantedMarket, settings: Settings) -> Simulation:
             action = Action.LONG_EXIT if side > 0 else Action.SHORT_EXIT
         return np.array([action], dtype=np.int64)
 
-    return play(planted.market, settings, choose)[0]
+    return play(prepare(planted.market, settings), choose)[0]

@@ -30,6 +30,7 @@ from mtf_scalper.simulator.observation import (
     position_state,
 )
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
+from mtf_scalper.simulator.prepared import PreparedMarket, prepare
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
 
 __all__ = [
@@ -304,10 +305,10 @@ def simulate(
     MarketError
         If the market has other features than the training had, or is too short.
     """
-    settings = settings or policy.settings
     policy.check_features(market.feature_names, market.pair)
+    prepared = prepare(market, settings or policy.settings)
     probabilities = policy.probabilities(market.features)
-    decisions = decisions_by_side(probabilities, market, settings, exit_threshold)
+    decisions = decisions_by_side(probabilities, prepared, exit_threshold)
     by_position = policy.settings.add_state_info
 
     def choose(
@@ -320,14 +321,13 @@ def simulate(
         chances = policy.probabilities_in(market.features, row, state)
         return np.array([masked_action(chances, mask, exit_threshold)])
 
-    (run,) = play(market, settings, choose)
+    (run,) = play(prepared, choose)
     return replace(run, entries=decisions[:, Side.FLAT + 1].copy())
 
 
 def decisions_by_side(
     probabilities: NDArray[np.float64],
-    market: Market,
-    settings: Settings,
+    prepared: PreparedMarket,
     exit_threshold: float = 0.5,
 ) -> NDArray[np.int64]:
     """Return what is decided at every row in every position, by the network's probabilities there.
@@ -336,8 +336,7 @@ def decisions_by_side(
     ----------
     probabilities : ndarray of float64, shape (T, 5)
         From ``Policy.probabilities``.
-    market : Market
-    settings : Settings
+    prepared : PreparedMarket
     exit_threshold : float
         See ``simulate``.
 
@@ -346,11 +345,10 @@ def decisions_by_side(
     ndarray of int64, shape (T, 3)
         ``masked_action`` by row and ``side + 1``; 0 in rows without a full window.
     """
-    first_row = settings.window_size - 1
-    chances = masked_probabilities(
-        probabilities[first_row:, None], valid_actions(market, settings.rules)[first_row:]
-    )
-    decisions = np.zeros((len(market), 3), dtype=np.int64)
+    first_row = prepared.first_row
+    valid = valid_actions(prepared)[first_row:]
+    chances = masked_probabilities(probabilities[first_row:, None], valid)
+    decisions = np.zeros((len(prepared), 3), dtype=np.int64)
     decisions[first_row:, Side.FLAT + 1] = chances[:, Side.FLAT + 1].argmax(axis=1)
     for side, leave in ((Side.LONG, Action.LONG_EXIT), (Side.SHORT, Action.SHORT_EXIT)):
         leaves = chances[:, side + 1, leave] > exit_threshold

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -28,6 +28,9 @@ from pydantic_core import PydanticCustomError
 
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.related_keys import harmless, nearest, unknown_key
+
+if TYPE_CHECKING:
+    from mtf_scalper.market.market import Market
 
 __all__ = [
     "Advantage",
@@ -277,6 +280,13 @@ class TradeRules(_Frozen):
     exit_timeout_minutes: Positive | None = None
     max_training_drawdown: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
 
+    def for_market(self, market: Market) -> Self:
+        """Return the rules with the entry mode that holds on a market; see ``entry``."""
+        if self.entry is not None:
+            return self
+        has_entries = bool(market.entry_long.any() or market.entry_short.any())
+        return self.changed(entry=EntryMode.ALWAYS if has_entries else EntryMode.ANY)
+
     @model_validator(mode="after")
     def _check_trailing_stop(self) -> Self:
         if self.trailing_stop and self.stoploss is None:
@@ -476,6 +486,10 @@ class Settings(_Frozen):
     def rollout_steps(self) -> int:
         """Steps of all environments together between two updates."""
         return self.n_envs * self.n_steps
+
+    def for_market(self, market: Market) -> Self:
+        """Return the settings with the rules that hold on a market: a part of it need not show."""
+        return self.changed(rules=self.rules.for_market(market))
 
     @classmethod
     def from_freqai(

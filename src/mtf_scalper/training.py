@@ -24,7 +24,6 @@ from mtf_scalper.rollout_training import learn_from_rollouts
 from mtf_scalper.selection import held_back
 from mtf_scalper.settings import Advantage, Device, Settings
 from mtf_scalper.simulator.environments import make_vec_env
-from mtf_scalper.simulator.masks import with_entry_mode
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.telemetry import EventLog, HistoryRow, ProgressCallback
@@ -124,7 +123,7 @@ def train(
     if not markets:
         raise MarketError("there is no market to train on")
     events = events or _events(record, markets, settings)
-    settings = with_entry_mode(settings, markets[0])
+    settings = settings.for_market(markets[0])
     is_exact = settings.advantage is Advantage.EXACT
     if is_exact and validation is None:
         markets, held = held_back(markets, settings)

@@ -9,6 +9,7 @@ from mtf_scalper.evaluation.degenerate import degeneracy, exposure
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.playback import Simulation, play
+from mtf_scalper.simulator.prepared import prepare
 
 N_CANDLES = 400
 STOPS = {"stoploss": -0.01, "minimal_roi": {0: 0.01}}
@@ -171,7 +172,7 @@ def test_trades_that_the_rules_end_inside_their_first_candle_last_one_candle(mak
     candles = [(100.0, 110.0, 90.0, 100.0)] * 30
     wild = make_market(candles)
     game = settings("any", stoploss=-0.01)
-    (run,) = play(wild, game, lambda row, *_: np.array([(1, 0, 3)[row % 3]]))
+    (run,) = play(prepare(wild, game), lambda row, *_: np.array([(1, 0, 3)[row % 3]]))
     assert len(run.trades) > 10
     assert degeneracy(run, wild, game) == f"all trades last one candle ({len(run.trades)} of 17)"
 

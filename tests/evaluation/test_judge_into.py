@@ -29,6 +29,7 @@ from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.playback import Simulation, play
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Side
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
@@ -70,7 +71,7 @@ def traded(market: Market, seed: int = 0, settings: Settings = SETTINGS) -> Simu
         side = int(states["side"][0])
         return np.array([(0, 2, 4)[side] if rng.random() < 0.1 else 0])
 
-    return play(market, settings, choose)[0]
+    return play(prepare(market, settings), choose)[0]
 
 
 def as_freqtrade_writes(market: Market, run: Simulation) -> list[dict[str, Any]]:
@@ -163,7 +164,7 @@ def test_rules_alone_are_named_as_what_they_are() -> None:
     def stay(_row: int, states: np.ndarray, _extras: np.ndarray) -> np.ndarray:
         return np.zeros(len(states), dtype=np.int64)
 
-    run = play(traded_on, SETTINGS, stay)[0]
+    run = play(prepare(traded_on, SETTINGS), stay)[0]
     written = as_freqtrade_writes(traded_on, run)
     judged = judge_trades(closed(written), {BTC: traded_on}, SETTINGS, n_draws=5)
     (row,) = judged.figures

@@ -25,6 +25,7 @@ from mtf_scalper.market.terms import PairTerms
 from mtf_scalper.settings import Settings, TradeRules
 from mtf_scalper.simulator.kernels import candles_of
 from mtf_scalper.simulator.playback import play
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, Side
 
 PAIR = "BTC/USDT:USDT"
@@ -152,7 +153,7 @@ def test_a_trade_pays_what_fell_due_between_two_opens_while_it_was_open() -> Non
         return np.where(states["side"] == Side.FLAT, enters, leaves)
 
     rules = TradeRules(entry="any", minimal_roi={}, stoploss=None)
-    (run,) = play(market, Settings(window_size=1, rules=rules), choose)
+    (run,) = play(prepare(market, Settings(window_size=1, rules=rules)), choose)
     (trade,) = run.trades
     assert (trade.open_row, trade.close_row) == (2, 4)
     # Opens of rows 2, 3 and 4, and what lies before those of rows 3 and 4: 0.03 + 0.2 of 100.

@@ -23,6 +23,7 @@ from mtf_scalper.monitoring.verdicts import Check
 from mtf_scalper.records.reader import PROBABILITIES
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.simulator.playback import play
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, Side
 from mtf_scalper.telemetry import HistoryRow
 
@@ -115,7 +116,7 @@ def traded(market: Market, calendar: Any) -> PairEvidence:
         leave = np.where(states["side"] == Side.LONG, Action.LONG_EXIT, Action.SHORT_EXIT)
         return np.where(rng.random(len(states)) < 0.05, leave, Action.NEUTRAL)
 
-    (run,) = play(market, SETTINGS, choose)
+    (run,) = play(prepare(market, SETTINGS), choose)
     return measure_pair(market, SETTINGS, {42: run}, calendar)
 
 

@@ -21,6 +21,7 @@ from mtf_scalper.ppo.position_policy import PositionPolicy
 from mtf_scalper.ppo.surrogate import ACTIONS_IN
 from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.playback import play
+from mtf_scalper.simulator.prepared import prepare
 
 EXITS = {"stoploss": -0.03, "minimal_roi": {0: 0.03}, "max_trade_duration_candles": 6}
 
@@ -205,7 +206,7 @@ def test_the_score_is_what_the_environment_pays(
         seen = np.concatenate([window, state, extras[:, 5:]], axis=1)
         return policy.predict(seen, deterministic=True)[0]
 
-    (run,) = play(market, settings, choose)
+    (run,) = play(prepare(market, settings), choose)
     assert score.log_return == pytest.approx(run.log_return, abs=1e-9)
     assert score.n_trades == len(run.trades) > 0
     # The step that row t decides shows in the equity of row t + 1.

@@ -12,6 +12,7 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.advantages import PolicyTable, evaluate_policy, start_weights
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, Chains, chains_of
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 from mtf_scalper.simulator.vec_env import BatchedVecEnv
@@ -94,7 +95,7 @@ def test_values_are_those_of_every_way_enumerated(
     for seed in range(2):
         market = lively_market(make_market, seed, 9)
         settings = Settings(window_size=2, reward=reward, rules=TradeRules(entry=entry, **rules))
-        chains = chains_of(market, settings)
+        chains = chains_of(prepare(market, settings))
         policy = random_policy(chains, seed)
         evaluation = evaluate_policy(chains, policy, GAMMA)
         index = state_index(chains)
@@ -157,7 +158,7 @@ def test_values_and_occupancy_are_those_of_100000_simulated_episodes(
     n_episodes = 100_000
     market = lively_market(make_market, 7, 24)
     settings = Settings(window_size=3, rules=TradeRules(entry=entry, **rules))
-    chains = chains_of(market, settings)
+    chains = chains_of(prepare(market, settings))
     policy = random_policy(chains, 7)
     weights = np.zeros(len(market))
     weights[chains.first_row] = 1.0
@@ -182,7 +183,7 @@ def test_the_policy_gradient_is_the_slope_of_the_exact_value(
 ) -> None:
     market = lively_market(make_market, 11, 16)
     settings = Settings(window_size=3, rules=TradeRules(entry=entry, **rules))
-    chains = chains_of(market, settings)
+    chains = chains_of(prepare(market, settings))
     rng = np.random.default_rng(0)
     flat_logits = rng.normal(size=(chains.n_rows, 3))
     leave_logits = rng.normal(size=chains.n_states)
@@ -217,7 +218,9 @@ def test_the_policy_gradient_is_the_slope_of_the_exact_value(
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
 def test_every_candle_is_visited_once(make_market: Any, gamma: float) -> None:
     market = lively_market(make_market, 2, 40)
-    chains = chains_of(market, Settings(window_size=3, rules=RULES["exits"] | {"entry": "any"}))
+    chains = chains_of(
+        prepare(market, Settings(window_size=3, rules=RULES["exits"] | {"entry": "any"}))
+    )
     evaluation = evaluate_policy(chains, random_policy(chains, 2), gamma)
     per_row = evaluation.flat_occupancy + np.bincount(
         chains.rows, weights=evaluation.state_occupancy, minlength=chains.n_rows
@@ -231,7 +234,7 @@ def test_every_candle_is_visited_once(make_market: Any, gamma: float) -> None:
 
 def test_fees_below_the_whole_raise_the_worth_of_entering(make_market: Any) -> None:
     market = lively_market(make_market, 4, 40)
-    chains = chains_of(market, Settings(window_size=3, rules={"entry": "any"}))
+    chains = chains_of(prepare(market, Settings(window_size=3, rules={"entry": "any"})))
     policy = random_policy(chains, 4)
     values = [
         evaluate_policy(chains, policy, 1.0, fee_share=share).objective for share in (0.0, 0.5, 1.0)
@@ -251,7 +254,7 @@ def test_a_cut_chain_hands_value_and_occupancy_on(make_market: Any) -> None:
     leave_at = rng.random(len(market)) * 0.2
     found = []
     for longest in (60, 5):
-        chains = chains_of(market, settings, longest=longest)
+        chains = chains_of(prepare(market, settings), longest=longest)
         flat = random_policy(chains, 3).flat
         found.append(
             (chains, evaluate_policy(chains, PolicyTable(flat, leave_at[chains.rows]), 0.99))

@@ -19,6 +19,7 @@ from mtf_scalper.simulator import chains as chains_module
 from mtf_scalper.simulator.advantages import greedy_policy
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, SIDES, chains_of
 from mtf_scalper.simulator.oracle import oracle
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import Action
 
@@ -83,7 +84,7 @@ def test_every_state_is_what_the_reference_environment_says(
 ) -> None:
     market = lively_market(make_market, 3, 40, ends_early=ends_early)
     settings = settings_with(entry, rules, reward=reward, add_state_info=True)
-    chains = chains_of(market, settings)
+    chains = chains_of(prepare(market, settings))
     visited = 0
     for row in range(chains.first_row, len(market) - 1):
         env = ReferenceEnv(market, settings)
@@ -114,17 +115,20 @@ def test_every_state_is_what_the_reference_environment_says(
 
 def test_fee_relief_is_what_fees_cost_at_the_entry(make_market: Any) -> None:
     market = make_market(n_candles=40, fee_rate=0.001)
-    chains = chains_of(market, settings_with(EntryMode.ANY, {}))
+    chains = chains_of(prepare(market, settings_with(EntryMode.ANY, {})))
     # Both fees of a long: log((1 - f) / (1 + f)), of a short by the other definition the same.
     np.testing.assert_allclose(chains.fee_relief, 2.0 * 0.001, rtol=0.02)
-    other = chains_of(market, settings_with(EntryMode.ANY, {}, reward="exit_quality"))
+    other = chains_of(prepare(market, settings_with(EntryMode.ANY, {}, reward="exit_quality")))
     assert not other.fee_relief.any()
 
 
 def test_a_long_trade_goes_on_in_a_fresh_chain(make_market: Any) -> None:
     market = make_market(n_candles=60)
     settings = settings_with(EntryMode.ANY, {"can_short": False})
-    whole, cut = chains_of(market, settings), chains_of(market, settings, longest=7)
+    whole, cut = (
+        chains_of(prepare(market, settings)),
+        chains_of(prepare(market, settings), longest=7),
+    )
     assert (whole.continues < 0).all()
     assert np.diff(cut.starts).max() == 7
     goes_on = np.flatnonzero(cut.continues >= 0)
@@ -138,7 +142,7 @@ def test_too_many_states_are_refused(make_market: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(chains_module, "_MOST_STATES", 100)
     market = lively_market(make_market, 1, 60)
     with pytest.raises(SettingsError, match="more than 100 states of trades; set max_trade"):
-        chains_of(market, settings_with(EntryMode.CLASSIC, {}))
+        chains_of(prepare(market, settings_with(EntryMode.CLASSIC, {})))
 
 
 def test_memory_is_told_before_it_is_taken(
@@ -150,18 +154,18 @@ def test_memory_is_told_before_it_is_taken(
     market = make_market(n_candles=20)
     settings = settings_with(EntryMode.ANY, {"max_trade_duration_candles": 10})
     with caplog.at_level("WARNING"):
-        chains_of(market, settings)
+        chains_of(prepare(market, settings))
     (record,) = caplog.records
     assert "held for up to 10 candles, may make 248 states" in record.getMessage()
     monkeypatch.setattr(chains_module, "_NOTICED_BYTES", 249 * 100)
     caplog.clear()
-    chains_of(market, settings)
+    chains_of(prepare(market, settings))
     assert not caplog.records
 
 
 def test_too_short_a_market_is_refused(make_market: Any) -> None:
     with pytest.raises(MarketError, match="4 candles are too few for a window of 3"):
-        chains_of(make_market(n_candles=4), settings_with(EntryMode.ANY, {}))
+        chains_of(prepare(make_market(n_candles=4), settings_with(EntryMode.ANY, {})))
 
 
 def outcomes(env: ReferenceEnv) -> Iterator[float]:
@@ -194,7 +198,7 @@ def test_the_oracle_is_the_best_of_all_ways_to_trade(
     best = max(outcomes(env))
     run = oracle(market, settings)
     assert run.log_return == pytest.approx(best, abs=1e-10)
-    assert greedy_policy(chains_of(market, settings))[0] == pytest.approx(best, abs=1e-10)
+    assert greedy_policy(chains_of(prepare(market, settings)))[0] == pytest.approx(best, abs=1e-10)
 
 
 @given(

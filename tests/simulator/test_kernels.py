@@ -12,6 +12,7 @@ from mtf_scalper.settings import Settings, TradeRules
 from mtf_scalper.simulator import kernels
 from mtf_scalper.simulator.exits import STAY
 from mtf_scalper.simulator.observation import PROFIT_UNIT, STATE_LIMIT, in_units
+from mtf_scalper.simulator.prepared import prepare
 
 N_TRADES = 400
 
@@ -75,9 +76,9 @@ def test_no_exit_that_the_rules_force_is_overlooked(leverage: list[float]) -> No
     n_exits = n_spared = 0
     for _ in range(60):
         candles, states = random_trades(rng, leverage)
-        settings = Settings(rules=random_rules(rng))
+        settings = Settings(window_size=1, rules=random_rules(rng))
         market = Market(features=np.zeros((3, 1)), ohlc=np.arange(1.0, 4.0)[:, None] * np.ones(4))
-        _, roi, rules = kernels.terms_of(market, settings)
+        _, roi, rules = prepare(market, settings).terms
         lowest = roi[:, 1].min(initial=math.inf)
         for candle, state in zip(candles, states, strict=True):
             code, _ = kernels._find_exit(candle, roi, rules[0], state, False)

@@ -18,6 +18,7 @@ from mtf_scalper.inference import Simulation as SimulationOfInference
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import Action, ExitReason, Side, Trade
 
@@ -100,7 +101,7 @@ def assert_equal_runs(seed: int, n_runs: int) -> list[Simulation]:
         leaves = (extras[:, 0] != 0) & (extras[:, 1] > levels)
         return np.where(leaves, np.where(extras[:, 0] > 0, 2, 4), random_actions[row])
 
-    runs = play(market, settings, choose, n_runs)
+    runs = play(prepare(market, settings), choose, n_runs)
     assert len(runs) == n_runs
     for run, ours in enumerate(runs):
 
@@ -146,10 +147,10 @@ def test_what_concerns_training_only_does_not_apply(make_market) -> None:
         {"reward": "no_such_module:my_reward"},
         {"reward": "freqtrade_example", "fills": "freqtrade_env", "n_actions": 3},
     ]
-    (whole,) = play(market, Settings(**plain), enter_long)
+    (whole,) = play(prepare(market, Settings(**plain)), enter_long)
     assert len(whole.trades) > 3
     for change in changes:
-        (run,) = play(market, Settings(**{**plain, **change}), enter_long)
+        (run,) = play(prepare(market, Settings(**{**plain, **change})), enter_long)
         assert run.trades == whole.trades
         np.testing.assert_array_equal(run.equity, whole.equity)
 
@@ -164,14 +165,14 @@ def test_a_ruined_account_ends_alone() -> None:
         enters = (states["side"] == 0) & (row >= np.array([0, 3]))
         return np.where(enters, Action.LONG_ENTER, Action.NEUTRAL)
 
-    gone, alive = play(market, settings, choose, 2)
+    gone, alive = play(prepare(market, settings), choose, 2)
     assert [trade.exit_reason for trade in gone.trades] == [ExitReason.EMERGENCY]
     assert gone.trades[0].close_row == 2
     assert gone.equity.tolist() == [1.0, *[1e-6] * 7]
     assert gone.actions.tolist() == [1, *[0] * 7]
     assert [trade.open_row for trade in alive.trades] == [4]
     assert alive.equity[-1] == pytest.approx(1.0 + 5.0 * (0.9995 / 1.0005 - 1.0))
-    (alone,) = play(market, settings, enter_long)
+    (alone,) = play(prepare(market, settings), enter_long)
     assert (alone.trades, alone.equity.tolist()) == (gone.trades, gone.equity.tolist())
 
 

@@ -27,7 +27,6 @@ from mtf_scalper.evaluation.degenerate import degeneracy
 from mtf_scalper.evaluation.rank import TIE, rank
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.masks import with_entry_mode
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.playback import Simulation
 
@@ -206,7 +205,7 @@ def measure_pair(
         The same candles with all entries that the runs could have made, where ``market`` has only
         those that a strategy made of them.
     """
-    settings = with_entry_mode(settings, market)
+    settings = settings.for_market(market)
     days, n_days = np.searchsorted(calendar, days_by_row(market)), len(calendar)
     baselines = traded_baselines(market, settings)
     best = oracle(market, settings)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, ExitReason, Side
 
 __all__ = ["buy_and_hold", "classic_exits", "exit_chances", "flat", "random_exits"]
@@ -46,7 +47,7 @@ def buy_and_hold(market: Market, settings: Settings) -> Simulation:
     ) -> NDArray[np.int64]:
         return np.where(states["side"] == Side.FLAT, Action.LONG_ENTER, Action.NEUTRAL)
 
-    return play(unlevered, held, choose)[0]
+    return play(prepare(unlevered, held), choose)[0]
 
 
 def classic_exits(market: Market, settings: Settings) -> Simulation | None:
@@ -62,7 +63,8 @@ def classic_exits(market: Market, settings: Settings) -> Simulation | None:
         The rules of the trades; their entry mode does not count.
     """
     classic = settings.changed(rules=settings.rules.changed(entry=EntryMode.ALWAYS))
-    entries = valid_actions(market, classic.rules)[settings.window_size - 1 :, Side.FLAT + 1, 1:]
+    prepared = prepare(market, classic)
+    entries = valid_actions(prepared)[prepared.first_row :, Side.FLAT + 1, 1:]
     if not entries.any():
         return None
 
@@ -72,7 +74,7 @@ def classic_exits(market: Market, settings: Settings) -> Simulation | None:
         # Where an entry is the only valid action, it is what this becomes.
         return np.full(len(states), Action.NEUTRAL)
 
-    return play(market, classic, choose)[0]
+    return play(prepared, choose)[0]
 
 
 def random_exits(
@@ -130,7 +132,7 @@ def random_exits(
         exits = np.where(sides > 0, Action.LONG_EXIT, Action.SHORT_EXIT)
         return np.where(sides == 0, entries[row], np.where(leaves, exits, Action.NEUTRAL))
 
-    draws = play(market, settings, choose, n_draws)
+    draws = play(prepare(market, settings), choose, n_draws)
     return tuple(replace(draw, entries=run.entries) for draw in draws)
 
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.exits import EQUITY_FLOOR
-from mtf_scalper.simulator.masks import entry_mode
 from mtf_scalper.simulator.playback import INSIDE_EXITS, Simulation, valid_actions
+from mtf_scalper.simulator.prepared import PreparedMarket, prepare
 from mtf_scalper.simulator.types import Action, ExitReason, Side
 
 __all__ = ["ALWAYS_IN_MARKET", "degeneracy", "exposure"]
@@ -49,8 +49,9 @@ def degeneracy(run: Simulation, market: Market, settings: Settings) -> str | Non
     settings : Settings
         The rules that the run was traded under.
     """
-    mode = entry_mode(settings.rules, market)
-    rows, sides, valid = _decisions(run, market, settings)
+    prepared = prepare(market, settings)
+    mode = prepared.rules.entry
+    rows, sides, valid = _decisions(run, prepared)
     actions = run.actions[rows]
     without = sides == Side.FLAT
     is_entry_choice = without & valid[:, 1:].any(axis=1)
@@ -79,15 +80,15 @@ def degeneracy(run: Simulation, market: Market, settings: Settings) -> str | Non
 
 
 def _decisions(
-    run: Simulation, market: Market, settings: Settings
+    run: Simulation, prepared: PreparedMarket
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Return the rows that decided, the sides held there and the valid actions, (D, 5)."""
-    end = len(market) - 1
+    end = len(prepared) - 1
     if run.trades and run.equity[-1] <= EQUITY_FLOOR:
         end = run.trades[-1].close_row  # an account that is gone decides nothing any more
-    rows = np.arange(settings.window_size - 1, end)
+    rows = np.arange(prepared.first_row, end)
     sides = run.sides_decided_in()[rows]
-    return rows, sides, valid_actions(market, settings.rules)[rows, sides + 1]
+    return rows, sides, valid_actions(prepared)[rows, sides + 1]
 
 
 def _of(n_taken: int, n_chances: int) -> str:

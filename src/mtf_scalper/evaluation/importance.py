@@ -20,6 +20,7 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import masked_probabilities
 from mtf_scalper.simulator.playback import play
+from mtf_scalper.simulator.prepared import PreparedMarket, prepare
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
 
 __all__ = ["Importance", "permutation_importance", "pooled_importance"]
@@ -108,15 +109,15 @@ def permutation_importance(
         raise ValueError(
             f"n_repeats and block_candles must be positive, got {n_repeats} and {block_candles}"
         )
-    settings = settings or policy.settings
     policy.check_features(market.feature_names, market.pair)
-    (base,) = _log_returns(policy, market, settings, [market.features])
+    prepared = prepare(market, settings or policy.settings)
+    (base,) = _log_returns(policy, prepared, [market.features])
     shuffled = _shuffles(market.features, n_repeats, block_candles, seed)
     returns: list[float] = []
     n_runs = market.n_features * n_repeats
     for start in range(0, n_runs, _RUNS_AT_ONCE):
         size = min(_RUNS_AT_ONCE, n_runs - start)
-        returns += _log_returns(policy, market, settings, [next(shuffled) for _ in range(size)])
+        returns += _log_returns(policy, prepared, [next(shuffled) for _ in range(size)])
     drops = (base - np.array(returns)).reshape(market.n_features, n_repeats)
     return [_importance(name, each) for name, each in zip(market.feature_names, drops, strict=True)]
 
@@ -182,13 +183,13 @@ def _block_order(rng: np.random.Generator, n_candles: int, block: int) -> NDArra
 
 
 def _log_returns(
-    policy: Policy, market: Market, settings: Settings, versions: Sequence[NDArray[np.float32]]
+    policy: Policy, prepared: PreparedMarket, versions: Sequence[NDArray[np.float32]]
 ) -> list[float]:
     """Return the log return of the policy on each version of the features, as ``simulate`` does."""
     n_runs = len(versions)
-    decided = np.empty((n_runs, len(market), 3), dtype=np.int8)
+    decided = np.empty((n_runs, len(prepared), 3), dtype=np.int8)
     for run, features in enumerate(versions):
-        decided[run] = decisions_by_side(policy.probabilities(features), market, settings)
+        decided[run] = decisions_by_side(policy.probabilities(features), prepared)
     by_position = policy.settings.add_state_info
     runs = np.arange(n_runs)
 
@@ -205,7 +206,7 @@ def _log_returns(
             actions[held] = _held_actions(chances, extras[held, -N_ACTIONS:] > 0.0, sides[held])
         return actions
 
-    return [run.log_return for run in play(market, settings, choose, n_runs)]
+    return [run.log_return for run in play(prepared, choose, n_runs)]
 
 
 def _held_actions(

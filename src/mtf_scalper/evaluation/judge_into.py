@@ -22,7 +22,6 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.masks import with_entry_mode
 
 __all__ = [
     "AGREES",
@@ -106,7 +105,7 @@ def judge_trades(
     for pair, market in markets.items():
         own = [trade for trade in trades if trade.pair == pair]
         theirs = on_rows(own, market)
-        rules = with_entry_mode(settings, market)  # the entries that were made need not show it
+        rules = settings.for_market(market)  # the entries that were made need not show it
         made = with_entries_made(market, rules, theirs)
         run = replay(made, rules, theirs)
         played.append((market, made, rules, run))

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings
-from mtf_scalper.simulator.masks import entry_mode
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, ExitReason, Side, Trade
 
 __all__ = ["replay", "with_entries_made"]
@@ -44,8 +44,8 @@ def replay(market: Market, settings: Settings, trades: Sequence[Trade]) -> Simul
 
     # The backtester may have left an entry out that the rules want, with all slots taken, say.
     free = settings.changed(rules=settings.rules.changed(entry=EntryMode.ANY))
-    (run,) = play(market, free, choose)
-    if entry_mode(settings.rules, market) is EntryMode.ALWAYS:
+    (run,) = play(prepare(market, free), choose)
+    if settings.rules.for_market(market).entry is EntryMode.ALWAYS:
         return replace(run, entries=_entry_rule(market, settings))
     return run
 
@@ -71,7 +71,7 @@ def with_entries_made(market: Market, settings: Settings, trades: Sequence[Trade
     trades : sequence of Trade
         With rows of ``market``.
     """
-    if entry_mode(settings.rules, market) is not EntryMode.ALWAYS:
+    if settings.rules.for_market(market).entry is not EntryMode.ALWAYS:
         return market
     rule = _entry_rule(market, settings)
     made = np.zeros(len(market), dtype=np.int64)
@@ -97,7 +97,7 @@ def with_entries_made(market: Market, settings: Settings, trades: Sequence[Trade
 def _entry_rule(market: Market, settings: Settings) -> NDArray[np.int64]:
     """Return what is entered at every row without a position; int64, shape (T,)."""
     rules = settings.rules.changed(entry=EntryMode.ALWAYS)
-    valid = valid_actions(market, rules)[:, Side.FLAT + 1]
+    valid = valid_actions(prepare(market, settings.changed(rules=rules)))[:, Side.FLAT + 1]
     return np.asarray(valid.argmax(axis=1), dtype=np.int64)
 
 

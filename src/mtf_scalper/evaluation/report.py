@@ -22,7 +22,6 @@ from mtf_scalper.evaluation.degenerate import degeneracy, exposure
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.names import check_names
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.masks import with_entry_mode
 from mtf_scalper.simulator.playback import Simulation
 
 __all__ = ["Report", "evaluate"]
@@ -209,7 +208,7 @@ def evaluate(
         if played is not None:
             cure = f"evaluate the {name} on the market that it was traded on"
             check_names(played.feature_names, market.feature_names, market.pair, cure)
-    settings = with_entry_mode(settings, market)
+    settings = settings.for_market(market)
     draws = random_exits(run, market, settings, n_draws=n_draws, seed=seed) if n_draws else ()
     returns = np.array([draw.log_return for draw in draws])
     known = {name: each.log_return for name, each in traded_baselines(market, settings).items()}

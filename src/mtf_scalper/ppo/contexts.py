@@ -23,6 +23,7 @@ from mtf_scalper.ppo.surrogate import Targets
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.advantages import Evaluation, PolicyTable, evaluate_policy
 from mtf_scalper.simulator.chains import SIDES, Chains, chains_of
+from mtf_scalper.simulator.prepared import prepare
 
 __all__ = ["Book"]
 
@@ -81,7 +82,7 @@ class Book:
         first_row = first_context = 0
         found: list[tuple[Rows, NDArray[np.int8], NDArray[np.bool_], NDArray[np.float32]]] = []
         for market in markets:
-            chains = chains_of(market, settings)
+            chains = chains_of(prepare(market, settings))
             trade_context = _trade_context(chains, self.sees_position)
             self._parts.append(_Part(chains, first_row, first_context, trade_context))
             contexts = _contexts_of(chains, self.sees_position)

@@ -13,18 +13,18 @@ a time, and each state is tried both ways. Nothing about a trade is said here a 
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MarketError, SettingsError
+from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings, TradeRules
 from mtf_scalper.simulator import kernels
 from mtf_scalper.simulator.exits import STAY
-from mtf_scalper.simulator.masks import with_entry_mode
 from mtf_scalper.simulator.observation import LONG_TRADE_CANDLES, n_state_inputs
+from mtf_scalper.simulator.prepared import PreparedMarket
 from mtf_scalper.simulator.reward_kernels import compiled_reward
 from mtf_scalper.simulator.types import Action, Side
 
@@ -119,48 +119,36 @@ class Chains(NamedTuple):
         return len(self.rows)
 
 
-def chains_of(market: Market, settings: Settings, *, longest: int | None = None) -> Chains:
+def chains_of(prepared: PreparedMarket, *, longest: int | None = None) -> Chains:
     """Return all chains of a market.
 
     Parameters
     ----------
-    market : Market
-    settings : Settings
-        Uses the rules, the reward, the window and ``add_state_info``. What only ends training
-        episodes (drawdown, maximum length) does not apply.
+    prepared : PreparedMarket
+        Uses the rules, the reward, the window and ``add_state_info``.
     longest : int, optional
         States after which a trade goes on in a fresh chain where an entry is valid at every row
         and no maximum duration is set; see the notes of ``Chains`` for the default.
 
     Raises
     ------
-    MarketError
-        If the market has too few candles.
     SettingsError
         If there are more states than memory should be spent on.
     """
-    window = settings.window_size
-    if len(market) < window + 2:
-        raise MarketError(
-            f"{market.pair}: {len(market)} candles are too few for a window of {window}; "
-            f"at least {window + 2} are needed"
-        )
-    settings = with_entry_mode(settings, market)
-    rules = settings.rules.changed(max_training_drawdown=None)
-    settings = settings.changed(rules=rules, max_episode_steps=None)
+    market, rules = prepared.market, prepared.rules
     is_endless = rules.entry is EntryMode.ANY and rules.max_trade_duration_candles is None
     limit = (longest or _renewed_after(rules)) if is_endless else len(market)
-    stepper = _Stepper(market, settings)
+    stepper = _Stepper(prepared)
     flat_valid = stepper.flat_valid()
     rows, sides = np.nonzero(flat_valid[:, 1:])
     chain_at = np.full((len(market), len(SIDES)), -1, dtype=np.int64)
     chain_at[rows, sides] = np.arange(len(rows))
-    _tell_memory(market, settings, rows, limit)
+    _tell_memory(market, prepared.settings, rows, limit)
     states, extras, enter_reward, is_open = stepper.enter(rows, sides)
     walk = _walk(stepper, states, extras, np.flatnonzero(is_open), limit)
     starts = np.concatenate([[0], np.cumsum(walk.lengths)])
     return Chains(
-        first_row=window - 1,
+        first_row=prepared.first_row,
         flat_valid=flat_valid,
         chain_at=chain_at,
         starts=starts,
@@ -209,11 +197,12 @@ def _renewed_after(rules: TradeRules) -> int:
 class _Stepper:
     """The compiled environment over one market, for as many states at once as are given."""
 
-    def __init__(self, market: Market, settings: Settings) -> None:
-        self._terms = kernels.terms_of(market, settings)
-        self._n_rows = len(market)
+    def __init__(self, prepared: PreparedMarket) -> None:
+        settings = prepared.settings
+        self._terms = prepared.terms
+        self._n_rows = len(prepared)
         self._settings = settings
-        self._first_row = settings.window_size - 1
+        self._first_row = prepared.first_row
         self._reward = compiled_reward(settings)
         self.n_position = n_state_inputs(settings)
 
@@ -236,7 +225,7 @@ class _Stepper:
         states = np.zeros(len(rows), kernels.STATE)
         kernels.start_episodes(states, rows)
         actions = np.array([Action.LONG_ENTER, Action.SHORT_ENTER], dtype=np.int64)[sides]
-        terms = self._terms if with_fees else self._terms_with(fee_rate=0.0)
+        terms = self._terms if with_fees else kernels.terms_with(self._terms, fee_rate=0.0)
         return self._stepped(terms, states, actions)
 
     def stay(
@@ -249,7 +238,9 @@ class _Stepper:
     def leave(self, states: NDArray[np.void]) -> NDArray[np.float64]:
         """Leave every trade at the next open; return the rewards."""
         actions = np.where(states["side"] > 0, Action.LONG_EXIT, Action.SHORT_EXIT)
-        return self._stepped(self._terms_with(always_fills=True), states.copy(), actions)[2]
+        return self._stepped(
+            kernels.terms_with(self._terms, always_fills=True), states.copy(), actions
+        )[2]
 
     def fee_relief(
         self,
@@ -262,14 +253,6 @@ class _Stepper:
             return np.zeros(len(rows))
         without = self.enter(rows, sides, with_fees=False)[2]
         return np.maximum(without - enter_reward, 0.0)
-
-    def _terms_with(self, **values: Any) -> kernels.Terms:
-        """Return the terms with other rules."""
-        candles, roi, rules = self._terms
-        rules = rules.copy()
-        for name, value in values.items():
-            rules[name] = value
-        return candles, roi, rules
 
     def _stepped(
         self, terms: kernels.Terms, states: NDArray[np.void], actions: NDArray[np.int64]

@@ -14,6 +14,7 @@ from mtf_scalper.settings import Settings
 from mtf_scalper.simulator import freqtrade_kernels as kernels
 from mtf_scalper.simulator.candle_vec_env import CandleVecEnv
 from mtf_scalper.simulator.freqtrade_kernels import five_actions
+from mtf_scalper.simulator.prepared import check_length
 
 __all__ = ["FreqtradeVecEnv", "five_actions"]
 
@@ -105,11 +106,7 @@ class FreqtradeVecEnv(CandleVecEnv):
 
     def _check(self, market: Market, settings: Settings, first_rows: Sequence[int]) -> None:
         window, n_candles = settings.window_size, len(market)
-        if n_candles < window + 2:
-            raise MarketError(
-                f"{market.pair}: {n_candles} candles are too few for a window of {window}; "
-                f"at least {window + 2} are needed"
-            )
+        check_length(market, window)
         least = 4 * (window + 1) + 1
         if settings.randomize_starting_position and n_candles < least:
             raise MarketError(

@@ -38,7 +38,6 @@ from mtf_scalper.simulator.exits import (
     STOP_LOSS,
     TRAILING_STOP,
 )
-from mtf_scalper.simulator.masks import entry_mode
 from mtf_scalper.simulator.observation import STATE_LIMIT, age_limit, in_units
 from mtf_scalper.simulator.types import N_ACTIONS
 
@@ -52,6 +51,7 @@ __all__ = [
     "start_episodes",
     "step",
     "terms_of",
+    "terms_with",
 ]
 
 MARGIN = 1e-6
@@ -121,8 +121,20 @@ passes into compiled code sooner than three arrays do."""
 
 
 def terms_of(market: Market, settings: Settings) -> Terms:
-    """Return a market, and the settings that it is traded under, as the kernel reads them."""
+    """Return a market, and the settings that it is traded under, as the kernel reads them.
+
+    Their rules say where the agent may enter; the limits of a training's episodes do not apply.
+    """
     return candles_of(market), exits.roi_ladder_of(settings.rules), rules_of(market, settings)
+
+
+def terms_with(terms: Terms, **values: float) -> Terms:
+    """Return terms with other values of fields of ``RULES``."""
+    candles, roi, rules = terms
+    rules = rules.copy()
+    for name, value in values.items():
+        rules[name] = value
+    return candles, roi, rules
 
 
 def candles_of(market: Market) -> NDArray[np.void]:
@@ -147,14 +159,14 @@ def _round_opens(candles: NDArray[np.void]) -> None:
 def rules_of(market: Market, settings: Settings) -> NDArray[np.void]:
     """Return settings as the kernel reads them: shape (1,) of ``RULES``."""
     numbers = exits.numbers_of(settings.rules, RULES)
-    drawdown = settings.rules.max_training_drawdown
+    assert settings.rules.entry is not None
     values = {
-        "entry": list(EntryMode).index(entry_mode(settings.rules, market)),
+        "entry": list(EntryMode).index(settings.rules.entry),
         "timeframe_minutes": market.timeframe_minutes,
         "age_limit": age_limit(settings),
-        "max_episode_steps": settings.max_episode_steps or len(market),
+        "max_episode_steps": len(market),
         "fee_rate": market.fee_rate,
-        "min_equity": -math.inf if drawdown is None else 1.0 - drawdown,
+        "min_equity": -math.inf,
         "enters_last": market.ends_early,
         "is_log_return": settings.reward == RewardName.LOG_RETURN,
     }

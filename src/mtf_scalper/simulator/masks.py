@@ -5,32 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.market.market import Market
-from mtf_scalper.settings import EntryMode, Settings, TradeRules
+from mtf_scalper.settings import EntryMode
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
 __all__ = [
     "action_mask",
     "confidence",
-    "entry_mode",
     "masked_action",
     "masked_probabilities",
-    "with_entry_mode",
 ]
-
-
-def entry_mode(rules: TradeRules, market: Market) -> EntryMode:
-    """Return where the agent may enter on a market; see ``TradeRules.entry``."""
-    if rules.entry is not None:
-        return rules.entry
-    has_entries = bool(market.entry_long.any() or market.entry_short.any())
-    return EntryMode.ALWAYS if has_entries else EntryMode.ANY
-
-
-def with_entry_mode(settings: Settings, market: Market) -> Settings:
-    """Return settings whose entry mode is said: a part of the market need not show it."""
-    rules = settings.rules.changed(entry=entry_mode(settings.rules, market))
-    return settings.changed(rules=rules)
 
 
 def action_mask(

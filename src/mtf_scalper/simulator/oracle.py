@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import Settings
+from mtf_scalper.settings import RewardName, Settings
 from mtf_scalper.simulator.advantages import greedy_policy
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, SIDES, Chains, chains_of
-from mtf_scalper.simulator.playback import Simulation, play, without_training
+from mtf_scalper.simulator.playback import Simulation, play
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, Side
 
 __all__ = ["oracle"]
@@ -40,8 +41,9 @@ def oracle(market: Market, settings: Settings | None = None) -> Simulation:
     planned as ``Chains`` describes it; what is returned is played through the environment in any
     case.
     """
-    settings = without_training(settings or Settings()).changed(add_state_info=False)
-    chains = chains_of(market, settings)
+    settings = (settings or Settings()).changed(reward=RewardName.LOG_RETURN, add_state_info=False)
+    prepared = prepare(market, settings)
+    chains = chains_of(prepared)
     _, best = greedy_policy(chains)
     flat = best.flat.argmax(axis=1)
 
@@ -53,7 +55,7 @@ def oracle(market: Market, settings: Settings | None = None) -> Simulation:
         exit_ = Action.LONG_EXIT if side is Side.LONG else Action.SHORT_EXIT
         return np.array([exit_ if best.leave[state] else Action.NEUTRAL], dtype=np.int64)
 
-    return play(market, settings, choose)[0]
+    return play(prepared, choose)[0]
 
 
 def _state_of(chains: Chains, open_row: int, side: Side, row: int) -> int:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import EntryMode, Fills, RewardName, Settings, TradeRules
+from mtf_scalper.settings import EntryMode
 from mtf_scalper.simulator import kernels
 from mtf_scalper.simulator.exits import EXIT_CODES
-from mtf_scalper.simulator.masks import entry_mode
 from mtf_scalper.simulator.observation import POSITION_STATE
+from mtf_scalper.simulator.prepared import PreparedMarket
 from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "Simulation",
     "play",
     "valid_actions",
-    "without_training",
 ]
 
 INSIDE_EXITS = frozenset(
@@ -127,19 +125,19 @@ class Simulation:
         return sides
 
 
-def valid_actions(market: Market, rules: TradeRules) -> NDArray[np.bool_]:
+def valid_actions(prepared: PreparedMarket) -> NDArray[np.bool_]:
     """Return which actions are valid at the close of every row, for every position.
 
     Parameters
     ----------
-    market : Market
-    rules : TradeRules
+    prepared : PreparedMarket
 
     Returns
     -------
     ndarray of bool, shape (T, 3, 5)
         Indexed by row, ``side + 1`` and action; ``masks.action_mask`` for all rows at once.
     """
+    market, rules = prepared.market, prepared.rules
     valid = np.zeros((len(market), 3, N_ACTIONS), dtype=np.bool_)
     valid[:, :, Action.NEUTRAL] = True
     valid[:, Side.LONG + 1, Action.LONG_EXIT] = True
@@ -147,20 +145,17 @@ def valid_actions(market: Market, rules: TradeRules) -> NDArray[np.bool_]:
     # No trade opens in the last candle, but for that of a pair that ends before others.
     n_deciding = len(market) - (1 if market.ends_early else 2)
     flat = valid[:n_deciding, Side.FLAT + 1]
-    entry = entry_mode(rules, market)
-    anywhere = entry is EntryMode.ANY
+    anywhere = rules.entry is EntryMode.ANY
     flat[:, Action.LONG_ENTER] = anywhere | market.entry_long[:n_deciding]
     if rules.can_short:
         flat[:, Action.SHORT_ENTER] = anywhere | market.entry_short[:n_deciding]
-    if entry is EntryMode.ALWAYS:
+    if rules.entry is EntryMode.ALWAYS:
         flat[:, Action.NEUTRAL] = ~flat[:, 1:].any(axis=1)
     return valid
 
 
-def play(
-    market: Market, settings: Settings, choose: Choose, n_runs: int = 1
-) -> tuple[Simulation, ...]:
-    """Let N decision makers trade ``market`` from the first full window to the end.
+def play(prepared: PreparedMarket, choose: Choose, n_runs: int = 1) -> tuple[Simulation, ...]:
+    """Let N decision makers trade a market from the first full window to the end.
 
     All are at the same candle at every time and know nothing of each other. A run whose account is
     gone ends there and keeps what is left; what ``choose`` is shown of it afterwards, and what it
@@ -168,11 +163,7 @@ def play(
 
     Parameters
     ----------
-    market : Market
-        With at least ``settings.window_size + 2`` candles.
-    settings : Settings
-        The rules of the trades and the window. What concerns training only does not apply: where
-        episodes start and end, the drawdown that ends them, fills, number of actions, rewards.
+    prepared : PreparedMarket
     choose : Choose
         Decides for all runs at once, called once per candle.
     n_runs : int
@@ -184,28 +175,19 @@ def play(
 
     Raises
     ------
-    MarketError
-        If the market is too short.
     ValueError
         If ``choose`` returns another shape than (N,), or N is not positive.
     """
     if n_runs < 1:
         raise ValueError(f"n_runs must be at least 1, got {n_runs}")
-    first_row, last_row = settings.window_size - 1, len(market) - 1
-    if len(market) < settings.window_size + 2:
-        raise MarketError(
-            f"{market.pair}: {len(market)} candles are too few for a window of "
-            f"{settings.window_size}; at least {settings.window_size + 2} are needed"
-        )
-    plain = without_training(settings)
-    terms = kernels.terms_of(market, plain)
+    first_row, terms = prepared.first_row, prepared.terms
     states, outcomes = np.zeros(n_runs, kernels.STATE), np.zeros(n_runs, kernels.OUTCOME)
     extras = np.zeros((n_runs, len(POSITION_STATE) + N_ACTIONS), dtype=np.float32)
     last_extras, next_rows = extras.copy(), np.full(n_runs, first_row, dtype=np.int64)
     kernels.start_episodes(states, next_rows)
     kernels.observe(terms, states, extras)
-    record = _Record(market, outcomes)
-    for row in range(first_row, last_row):
+    record = _Record(prepared.market, outcomes)
+    for row in range(first_row, len(prepared) - 1):
         actions = np.ascontiguousarray(choose(row, states, extras), dtype=np.int64)
         if actions.shape != (n_runs,):
             raise ValueError(f"choose returned shape {actions.shape} for {n_runs} runs")
@@ -216,20 +198,6 @@ def play(
         if not record.any_alive:
             break
     return record.simulations()
-
-
-def without_training(settings: Settings) -> Settings:
-    """Return the settings without what concerns training only.
-
-    No reward is looked at, and one of the user's own need not be there any more.
-    """
-    return settings.changed(
-        rules=settings.rules.changed(max_training_drawdown=None),
-        max_episode_steps=None,
-        reward=RewardName.LOG_RETURN,
-        fills=Fills.BACKTEST,
-        n_actions=N_ACTIONS,
-    )
 
 
 class _Record:

@@ -33,10 +33,11 @@ from numpy.typing import NDArray
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import Settings
-from mtf_scalper.simulator import exits, kernels
-from mtf_scalper.simulator.masks import action_mask, entry_mode
+from mtf_scalper.settings import EntryMode, Settings
+from mtf_scalper.simulator import exits
+from mtf_scalper.simulator.masks import action_mask
 from mtf_scalper.simulator.observation import age_limit, flat_state, n_extras, position_state
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.rewards import RewardState, parameters_of
 from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
 from mtf_scalper.simulator.user_rewards import reward_of
@@ -95,23 +96,17 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
     """
 
     def __init__(self, market: Market, settings: Settings, *, first_row: int | None = None) -> None:
-        window = settings.window_size
-        if len(market) < window + 2:
-            raise MarketError(
-                f"{market.pair}: {len(market)} candles are too few for a window of {window}; "
-                f"at least {window + 2} are needed"
-            )
+        prepared, window = prepare(market, settings), settings.window_size
         self.market = market
-        self.settings = settings
-        self.rules = settings.rules
+        self.settings = prepared.settings
+        self.rules = prepared.rules
         length = window * market.n_features + n_extras(settings)
         self.observation_space = spaces.Box(-np.inf, np.inf, (length,))
         self.action_space = spaces.Discrete(N_ACTIONS)
         self.trades: list[Trade] = []
-        self._candles, self._roi, numbers = kernels.terms_of(market, settings)
+        self._candles, self._roi, numbers = prepared.terms
         self._numbers = numbers[0]
         self._limits = exits.safety_limits(settings.rules)
-        self._entry_mode = entry_mode(settings.rules, market)
         self._reward = reward_of(settings.reward)
         self._reward_parameters = parameters_of(settings)
         self._last_row = len(market) - 1
@@ -145,7 +140,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         """Return which actions are valid now: bool, shape (5,)."""
         return action_mask(
             self.side,
-            entry=self._entry_mode,
+            entry=EntryMode(str(self.rules.entry)),
             can_short=self.rules.can_short,
             signal_long=bool(self.market.entry_long[self.row]),
             signal_short=bool(self.market.entry_short[self.row]),

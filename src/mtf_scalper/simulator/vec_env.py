@@ -14,6 +14,7 @@ from mtf_scalper.simulator import kernels
 from mtf_scalper.simulator.candle_vec_env import CandleVecEnv
 from mtf_scalper.simulator.exits import EXIT_CODES
 from mtf_scalper.simulator.observation import n_extras
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.reward_kernels import compiled_reward
 from mtf_scalper.simulator.types import N_ACTIONS, ExitReason, Side, Trade
 
@@ -49,7 +50,12 @@ class BatchedVecEnv(CandleVecEnv):
             outcome=np.zeros(n_envs, kernels.OUTCOME),
         )
         self.state = np.zeros(n_envs, kernels.STATE)
-        self._terms = kernels.terms_of(market, settings)
+        self._terms = prepare(market, settings).terms
+        drawdown, steps = settings.rules.max_training_drawdown, settings.max_episode_steps
+        if drawdown is not None:
+            self._terms = kernels.terms_with(self._terms, min_equity=1.0 - drawdown)
+        if steps is not None:
+            self._terms = kernels.terms_with(self._terms, max_episode_steps=steps)
         self._reward = compiled_reward(settings)
         self._lowest_row = settings.window_size - 1
         self._first_rows = np.asarray(first_rows, dtype=np.int64)

@@ -26,7 +26,6 @@ from mtf_scalper.lifetimes import begin_worker
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.recorded import RecordedPair
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.masks import with_entry_mode
 from mtf_scalper.simulator.playback import Simulation
 from mtf_scalper.simulator.process_env import HelperProcesses, without_main_module
 from mtf_scalper.simulator.types import N_ACTIONS, Action
@@ -193,7 +192,7 @@ def walk(
         probabilities[start : start + len(part.probabilities)] = part.probabilities
     predicted = np.isfinite(probabilities).all(axis=1)
     market = traded_market(recorded, windows, predicted)
-    settings = with_entry_mode(settings, whole).changed(window_size=1)
+    settings = settings.for_market(whole).changed(window_size=1)
     probabilities = np.where(predicted[:, None], probabilities, _NEUTRAL)
     policy = _InTurn(settings, probabilities, predicted, learned, first)
     return Walk(
