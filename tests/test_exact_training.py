@@ -165,9 +165,18 @@ def test_fees_rise_over_the_first_part(make_market: Any, tiny: Settings, tmp_pat
         assert len(events.Scalars(name)) == 10
 
 
-def test_the_weights_of_the_best_pass_are_kept(make_market: Any, tiny: Settings) -> None:
+@pytest.mark.parametrize("exit_confidence", [0.5, 0.8])
+def test_the_weights_of_the_best_pass_are_kept(
+    exit_confidence: float, make_market: Any, tiny: Settings
+) -> None:
+    """What a pass earns is what its policy trades, at the confidence that it is traded at."""
     settings = tiny.changed(
-        net_arch=(32,), window_size=2, train_cycles=12, learning_rate=3e-3, patience=100
+        net_arch=(32,),
+        window_size=2,
+        train_cycles=12,
+        learning_rate=3e-3,
+        patience=100,
+        rules=tiny.rules.changed(exit_confidence=exit_confidence),
     )
     market, validation = hinting_market(make_market, 3), hinting_market(make_market, 4, 600)
     result = train(market, settings, validation)
@@ -181,6 +190,10 @@ def test_the_weights_of_the_best_pass_are_kept(make_market: Any, tiny: Settings)
     # 8 digits, as freqtrade does.
     assert run.log_return == pytest.approx(returns[best], abs=1e-7)
     assert len(run.trades) == result.history[best].validation_trades
+    (report,) = result.reports
+    assert report.log_return == run.log_return
+    at_half = simulate(result.policy, validation, exit_threshold=0.5)
+    assert (at_half.trades == run.trades) is (exit_confidence == 0.5)
 
 
 def test_what_is_not_evident_is_not_kept(

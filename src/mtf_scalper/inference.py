@@ -286,7 +286,10 @@ def _young_trade(side: Side, settings: Settings) -> NDArray[np.float32]:
 
 
 def simulate(
-    policy: Policy, market: Market, settings: Settings | None = None, exit_threshold: float = 0.5
+    policy: Policy,
+    market: Market,
+    settings: Settings | None = None,
+    exit_threshold: float | None = None,
 ) -> Simulation:
     """Let ``policy`` trade ``market`` from the first full window to the end.
 
@@ -297,8 +300,8 @@ def simulate(
     settings : Settings, optional
         Rules of the trades; those that the policy was trained with by default. What concerns
         training episodes only (where they start, the drawdown that ends them) does not apply.
-    exit_threshold : float
-        Probability among valid actions from which an exit is taken.
+    exit_threshold : float, optional
+        In place of the rules' ``exit_confidence``.
 
     Raises
     ------
@@ -306,9 +309,13 @@ def simulate(
         If the market has other features than the training had, or is too short.
     """
     policy.check_features(market.feature_names, market.pair)
-    prepared = prepare(market, settings or policy.settings)
+    settings = settings or policy.settings
+    if exit_threshold is not None:
+        rules = settings.rules.changed(exit_confidence=exit_threshold)
+        settings = settings.changed(rules=rules)
+    prepared = prepare(market, settings)
     probabilities = policy.probabilities(market.features)
-    decisions = decisions_by_side(probabilities, prepared, exit_threshold)
+    decisions = decisions_by_side(probabilities, prepared)
     by_position = policy.settings.add_state_info
 
     def choose(
@@ -319,7 +326,7 @@ def simulate(
             return decisions[row, side + 1 : side + 2]
         state, mask = extras[0, :-N_ACTIONS], extras[0, -N_ACTIONS:] > 0.0
         chances = policy.probabilities_in(market.features, row, state)
-        return np.array([masked_action(chances, mask, exit_threshold)])
+        return np.array([masked_action(chances, mask, prepared.rules.exit_confidence)])
 
     (run,) = play(prepared, choose)
     return replace(run, entries=decisions[:, Side.FLAT + 1].copy())
@@ -328,7 +335,6 @@ def simulate(
 def decisions_by_side(
     probabilities: NDArray[np.float64],
     prepared: PreparedMarket,
-    exit_threshold: float = 0.5,
 ) -> NDArray[np.int64]:
     """Return what is decided at every row in every position, by the network's probabilities there.
 
@@ -337,8 +343,6 @@ def decisions_by_side(
     probabilities : ndarray of float64, shape (T, 5)
         From ``Policy.probabilities``.
     prepared : PreparedMarket
-    exit_threshold : float
-        See ``simulate``.
 
     Returns
     -------
@@ -351,6 +355,6 @@ def decisions_by_side(
     decisions = np.zeros((len(prepared), 3), dtype=np.int64)
     decisions[first_row:, Side.FLAT + 1] = chances[:, Side.FLAT + 1].argmax(axis=1)
     for side, leave in ((Side.LONG, Action.LONG_EXIT), (Side.SHORT, Action.SHORT_EXIT)):
-        leaves = chances[:, side + 1, leave] > exit_threshold
+        leaves = chances[:, side + 1, leave] > prepared.rules.exit_confidence
         decisions[first_row:, side + 1] = np.where(leaves, leave, Action.NEUTRAL)
     return decisions

@@ -258,6 +258,10 @@ class TradeRules(_Frozen):
     exit_timeout_minutes : float or None
         After so many minutes an exit order that no candle has reached is withdrawn (freqtrade's
         ``unfilledtimeout.exit``); see ``simulator.reference``.
+    exit_confidence : float
+        The agent leaves a trade where its probability of that, among valid actions, is above this;
+        at 0.5 it takes the more probable one. Wherever a policy trades: where weights are chosen,
+        in a report and in a backtest.
     max_training_drawdown : float or None
         An episode ends once equity has fallen below ``1 - max_training_drawdown`` of its start.
     """
@@ -278,6 +282,7 @@ class TradeRules(_Frozen):
     is_liquidated: bool = True
     liquidation_buffer: Annotated[float, Field(ge=0.0, le=0.99)] = 0.05
     exit_timeout_minutes: Positive | None = None
+    exit_confidence: Ratio = 0.5
     max_training_drawdown: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
 
     def for_market(self, market: Market) -> Self:

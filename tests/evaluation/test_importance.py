@@ -74,7 +74,7 @@ def test_each_drop_is_that_of_simulate_on_the_shuffled_market(
         add_state_info=add_state_info,
         advantage="exact",
         train_cycles=3,
-        rules={"entry": entry, "max_trade_duration_candles": 20},
+        rules={"entry": entry, "max_trade_duration_candles": 20, "exit_confidence": 0.55},
     )
     policy = train(market, settings, market).policy
     base = simulate(policy, market, settings)

@@ -201,6 +201,16 @@ def test_rl_config_overrides_duration_and_entry() -> None:
     assert rules.entry is EntryMode.CLASSIC
 
 
+@pytest.mark.parametrize("given", [0.62, SimpleNamespace(value=0.62)], ids=["number", "parameter"])
+def test_the_confidence_of_exits_is_the_strategys(given: Any, tmp_path: Path) -> None:
+    """A model is traded at another one under its identifier: hyperopt looks for the best."""
+    assert trade_rules(SILENT, strategy_of()).exit_confidence == 0.5
+    rules = trade_rules(SILENT, strategy_of(exit_confidence=given))
+    assert rules.exit_confidence == 0.62
+    check_identifier(tmp_path, Settings(rules=rules))
+    check_identifier(tmp_path, Settings(rules=rules.changed(exit_confidence=0.7)))
+
+
 @pytest.mark.parametrize(
     ("rl_config", "attributes", "word"),
     [

@@ -66,7 +66,7 @@ def agreed(project, tmp_path_factory, run_ready_backtest):
         learn_window(window_task(recorded, each, settings, seed=SEED, with_history=False))
         for each in windows
     ]
-    found = walk(recorded, windows, learned, settings, exit_threshold=recipe.exit_threshold)
+    found = walk(recorded, windows, learned, settings)
     return found, outcome, request
 
 

@@ -154,7 +154,7 @@ def test_evaluate_learns_and_trades_what_the_program_does(
         learn_window(window_task(recorded, each, settings, seed=42, with_history=False))
         for each in windows
     ]
-    found = walk(recorded, windows, learned, settings, exit_threshold=recipe.exit_threshold)
+    found = walk(recorded, windows, learned, settings)
     outcome = run_ready_backtest(
         program_request(
             plan,

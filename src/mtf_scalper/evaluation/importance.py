@@ -190,7 +190,7 @@ def _log_returns(
     decided = np.empty((n_runs, len(prepared), 3), dtype=np.int8)
     for run, features in enumerate(versions):
         decided[run] = decisions_by_side(policy.probabilities(features), prepared)
-    by_position = policy.settings.add_state_info
+    by_position, confidence = policy.settings.add_state_info, prepared.rules.exit_confidence
     runs = np.arange(n_runs)
 
     def choose(
@@ -203,17 +203,10 @@ def _log_returns(
             length = policy.window_shape[0]
             windows = np.stack([versions[run][row + 1 - length : row + 1] for run in held.tolist()])
             chances = policy.probabilities_of(windows, extras[held, :-N_ACTIONS])
-            actions[held] = _held_actions(chances, extras[held, -N_ACTIONS:] > 0.0, sides[held])
+            masked = masked_probabilities(chances, extras[held, -N_ACTIONS:] > 0.0)
+            leave = np.where(sides[held] == Side.LONG, Action.LONG_EXIT, Action.SHORT_EXIT)
+            is_sure = np.take_along_axis(masked, leave[:, None], axis=1)[:, 0] > confidence
+            actions[held] = np.where(is_sure, leave, Action.NEUTRAL)
         return actions
 
     return [run.log_return for run in play(prepared, choose, n_runs)]
-
-
-def _held_actions(
-    chances: NDArray[np.float64], mask: NDArray[np.bool_], sides: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return ``masked_action`` in open positions, for N of them at once: int64, shape (N,)."""
-    masked = masked_probabilities(chances, mask)
-    leave = np.where(sides == Side.LONG, Action.LONG_EXIT, Action.SHORT_EXIT)
-    is_sure = np.take_along_axis(masked, leave[:, None], axis=1)[:, 0] > 0.5
-    return np.where(is_sure, leave, Action.NEUTRAL)

@@ -30,8 +30,6 @@ class Recipe:
     thresholds : EntryThresholds
         Of the classic entries.
     max_leverage : float
-    exit_threshold : float
-        Probability from which an exit is taken.
     fee_rate : float
         Per side.
     timeframes : tuple of str
@@ -51,7 +49,6 @@ class Recipe:
     pairs: tuple[str, ...]
     thresholds: EntryThresholds = field(default_factory=EntryThresholds)
     max_leverage: float = 3.0
-    exit_threshold: float = 0.5
     fee_rate: float = FEE_RATE
     timeframes: tuple[str, ...] = ("5m", "15m", "1h")
     periods: tuple[int, ...] = (10, 20)

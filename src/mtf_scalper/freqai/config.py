@@ -59,8 +59,8 @@ def trade_rules(config: Mapping[str, Any], strategy: Any, use: Use = Use.TRAININ
     Options that the simulator does not follow are told of, or refused, by what the rules are for;
     see ``trading_options``. Stoploss, trailing stop and ROI are the strategy's as loaded (the
     configuration's where it overrides them);
-    ``emergency_loss``, ``break_even_trigger`` and ``break_even_floor`` are attributes of the
-    strategy; ``rl_config`` may set ``entry`` and ``max_trade_duration_candles``.
+    ``emergency_loss``, ``break_even_trigger``, ``break_even_floor`` and ``exit_confidence`` are
+    attributes of the strategy; ``rl_config`` may set ``entry`` and ``max_trade_duration_candles``.
 
     Raises
     ------
@@ -89,7 +89,14 @@ def trade_rules(config: Mapping[str, Any], strategy: Any, use: Use = Use.TRAININ
         is_liquidated=config.get("margin_mode") != "cross",
         liquidation_buffer=config.get("liquidation_buffer", 0.05),
         exit_timeout_minutes=_exit_timeout(config, strategy),
+        exit_confidence=_exit_confidence(strategy),
     )
+
+
+def _exit_confidence(strategy: Any) -> float:
+    """Return above which probability the strategy takes the agent's exits."""
+    given = getattr(strategy, "exit_confidence", 0.5)
+    return float(getattr(given, "value", given))
 
 
 def _trailing_stop(strategy: Any) -> dict[str, Any]:
@@ -222,6 +229,10 @@ def name_models_by_strategy(config: dict[str, Any]) -> None:
         config["freqai"]["identifier"] += f"-{config['strategy']}"
 
 
+_NOT_COMPARED = {"progress_bar": True, "untrainable_pairs": True, "rules": {"exit_confidence"}}
+"""A model may be traded at another confidence than its weights were chosen at: hyperopt does."""
+
+
 def check_identifier(
     models_folder: Path, settings: Settings, makers: Mapping[str, Any] | None = None
 ) -> None:
@@ -246,7 +257,7 @@ def check_identifier(
     now = {
         "version": __version__,
         "engine": engine_digest(),
-        **settings.model_dump(mode="json", exclude={"progress_bar", "untrainable_pairs"}),
+        **settings.model_dump(mode="json", exclude=_NOT_COMPARED),
         "made_by": plain(makers or {}),
     }
     digest = reward_digest(settings)

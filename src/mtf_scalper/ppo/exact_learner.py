@@ -179,7 +179,8 @@ class ExactLearner:
     @team()
     def score(self, book: Book) -> Score:
         """Return what the most probable actions earn on a book with the weights of the moment."""
-        return score(book, probabilities_on(self._network, book))
+        confidence = self._settings.rules.exit_confidence
+        return score(book, probabilities_on(self._network, book), confidence)
 
 
 def probabilities_on(network: WindowNetwork | JoinedNetwork, book: Book) -> Floats:
@@ -197,9 +198,10 @@ def probabilities_on(network: WindowNetwork | JoinedNetwork, book: Book) -> Floa
     return probabilities
 
 
-def score(book: Book, probabilities: Floats) -> Score:
-    """Return what the most probable actions earn on a book."""
-    chosen = np.argmax(probabilities, axis=1)
+def score(book: Book, probabilities: Floats, exit_confidence: float = 0.5) -> Score:
+    """Return what a policy earns on a book that acts as ``masks.masked_action`` does."""
+    leaves = probabilities[:, 1] > exit_confidence
+    chosen = np.where(book.kinds == 0, np.argmax(probabilities, axis=1), leaves)
     greedy = np.zeros_like(probabilities)
     greedy[np.arange(len(chosen)), chosen] = 1.0
     tables = book.tables(greedy)

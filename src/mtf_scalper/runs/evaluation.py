@@ -171,8 +171,7 @@ def _learned(
     walks: dict[str, list[Walk]] = {pair: [] for pair in recordeds}
     for number, (pair, _seed) in enumerate(jobs):
         mine = learned[number * len(windows) : (number + 1) * len(windows)]
-        threshold = plan.recipe.exit_threshold
-        walks[pair].append(walk(recordeds[pair], windows, mine, settings, exit_threshold=threshold))
+        walks[pair].append(walk(recordeds[pair], windows, mine, settings))
     return walks, learned
 
 

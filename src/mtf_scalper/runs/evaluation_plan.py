@@ -105,7 +105,7 @@ class EvaluationPlan:
             "embargo_candles": self.embargo,
             "thresholds": recipe.thresholds,
             "max_leverage": recipe.max_leverage,
-            "exit_threshold": recipe.exit_threshold,
+            "exit_threshold": recipe.settings.rules.exit_confidence,
             "fee_rate": recipe.fee_rate,
             "timeframes": recipe.timeframes,
             "periods": recipe.periods,

@@ -98,8 +98,6 @@ class Backtested:
     ----------
     settings : Settings
         With the trade rules that were in force.
-    exit_threshold : float
-        Probability from which the strategy takes the agent's exit.
     pairs : dict of str to PairBacktest
     conditions : tuple of str
         Under which conditions it ran, as words.
@@ -108,7 +106,6 @@ class Backtested:
     """
 
     settings: Settings
-    exit_threshold: float
     pairs: dict[str, PairBacktest]
     conditions: tuple[str, ...]
     refused_stakes: int
@@ -229,7 +226,6 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
     pairs = {pair: replace(each, market=markets[pair]) for pair, each in pairs.items()}
     return Backtested(
         settings=settings,
-        exit_threshold=float(strategy.exit_confidence.value),
         pairs=pairs,
         conditions=_conditions(backtesting, strategy, settings),
         refused_stakes=len(refused),
@@ -332,15 +328,13 @@ class _KnownPolicy(Policy):
         return run.decide(run.market.dates[row], state) if run.is_predicted[row] else _NEUTRAL
 
 
-def _simulated(
-    run: PairBacktest, settings: Settings, exit_threshold: float
-) -> Iterator[ClosedTrade]:
+def _simulated(run: PairBacktest, settings: Settings) -> Iterator[ClosedTrade]:
     """Yield the simulator's trades."""
     first_row = 0
     while len(run.market) - first_row >= settings.window_size + 2:
         policy = _KnownPolicy(run, first_row, settings)
         market = run.market.slice(first_row, len(run.market))
-        simulation = simulate(policy, market, exit_threshold=exit_threshold)
+        simulation = simulate(policy, market)
         yield from simulated(simulation.trades, market)
         # The simulator stakes all it has and may be ruined; the backtester then trades on.
         if not simulation.trades or simulation.equity[-1] > EQUITY_FLOOR:
@@ -377,9 +371,8 @@ class PairComparison:
 
 def compare(backtested: Backtested) -> dict[str, PairComparison]:
     """Let the simulator trade what the backtester traded, and match their trades by pair."""
-    settings, threshold = backtested.settings, backtested.exit_threshold
     return {
-        pair: PairComparison(run, matched(_simulated(run, settings, threshold), run.trades))
+        pair: PairComparison(run, matched(_simulated(run, backtested.settings), run.trades))
         for pair, run in backtested.pairs.items()
     }
 

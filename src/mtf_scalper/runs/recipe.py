@@ -101,7 +101,6 @@ def _recipe(config: dict[str, Any], strategy: HybridStrategy) -> Recipe:
         pairs=tuple(config["exchange"]["pair_whitelist"]),
         thresholds=strategy._thresholds(),
         max_leverage=float(strategy.max_leverage),
-        exit_threshold=float(strategy.exit_confidence.value),
         fee_rate=exchange.fee_rate,
         timeframes=included,
         periods=tuple(features["indicator_periods_candles"]),

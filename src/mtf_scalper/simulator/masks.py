@@ -68,24 +68,24 @@ def masked_probabilities(
 
 
 def masked_action(
-    probabilities: NDArray[np.floating], mask: NDArray[np.bool_], exit_threshold: float = 0.5
+    probabilities: NDArray[np.floating], mask: NDArray[np.bool_], exit_confidence: float = 0.5
 ) -> int:
     """Return the action that a policy takes under the mask.
 
-    An exit is taken where its masked probability exceeds ``exit_threshold`` (0.5 is the most
+    An exit is taken where its masked probability exceeds ``exit_confidence`` (0.5 is the most
     probable valid action); elsewhere the most probable valid action is taken.
 
     Parameters
     ----------
     probabilities : ndarray, shape (5,)
     mask : ndarray of bool, shape (5,)
-    exit_threshold : float
+    exit_confidence : float
         In [0, 1].
     """
     masked = masked_probabilities(probabilities, mask)
     for action in (Action.LONG_EXIT, Action.SHORT_EXIT):
         if mask[action]:
-            return int(action if masked[action] > exit_threshold else Action.NEUTRAL)
+            return int(action if masked[action] > exit_confidence else Action.NEUTRAL)
     return int(np.argmax(masked))
 
 

@@ -169,8 +169,6 @@ def walk(
     windows: Sequence[Window],
     learned: Sequence[LearnedWindow],
     settings: Settings,
-    *,
-    exit_threshold: float = 0.5,
 ) -> Walk:
     """Let the policies of all windows of a pair and seed trade their tests, one after the other.
 
@@ -181,8 +179,6 @@ def walk(
     learned : sequence of LearnedWindow
         Of this pair, of one seed, in the order of the windows.
     settings : Settings
-    exit_threshold : float
-        Probability from which an exit is taken.
     """
     whole = traded_market(recorded, windows)
     first = recorded.row_of(windows[0].test_from)
@@ -201,7 +197,7 @@ def walk(
         market=market,
         settings=settings,
         probabilities=probabilities,
-        run=simulate(policy, market, exit_threshold=exit_threshold),
+        run=simulate(policy, market),
         learned=tuple(learned),
     )
 
