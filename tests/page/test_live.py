@@ -25,6 +25,7 @@ from mtf_scalper.page.build import SECTIONS
 from mtf_scalper.page.live import _READS, LivePage, running_watch, watch
 from mtf_scalper.records.lookup import find_run
 from mtf_scalper.records.reader import Run
+from mtf_scalper.records.writer import RunRecord
 
 PAIR = "BTC/USDT:USDT"
 # A training that takes a few seconds, recorded as every run is; the file "go" lets it begin.
@@ -84,7 +85,7 @@ def get(address: str, path: str, host: str | None = None, method: str = "GET") -
         connection.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(recorded: Any) -> Iterator[str]:
     with running_watch(lambda: Run.open(recorded.folder)) as found:
         yield found
@@ -294,23 +295,32 @@ def test_a_browser_watches_a_training_from_its_start_to_its_verdict(
     assert not psutil.pid_exists(training.pid)
 
 
-def test_latest_goes_on_to_the_next_run(browser: Any, make_run: Any, recorded: Any) -> None:
-    runs = [recorded.folder]
+def test_latest_goes_on_to_the_next_run(browser: Any, bare: Any, tmp_path: Path) -> None:
+    runs = [bare.folder]
     with running_watch(lambda: Run.open(runs[-1])) as address:
         context = browser.new_context()
         page = context.new_page()
         page.goto(address)
         page.wait_for_selector("html[data-asked]", timeout=60_000)
         assert "Demo" in page.text_content("h1")
-        runs.append(make_run("backtest").folder)
+        runs.append(RunRecord.begin(tmp_path / "next", "backtest").folder)
         page.wait_for_selector("h1:has-text('Backtest')", timeout=60_000)
         context.close()
 
 
-def test_a_server_that_ends_is_told_and_the_page_stays(browser: Any, recorded: Any) -> None:
+TRADE = {
+    **{"series": "agent", "pair": PAIR, "side": "long", "seed": 1, "window": "w1"},
+    **{"open_date": "2024-10-01 00:05", "close_date": "2024-10-01 01:00", "leverage": 1.0},
+    **{"open_rate": 100.0, "close_rate": 101.0, "profit_ratio": 0.01, "log_return": 0.00995},
+    **{"exit_reason": "roi", "enter_tag": "long"},
+}
+
+
+def test_a_server_that_ends_is_told_and_the_page_stays(browser: Any, bare: Any) -> None:
+    bare.append_trades([TRADE])
     context = browser.new_context()
     page = context.new_page()
-    with running_watch(lambda: Run.open(recorded.folder)) as address:
+    with running_watch(lambda: Run.open(bare.folder)) as address:
         page.goto(address)
         page.wait_for_selector("html[data-asked]", timeout=60_000)
     page.wait_for_selector("#live-state:has-text('No news')", timeout=60_000)

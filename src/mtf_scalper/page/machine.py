@@ -53,7 +53,8 @@ def samples_in(samples: pd.DataFrame, spans: Sequence[Span], names: Sequence[str
     middle = (before + moments) / 2.0
     if not spans:
         return np.zeros(len(samples), dtype=np.bool_)
-    begins, ends = (np.array(moments) for moments in list(zip(*spans, strict=True))[:2])
+    begins = np.array([span.began for span in spans])
+    ends = np.array([span.ended for span in spans])
     wanted = np.array([span.phase in names for span in spans])
     # They are in order and do not overlap: only the last one that has begun can hold it.
     latest = np.maximum(np.searchsorted(begins, middle, side="right") - 1, 0)

@@ -97,8 +97,6 @@ class Plot:
         CSS pixels.
     choices : sequence of str
         What the selector above the plot offers; without, there is none.
-    choice_label : str
-        The selector's label.
     has_time_axis : bool
         Whether buttons to zoom and move are shown.
     """
@@ -110,7 +108,6 @@ class Plot:
     layout: Mapping[str, Any]
     height: int = 360
     choices: Sequence[str] = ()
-    choice_label: str = "Pair"
     has_time_axis: bool = False
 
     def as_dict(self) -> dict[str, Any]:
@@ -204,9 +201,9 @@ def log_return(value: Any) -> str:
     return number(value, "+.4f")
 
 
-def share(value: Any, digits: int = 0) -> str:
+def share(value: Any) -> str:
     """Return a share as percent."""
-    return number(value, f".{digits}%")
+    return number(value, ".0%")
 
 
 def megabytes(value: Any) -> str:
