@@ -21,7 +21,6 @@ from mtf_scalper.ppo.finite import first_not_finite
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.freqtrade_kernels import five_actions
 from mtf_scalper.simulator.masks import masked_action, masked_probabilities
 from mtf_scalper.simulator.observation import (
     age_limit,
@@ -31,7 +30,7 @@ from mtf_scalper.simulator.observation import (
 )
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
 from mtf_scalper.simulator.prepared import PreparedMarket, prepare
-from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
+from mtf_scalper.simulator.types import N_ACTIONS, Action, Side, five_actions
 
 __all__ = [
     "Policy",

@@ -10,7 +10,7 @@ from freqtrade.freqai.RL.Base5ActionRLEnv import Actions as Five
 
 from mtf_scalper.freqai.actions import describe_codes, prediction_frame
 from mtf_scalper.settings import Settings, TradeRules
-from mtf_scalper.simulator.freqtrade_kernels import five_actions
+from mtf_scalper.simulator.types import five_actions
 
 NONE = np.zeros(4, dtype=bool), np.zeros(4, dtype=bool)
 # Neutral, Long_enter, Long_exit, Short_enter, Short_exit

@@ -15,10 +15,10 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.contexts import Book
 from mtf_scalper.ppo.exact_learner import ExactLearner, probabilities_on
 from mtf_scalper.ppo.exact_networks import network_of
-from mtf_scalper.ppo.kernels import leave_out
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.position_policy import PositionPolicy
 from mtf_scalper.ppo.surrogate import ACTIONS_IN
+from mtf_scalper.ppo.towers import leave_out
 from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.playback import play
 from mtf_scalper.simulator.prepared import prepare

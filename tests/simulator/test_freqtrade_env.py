@@ -13,8 +13,8 @@ import pytest
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.freqtrade_env import FreqtradeVecEnv, five_actions
-from mtf_scalper.simulator.types import Action
+from mtf_scalper.simulator.freqtrade_env import FreqtradeVecEnv
+from mtf_scalper.simulator.types import Action, five_actions
 
 base = pytest.importorskip(
     "freqtrade.freqai.RL.BaseEnvironment", reason="freqtrade is not installed"

@@ -16,7 +16,6 @@ __all__ = [
     "Samples",
     "fill_minibatch",
     "gae",
-    "leave_out",
     "loss_gradients",
     "normalize",
     "sample_actions",
@@ -24,8 +23,6 @@ __all__ = [
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
-
-_GOLDEN, _MIX_1, _MIX_2 = np.uint32(0x9E3779B9), np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
 
 
 class Samples(NamedTuple):
@@ -319,31 +316,3 @@ def _log_softmax(logits: Floats, position: int, valid: Any, log_prob: Any) -> No
             total += math.exp(logits[position, action] - highest)
     for action in range(len(valid)):
         log_prob[action] = logits[position, action] - highest - math.log(total)
-
-
-@njit(cache=True)
-def leave_out(values: Floats, seed: int, n_dropped: int) -> None:
-    """Set values to zero at random, and scale the others so that their mean stays.
-
-    Parameters
-    ----------
-    values : ndarray of float32, shape (N,)
-        Overwritten.
-    seed : int
-        In [0, 2^32). Each place has a random number of its own, the hash of seed and place
-        (Wellons 2018, https://nullprogram.com/blog/2018/07/31/): processors make sixteen at once,
-        where a generator makes one after the other.
-    n_dropped : int
-        Of 256 values so many are left out on average; at most 255.
-    """
-    scale = np.float32(256.0 / (256 - n_dropped))
-    least = np.uint32(n_dropped)
-    for place in range(len(values)):
-        mixed = np.uint32(seed) + np.uint32(place) * _GOLDEN
-        mixed ^= mixed >> np.uint32(16)
-        mixed *= _MIX_1
-        mixed ^= mixed >> np.uint32(15)
-        mixed *= _MIX_2
-        mixed ^= mixed >> np.uint32(16)
-        is_kept = (mixed & np.uint32(255)) >= least
-        values[place] = values[place] * scale if is_kept else np.float32(0.0)

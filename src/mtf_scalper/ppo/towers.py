@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.jit import njit
 from mtf_scalper.ppo.flat_storage import FlatStorage, Layer
-from mtf_scalper.ppo.kernels import leave_out
 from mtf_scalper.ppo.products import affine, slopes
 from mtf_scalper.ppo.rounded import RoundedLayer
 from mtf_scalper.ppo.team import team
 
-__all__ = ["Tower", "Towers"]
+__all__ = ["Tower", "Towers", "leave_out"]
+
+_GOLDEN, _MIX_1, _MIX_2 = np.uint32(0x9E3779B9), np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
 
 
 class Tower:
@@ -164,3 +167,31 @@ class Towers:
     def is_bound_to(self, policy: ActorCriticPolicy, batch_size: int) -> bool:
         """Tell whether this storage still is that of ``policy`` and of its optimiser."""
         return len(self.value_tower.output) >= batch_size and self.storage.is_bound_to(policy)
+
+
+@njit(cache=True)
+def leave_out(values: NDArray[np.float32], seed: int, n_dropped: int) -> None:
+    """Set values to zero at random, and scale the others so that their mean stays.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (N,)
+        Overwritten.
+    seed : int
+        In [0, 2^32). Each place has a random number of its own, the hash of seed and place
+        (Wellons 2018, https://nullprogram.com/blog/2018/07/31/): processors make sixteen at once,
+        where a generator makes one after the other.
+    n_dropped : int
+        Of 256 values so many are left out on average; at most 255.
+    """
+    scale = np.float32(256.0 / (256 - n_dropped))
+    least = np.uint32(n_dropped)
+    for place in range(len(values)):
+        mixed = np.uint32(seed) + np.uint32(place) * _GOLDEN
+        mixed ^= mixed >> np.uint32(16)
+        mixed *= _MIX_1
+        mixed ^= mixed >> np.uint32(15)
+        mixed *= _MIX_2
+        mixed ^= mixed >> np.uint32(16)
+        is_kept = (mixed & np.uint32(255)) >= least
+        values[place] = values[place] * scale if is_kept else np.float32(0.0)

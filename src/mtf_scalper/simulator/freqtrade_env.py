@@ -13,8 +13,8 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator import freqtrade_kernels as kernels
 from mtf_scalper.simulator.candle_vec_env import CandleVecEnv
-from mtf_scalper.simulator.freqtrade_kernels import five_actions
 from mtf_scalper.simulator.prepared import check_length
+from mtf_scalper.simulator.types import five_actions
 
 __all__ = ["FreqtradeVecEnv", "five_actions"]
 

@@ -25,12 +25,11 @@ from numpy.typing import NDArray
 from mtf_scalper.jit import njit
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.types import Action
+from mtf_scalper.simulator.types import Action, five_actions
 
 __all__ = [
     "OUTCOME",
     "STATE",
-    "five_actions",
     "moves_of",
     "rules_of",
     "start_episodes",
@@ -84,25 +83,6 @@ RULES = np.dtype(
     ]
 )
 """Settings as numbers."""
-
-_FIVE_ACTIONS = {5: (0, 1, 2, 3, 4), 4: (0, 2, 1, 3, 1), 3: (0, 1, 2, 2, 1)}
-
-
-def five_actions(n_actions: int) -> tuple[int, ...]:
-    """Return which of ``n_actions`` plays the part of each of freqtrade's five.
-
-    The five are Neutral, Long_enter, Long_exit, Short_enter and Short_exit. With 4 actions
-    (Neutral, Exit, Long_enter, Short_enter) one exit serves both sides; with 3 (Neutral, Buy,
-    Sell) Buy enters longs and leaves shorts, Sell the other way round.
-
-    Examples
-    --------
-    >>> five_actions(4)
-    (0, 2, 1, 3, 1)
-
-    ``probabilities[:, five_actions(n)]`` spreads n columns over five.
-    """
-    return _FIVE_ACTIONS[n_actions]
 
 
 def moves_of(n_actions: int, can_short: bool) -> NDArray[np.void]:

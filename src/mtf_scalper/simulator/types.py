@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
-__all__ = ["N_ACTIONS", "Action", "ExitReason", "Side", "Trade"]
+__all__ = ["N_ACTIONS", "Action", "ExitReason", "Side", "Trade", "five_actions"]
 
 
 class Action(IntEnum):
@@ -19,6 +19,26 @@ class Action(IntEnum):
 
 
 N_ACTIONS = len(Action)
+
+
+_FIVE_ACTIONS = {5: (0, 1, 2, 3, 4), 4: (0, 2, 1, 3, 1), 3: (0, 1, 2, 2, 1)}
+
+
+def five_actions(n_actions: int) -> tuple[int, ...]:
+    """Return which of ``n_actions`` plays the part of each of freqtrade's five.
+
+    The five are Neutral, Long_enter, Long_exit, Short_enter and Short_exit. With 4 actions
+    (Neutral, Exit, Long_enter, Short_enter) one exit serves both sides; with 3 (Neutral, Buy,
+    Sell) Buy enters longs and leaves shorts, Sell the other way round.
+
+    Examples
+    --------
+    >>> five_actions(4)
+    (0, 2, 1, 3, 1)
+
+    ``probabilities[:, five_actions(n)]`` spreads n columns over five.
+    """
+    return _FIVE_ACTIONS[n_actions]
 
 
 class Side(IntEnum):
