@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from report import Measured, Requirement, Workload, run, spread, table, with_spread
 
 from mtf_scalper.market.market import Market
+from mtf_scalper.rollouts.environments import make_vec_env
+from mtf_scalper.rollouts.vec_env import BatchedVecEnv
 from mtf_scalper.settings import EntryMode
 from mtf_scalper.simulator import kernels
-from mtf_scalper.simulator.environments import make_vec_env
-from mtf_scalper.simulator.vec_env import BatchedVecEnv
 
 REQUIRED = {8: 4e6, 1024: 30e6}
 """Steps per second of the kernel by number of environments."""

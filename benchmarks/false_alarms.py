@@ -37,14 +37,14 @@ from report import (
 from run_store import Result, RunStore, Task
 
 from mtf_scalper.evaluation.recipe import Recipe
-from mtf_scalper.market.datadir import write_datadir
-from mtf_scalper.market.recorded import FEE_RATE
-from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
+from mtf_scalper.market.stored import FEE_RATE
 from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.walk_forward.learned_window import learn_window, window_task
 from mtf_scalper.walk_forward.sources import PlantedPairs, RecordedPairs, planted_recipe
 from mtf_scalper.walk_forward.walk import evaluate_walks, walk
+from mtf_scalper.worlds.datadir import write_datadir
+from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
 
 DOCUMENT = "evidence.md"
 RUNS = HERE / "results" / "false_alarm_runs"

@@ -30,13 +30,13 @@ from report import (
 )
 from stable_baselines3 import PPO
 
-from mtf_scalper.compute import available_cpus
 from mtf_scalper.freqai.decisions import Decisions
-from mtf_scalper.inference import Policy
+from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
+from mtf_scalper.ppo.policy import Policy
 from mtf_scalper.ppo.position_policy import PositionPolicy
+from mtf_scalper.rollouts.environments import make_vec_env
 from mtf_scalper.settings import EntryMode
-from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.simulator.observation import position_state
 from mtf_scalper.simulator.types import N_ACTIONS
 

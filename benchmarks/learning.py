@@ -37,9 +37,9 @@ from report import (
 )
 from run_store import Result, RunStore, Task, commits, on_one_thread
 
-from mtf_scalper.compute import available_cpus
-from mtf_scalper.market.planted import PlantedKind
+from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.settings import EntryMode
+from mtf_scalper.worlds.planted import PlantedKind
 
 DOCUMENT = "learning_results.md"
 RUNS = HERE / "results" / "learning_runs"

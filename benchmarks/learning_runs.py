@@ -19,21 +19,22 @@ import torch
 from numpy.typing import NDArray
 from report import commit
 
-from mtf_scalper import exact_training, rollout_training
 from mtf_scalper.evaluation.degenerate import degeneracy, exposure
-from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
-from mtf_scalper.market.planted import PlantedMarket, planted_market
-from mtf_scalper.market.planted_reference import reference_targets
+from mtf_scalper.ppo import exact_training
 from mtf_scalper.ppo.contexts import Book
 from mtf_scalper.ppo.exact_learner import ExactLearner, Score
-from mtf_scalper.selection import held_back
+from mtf_scalper.ppo.policy import Policy, simulate
+from mtf_scalper.ppo.selection import held_back
+from mtf_scalper.rollouts import rollout_training
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.playback import Simulation, play
 from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action
 from mtf_scalper.training import TrainResult, train
+from mtf_scalper.worlds.planted import PlantedMarket, planted_market
+from mtf_scalper.worlds.planted_reference import reference_targets
 
 HELD_OUT = 1000
 """Added to the seed of a training market, this is the seed of its held-out market."""

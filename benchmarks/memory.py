@@ -24,8 +24,8 @@ from report import (
     with_spread,
 )
 
+from mtf_scalper.records.events import Progress
 from mtf_scalper.settings import EntryMode
-from mtf_scalper.telemetry import Progress
 from mtf_scalper.training import train
 
 KINDS = {"batched": "fast_ppo", "subproc": "ppo"}

@@ -25,11 +25,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from mtf_scalper.compute import available_cpus, configure_torch
 from mtf_scalper.market.market import Market
+from mtf_scalper.ppo.compute import available_cpus, configure_torch
+from mtf_scalper.records.events import Progress
+from mtf_scalper.rollouts.environments import make_vec_env
 from mtf_scalper.settings import EntryMode
-from mtf_scalper.simulator.environments import make_vec_env
-from mtf_scalper.telemetry import Progress
 from mtf_scalper.training import train
 
 SEED = 42

@@ -37,14 +37,14 @@ from report import (
 )
 from run_store import Result, RunStore, Task, commits, on_one_thread
 
-from mtf_scalper.compute import available_cpus
 from mtf_scalper.evaluation.baselines import random_exits
 from mtf_scalper.evaluation.rank import rank
 from mtf_scalper.evaluation.report import evaluate
-from mtf_scalper.inference import simulate
 from mtf_scalper.market.market import Market
-from mtf_scalper.market.recorded import recorded_pair
-from mtf_scalper.selection import held_back
+from mtf_scalper.market.stored import recorded_pair
+from mtf_scalper.ppo.compute import available_cpus
+from mtf_scalper.ppo.policy import simulate
+from mtf_scalper.ppo.selection import held_back
 from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.training import train

@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 import psutil
 
-from mtf_scalper.compute import available_cpus
 from mtf_scalper.market.market import Market
-from mtf_scalper.monitoring.sampler import ProcessSampler
-from mtf_scalper.monitoring.verdicts import Check
+from mtf_scalper.ppo.compute import available_cpus
+from mtf_scalper.records.check import Check
 from mtf_scalper.records.manifest import git, machine_facts, version_of
+from mtf_scalper.records.sampler import ProcessSampler
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 

@@ -18,7 +18,7 @@ import numpy as np
 from opponents import PhaseClock
 from report import QUICK, Measured, Requirement, Workload, run, spread, table, with_spread
 
-from mtf_scalper.compute import available_cpus
+from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.settings import EntryMode
 from mtf_scalper.training import train
 

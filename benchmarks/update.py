@@ -37,12 +37,12 @@ from update_parts import (
     tower_parts,
 )
 
-from mtf_scalper.compute import available_cpus
-from mtf_scalper.ppo.fast_ppo import FastPPO
+from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
-from mtf_scalper.ppo.rollout_buffer import CandleRolloutBuffer
+from mtf_scalper.rollouts.environments import make_vec_env
+from mtf_scalper.rollouts.fast_ppo import FastPPO
+from mtf_scalper.rollouts.rollout_buffer import CandleRolloutBuffer
 from mtf_scalper.settings import EntryMode
-from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.simulator.kernels import gather_windows
 
 EPOCHS = 2

@@ -38,7 +38,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common import policies
 from torch import Tensor
 
-from mtf_scalper.ppo.fast_ppo import FastPPO
+from mtf_scalper.rollouts.fast_ppo import FastPPO
 
 DOUBLE = 1e-9
 """Largest distance after an epoch in double precision: of a parameter, as a share of its way, and

@@ -19,9 +19,9 @@ from unittest.mock import patch
 import torch
 from stable_baselines3 import PPO
 
-from mtf_scalper.ppo import kernels
-from mtf_scalper.ppo.fast_ppo import FastPPO
 from mtf_scalper.ppo.towers import Towers
+from mtf_scalper.rollouts import ppo_kernels as kernels
+from mtf_scalper.rollouts.fast_ppo import FastPPO
 
 PARTS = (
     "gather",

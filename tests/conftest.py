@@ -18,10 +18,10 @@ import pytest
 from ready_python import ReadyPython, serving
 
 from mtf_scalper.market.candles import resample_candles, timeframe_delta
-from mtf_scalper.market.datadir import write_datadir
 from mtf_scalper.market.market import Market
-from mtf_scalper.market.synthetic import SyntheticSpec, generate_candles
 from mtf_scalper.settings import Settings
+from mtf_scalper.worlds.datadir import write_datadir
+from mtf_scalper.worlds.synthetic import SyntheticSpec, generate_candles
 
 # The same examples in every run, and no time limit that a busy machine could miss.
 hypothesis.settings.register_profile("project", derandomize=True, deadline=None)
@@ -38,33 +38,36 @@ MARKED_FIXTURES = {
     "browser": ("browser",),
 }
 SLOW_FILES = {
+    "checks": ("facts",),
     "evaluation": (
-        *("baselines", "bootstrap", "edge", "importance", "overfitting", "report"),
+        *("baselines", "bootstrap", "edge", "importance", "judge_into", "overfitting", "report"),
         "superiority",
     ),
     "exchange": ("server",),
     "freqai": ("datafiles", "faces", "funding", "sections"),
-    "market": ("base_timeframes", "planted", "synthetic"),
-    "monitoring": ("facts", "sampler"),
+    "market": ("base_timeframes",),
     "page": ("commands", "live", "render"),
-    "ppo": ("advantages", "ensemble", "fast_ppo", "rounded", "standard"),
-    "records": ("killed",),
-    "runs": ("agreement", "evaluation", "left_out", "parity", "verdict", "walk_forward"),
+    "ppo": ("compute", "ensemble", "exact_training", "rounded", "standard"),
+    "records": ("killed", "sampler"),
+    "rollouts": ("fast_ppo", "freqtrade_env", "process_env", "vec_env"),
+    "runs": ("agreement", "evaluation", "left_out", "parity"),
     "simulator": (
-        *("backtest_parity", "chains", "freqtrade_env", "orders_parity", "playback"),
-        *("process_env", "user_rewards", "vec_env"),
+        *("advantages", "backtest_parity", "chains", "orders_parity", "playback"),
+        "user_rewards",
     ),
     "tests": (
-        *("benchmarks", "cli", "compute", "exact_training", "finite_weights", "installed"),
-        *("notebook", "read_only", "readme", "threads_and_bits", "training"),
+        *("benchmarks", "cli", "finite_weights", "installed", "jit", "notebook", "read_only"),
+        *("readme", "threads_and_bits", "training"),
     ),
+    "walk_forward": ("walk",),
+    "worlds": ("planted", "synthetic"),
 }
 
 
 # Files that take longest begin first, so that no process of `make test` ends long after the other.
 LONGEST_FILES = (
     *("freqai/recording", "freqai/parity", "page/browser", "runs/program", "runs/validation"),
-    *("runs/evaluation", "simulator/freqtrade_env", "simulator/vec_env", "simulator/process_env"),
+    *("runs/evaluation", "rollouts/freqtrade_env", "rollouts/vec_env", "rollouts/process_env"),
     *("runs/lifetimes", "tests/readme", "tests/training", "freqai/plots_in_program", "page/live"),
     *("simulator/orders_parity", "tests/threads_and_bits", "tests/benchmarks", "freqai/reuse"),
     *("freqai/left_out", "freqai/stock_strategy", "simulator/backtest_parity", "tests/notebook"),

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from mtf_scalper.ppo import kernels
 from mtf_scalper.ppo.towers import Tower
 from mtf_scalper.records.reader import runs_in
+from mtf_scalper.rollouts import ppo_kernels as kernels
 from mtf_scalper.settings import EntryMode
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -465,7 +465,7 @@ def test_another_number_of_passes_is_no_comparison(benchmarks: dict[str, ModuleT
 
 
 def test_opponents_keep_their_settings(benchmarks: dict[str, ModuleType]) -> None:
-    from mtf_scalper.monitoring.speed import BEFORE
+    from mtf_scalper.checks.speed import BEFORE
     from mtf_scalper.settings import Settings
 
     settings_of = benchmarks["learning_runs"].settings_of
@@ -608,7 +608,7 @@ def test_the_rules_are_those_of_the_shipped_strategy(benchmarks: dict[str, Modul
 
 
 def test_the_reference_recipe_is_measured(benchmarks: dict[str, ModuleType]) -> None:
-    from mtf_scalper.monitoring.speed import BEFORE
+    from mtf_scalper.checks.speed import BEFORE
     from mtf_scalper.settings import Settings
 
     workload = benchmarks["report"].Workload()

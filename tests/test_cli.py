@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from mtf_scalper import __version__
 from mtf_scalper.cli import app
-from mtf_scalper.exchange.config import DEFAULT_PORT
+from mtf_scalper.exchange.offline_config import DEFAULT_PORT
 
 COMMANDS = ("demo", "validate", "parity", "evaluate", "synth", "exchange", "doctor")
 CLI = (sys.executable, "-c", "from mtf_scalper.cli import main; main()")

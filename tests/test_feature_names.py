@@ -13,8 +13,8 @@ from stable_baselines3 import PPO
 from mtf_scalper.errors import MarketError
 from mtf_scalper.evaluation.importance import permutation_importance
 from mtf_scalper.evaluation.report import evaluate
-from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
+from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.training import train
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mtf_scalper.errors import SettingsError
-from mtf_scalper.inference import Policy
+from mtf_scalper.ppo.policy import Policy
 from mtf_scalper.settings import Settings
 from mtf_scalper.training import TrainResult, train
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mtf_scalper.progress import EventBars, LoggedProgress, WindowBar
-from mtf_scalper.telemetry import Progress
+from mtf_scalper.records.events import Progress
 
 WINDOW = {"pair": "BTC/USDT:USDT", "window": "sub-train-BTC_1727740800"}
 

@@ -24,7 +24,7 @@ SMALLEST_KERNELS = """
 import logging
 logging.basicConfig(format="LOG %(message)s")
 import mtf_scalper, numpy as np
-import mtf_scalper.ppo.kernels, mtf_scalper.simulator.freqtrade_kernels  # decorated on import
+import mtf_scalper.rollouts.freqtrade_kernels, mtf_scalper.rollouts.ppo_kernels  # decorated
 from mtf_scalper.simulator.kernels import gather_windows
 windows = np.zeros((2, 4), dtype=np.float32)
 features = np.arange(6, dtype=np.float32).reshape(3, 2)

@@ -12,8 +12,8 @@ from typer.main import get_command
 
 from mtf_scalper.cli import app
 from mtf_scalper.freqai.config import read_settings
+from mtf_scalper.rollouts.environments import open_vec_env
 from mtf_scalper.settings import RewardName, Settings
-from mtf_scalper.simulator.environments import open_vec_env
 from mtf_scalper.simulator.rewards import Parameters, RewardState
 from mtf_scalper.training import train
 

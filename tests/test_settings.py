@@ -10,10 +10,11 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
-from mtf_scalper.compute import ComputeSetup
 from mtf_scalper.errors import MtfScalperError, SettingsError
-from mtf_scalper.models import new_model
+from mtf_scalper.ppo.checkpoints import new_model
+from mtf_scalper.ppo.compute import ComputeSetup
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
+from mtf_scalper.rollouts.environments import open_vec_env
 from mtf_scalper.settings import (
     Algorithm,
     Device,
@@ -24,7 +25,6 @@ from mtf_scalper.settings import (
     TradeRules,
     VecEnvKind,
 )
-from mtf_scalper.simulator.environments import open_vec_env
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.training import train
 

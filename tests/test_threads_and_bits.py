@@ -18,8 +18,8 @@ import pytest
 import torch
 from torch import nn
 
-from mtf_scalper.inference import Policy
 from mtf_scalper.market.market import Market
+from mtf_scalper.ppo.policy import Policy
 from mtf_scalper.ppo.products import SteadyLinear, make_steady
 from mtf_scalper.ppo.team import Team, team
 from mtf_scalper.settings import Settings

@@ -15,17 +15,17 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtf_scalper.errors import MarketError, SettingsError, WorkerDiedError
-from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
-from mtf_scalper.ppo.fast_ppo import FastPPO
+from mtf_scalper.ppo.policy import Policy, simulate
+from mtf_scalper.records.events import EventLog, Progress, read_events
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.rollouts.environments import make_vec_env
+from mtf_scalper.rollouts.fast_ppo import FastPPO
 from mtf_scalper.settings import Settings, VecEnvKind
-from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.simulator.observation import flat_state, position_state
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import Action
-from mtf_scalper.telemetry import EventLog, Progress, read_events
 from mtf_scalper.training import train
 
 PAIR = "BTC/USDT:USDT"
@@ -183,7 +183,7 @@ class Closing(VecEnvWrapper):
 
 
 def test_an_interrupted_training_closes_its_environments(make_market, tiny_settings) -> None:
-    """Closed ones leave no process: tests/simulator/test_process_env.py."""
+    """Closed ones leave no process: tests/rollouts/test_process_env.py."""
     market, settings = make_market(), tiny_settings(vec_env="dummy")
     env = Closing(make_vec_env(market, settings))
 

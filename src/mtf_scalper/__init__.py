@@ -20,8 +20,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 if TYPE_CHECKING:
     from mtf_scalper.evaluation.report import Report, evaluate
-    from mtf_scalper.inference import Policy, simulate
     from mtf_scalper.market.market import Market
+    from mtf_scalper.ppo.policy import Policy, simulate
     from mtf_scalper.settings import Settings, TradeRules
     from mtf_scalper.simulator.oracle import oracle
     from mtf_scalper.simulator.playback import Simulation
@@ -48,7 +48,7 @@ __all__ = [
 
 _HOMES = {
     "Market": "mtf_scalper.market.market",
-    "Policy": "mtf_scalper.inference",
+    "Policy": "mtf_scalper.ppo.policy",
     "Report": "mtf_scalper.evaluation.report",
     "RewardState": "mtf_scalper.simulator.rewards",
     "Settings": "mtf_scalper.settings",
@@ -58,7 +58,7 @@ _HOMES = {
     "evaluate": "mtf_scalper.evaluation.report",
     "oracle": "mtf_scalper.simulator.oracle",
     "reward": "mtf_scalper.simulator.user_rewards",
-    "simulate": "mtf_scalper.inference",
+    "simulate": "mtf_scalper.ppo.policy",
     "train": "mtf_scalper.training",
 }
 

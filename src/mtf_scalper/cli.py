@@ -18,7 +18,6 @@ import typer
 
 from mtf_scalper._version import __version__
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.market.synthetic_spec import SyntheticSpec, pair_spec
 from mtf_scalper.paths import (
     check_file,
     check_file_to_write,
@@ -28,6 +27,7 @@ from mtf_scalper.paths import (
     problem_with_files,
     user_data,
 )
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
 __all__ = ["app", "main"]
 
@@ -365,7 +365,7 @@ def synth(
     ] = False,
 ) -> None:
     """Write a synthetic market: 5m, 15m and 1h candles, 1h mark candles and funding rates."""
-    from mtf_scalper.market.datadir import ensure_datadir, write_datadir
+    from mtf_scalper.worlds.datadir import ensure_datadir, write_datadir
 
     spec = SyntheticSpec(
         pairs=tuple(map(pair_spec, pair)), seed=seed, signal_strength=signal_strength
@@ -432,7 +432,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Show versions, cores, threads and data; say what is missing or would be slow, and why."""
-    from mtf_scalper.monitoring.doctor import examine, format_report
+    from mtf_scalper.checks.doctor import examine, format_report
 
     report = examine(datadir)
     typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else format_report(report))
@@ -443,7 +443,7 @@ def doctor(
 def list_runs(folder: RunsFolder = RUNS) -> None:
     """List all runs, newest first; an id is made of kind, day and time (UTC)."""
     from mtf_scalper.records.reader import runs_in
-    from mtf_scalper.records.tables import runs_lines
+    from mtf_scalper.records.terminal import runs_lines
 
     runs = runs_in(folder)
     lines = runs_lines(runs) if runs else [f"there are no runs in {folder.as_posix()}"]
@@ -459,7 +459,7 @@ def show_run(
     from rich.console import Console
 
     from mtf_scalper.records.lookup import find_run
-    from mtf_scalper.records.tables import summary
+    from mtf_scalper.records.terminal import summary
 
     console = Console()
     for table in summary(find_run(run, folder)):
@@ -476,7 +476,7 @@ def compare_runs(
     from rich.console import Console
 
     from mtf_scalper.records.lookup import find_run
-    from mtf_scalper.records.tables import comparison
+    from mtf_scalper.records.terminal import comparison
 
     console = Console()
     for table in comparison(find_run(one, folder), find_run(other, folder)):

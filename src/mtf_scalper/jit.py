@@ -27,7 +27,7 @@ __all__ = ["njit"]
 
 logger = logging.getLogger(__name__)
 
-COMPILED_FOLDERS = ("ppo", "simulator")
+COMPILED_FOLDERS = ("ppo", "rollouts", "simulator")
 """Below this one; compiled code takes functions and constants from these alone."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from mtf_scalper.records.events import Progress, detail, speed_and_share
 from mtf_scalper.records.trainings import Training, trainings
-from mtf_scalper.telemetry import Progress, detail, speed_and_share
 
 __all__ = ["EventBars", "LoggedProgress", "WindowBar", "progress_columns"]
 

@@ -11,22 +11,22 @@ from pathlib import Path
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from mtf_scalper.compute import ComputeSetup, configure_torch
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.evaluation.report import Report, evaluate
-from mtf_scalper.exact_training import learn_exactly
-from mtf_scalper.inference import Policy, remember_features, remembered_features, simulate
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.names import check_names, feature_difference
-from mtf_scalper.models import DRAWING, release
+from mtf_scalper.ppo.checkpoints import DRAWING, release
+from mtf_scalper.ppo.compute import ComputeSetup, configure_torch
+from mtf_scalper.ppo.exact_training import learn_exactly
+from mtf_scalper.ppo.policy import Policy, remember_features, remembered_features, simulate
+from mtf_scalper.ppo.selection import held_back
+from mtf_scalper.records.events import EventLog, HistoryRow, ProgressCallback
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.rollout_training import learn_from_rollouts
-from mtf_scalper.selection import held_back
+from mtf_scalper.rollouts.environments import make_vec_env
+from mtf_scalper.rollouts.rollout_training import learn_from_rollouts
 from mtf_scalper.settings import Advantage, Device, Settings
-from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.reference import ReferenceEnv
-from mtf_scalper.telemetry import EventLog, HistoryRow, ProgressCallback
 
 __all__ = ["HistoryRow", "ProgressCallback", "TrainResult", "train"]
 

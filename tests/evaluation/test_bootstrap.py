@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from mtf_scalper import optional as libraries
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.evaluation import libraries
 from mtf_scalper.evaluation.bootstrap import (
     LEAST_DAYS,
     Interval,
@@ -11,7 +11,7 @@ from mtf_scalper.evaluation.bootstrap import (
     resampled_rows,
 )
 from mtf_scalper.evaluation.days import FIGURES, Days, sharpe_ratio
-from mtf_scalper.evaluation.libraries import library
+from mtf_scalper.optional import library
 
 
 def autoregression(rng, n, persistence):

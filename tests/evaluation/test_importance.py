@@ -15,10 +15,10 @@ from mtf_scalper.evaluation.importance import (
     permutation_importance,
     pooled_importance,
 )
-from mtf_scalper.inference import Policy, simulate
-from mtf_scalper.market.planted import planted_market
+from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.settings import Settings
 from mtf_scalper.training import train
+from mtf_scalper.worlds.planted import planted_market
 
 N_FEATURES = 12
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from mtf_scalper.evaluation.libraries import library
 from mtf_scalper.evaluation.overfitting import (
     backtest_overfitting,
     daily_sharpe,
     deflated_sharpe,
     minimum_track_record,
 )
+from mtf_scalper.optional import library
 
 
 def two_valued_returns(n_days, n_low, sharpe):

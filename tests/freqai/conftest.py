@@ -30,9 +30,9 @@ from ready_python import ReadyPython
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.model import MtfScalperRLModel
-from mtf_scalper.market.synthetic import SyntheticSpec
 from mtf_scalper.records.reader import Run, runs_in
 from mtf_scalper.records.writer import RUN_VARIABLE
+from mtf_scalper.worlds.synthetic import SyntheticSpec
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAIR = "BTC/USDT:USDT"

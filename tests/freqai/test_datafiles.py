@@ -15,7 +15,7 @@ from pandas.testing import assert_frame_equal
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.datafiles import FORMATS, FUNDING_RATE, FUTURES, MARK, SPOT, DataFile
-from mtf_scalper.market.recorded import read_candles, recorded_pair
+from mtf_scalper.market.stored import read_candles, recorded_pair
 
 PAIR = "BTC/USDT:USDT"
 SPOILED = {"truncated": 0.6, "nearly gone": 0.002, "emptied": 0.0}

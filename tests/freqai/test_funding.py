@@ -17,10 +17,10 @@ from freqtrade.exchange import Exchange
 
 from mtf_scalper import Market
 from mtf_scalper.errors import MarketError
-from mtf_scalper.freqai.windows import funding_due
+from mtf_scalper.freqai.markets import funding_due
 from mtf_scalper.market.datafiles import FUNDING_RATE, FUTURES, MARK, DataFile
 from mtf_scalper.market.funding import funding_of
-from mtf_scalper.market.recorded import recorded_pair
+from mtf_scalper.market.stored import recorded_pair
 from mtf_scalper.market.terms import PairTerms
 from mtf_scalper.settings import Settings, TradeRules
 from mtf_scalper.simulator.kernels import candles_of

@@ -26,17 +26,17 @@ from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from mtf_scalper.compute import available_cpus
 from mtf_scalper.errors import MarketError, WorkerDiedError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.model import MtfScalperRLModel
-from mtf_scalper.ppo.fast_ppo import FastPPO
+from mtf_scalper.ppo.compute import available_cpus
+from mtf_scalper.records.events import EVENTS_FILE, Progress, read_events
+from mtf_scalper.rollouts.environments import first_rows
+from mtf_scalper.rollouts.fast_ppo import FastPPO
+from mtf_scalper.rollouts.process_env import ProcessVecEnv
+from mtf_scalper.rollouts.vec_env import BatchedVecEnv
 from mtf_scalper.settings import Advantage
-from mtf_scalper.simulator.environments import first_rows
-from mtf_scalper.simulator.process_env import ProcessVecEnv
 from mtf_scalper.simulator.types import Action
-from mtf_scalper.simulator.vec_env import BatchedVecEnv
-from mtf_scalper.telemetry import EVENTS_FILE, Progress, read_events
 
 PAIR = "BTC/USDT:USDT"
 WINDOW = 4

@@ -20,11 +20,11 @@ import pytest
 from freqtrade.enums import RunMode
 from freqtrade.persistence import Trade, init_db
 
+from mtf_scalper.checks.facts import read_predictions, read_settings_in_force
 from mtf_scalper.errors import MarketError
-from mtf_scalper.freqai.program import kind_of_program
+from mtf_scalper.freqai.lifecycle import kind_of_program
 from mtf_scalper.freqai.recording import ProgramRecord
 from mtf_scalper.market.market import Market
-from mtf_scalper.monitoring.facts import read_predictions, read_settings_in_force
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.reader import PROBABILITIES, Run, Status
 from mtf_scalper.records.writer import RUN_OFF, RunRecord

@@ -14,9 +14,9 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from mtf_scalper.freqai.config import read_settings
 from mtf_scalper.freqai.model import MtfScalperRLModel
-from mtf_scalper.monitoring.verdicts import Recipe
+from mtf_scalper.records.check import Recipe
+from mtf_scalper.records.events import EVENTS_FILE, read_events
 from mtf_scalper.settings import Settings
-from mtf_scalper.telemetry import EVENTS_FILE, read_events
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -22,8 +22,8 @@ from mtf_scalper.freqai.reuse import (
     note_predicted,
     source_frames,
 )
+from mtf_scalper.records.events import EVENTS_FILE, SETTINGS_FILE, EventLog
 from mtf_scalper.settings import Settings
-from mtf_scalper.telemetry import EVENTS_FILE, SETTINGS_FILE, EventLog
 
 PAIR = "BTC/USDT:USDT"
 DATES = pd.date_range("2024-01-01", periods=60, freq="5min", tz="UTC")

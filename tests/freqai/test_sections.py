@@ -19,7 +19,7 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.freqai.config import read_settings
 from mtf_scalper.freqai.loading import load_configuration
 from mtf_scalper.freqai.model import MtfScalperRLModel
-from mtf_scalper.runs.recipe import read_recipe
+from mtf_scalper.runs.recipe_reader import read_recipe
 from mtf_scalper.training import train
 
 Path_ = tuple[str, ...]

@@ -9,13 +9,13 @@ import pytest
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.candles import resample_candles, timeframe_delta, with_earlier_candles
 from mtf_scalper.market.features import feature_frame
-from mtf_scalper.market.recorded import recorded_pair
 from mtf_scalper.market.signals import (
     EntryThresholds,
     classic_entries,
     entry_indicators,
     leverage_for,
 )
+from mtf_scalper.market.stored import recorded_pair
 from mtf_scalper.market.timeframes import warmup_candles
 
 PAIR = "BTC/USDT:USDT"

@@ -18,14 +18,14 @@ from mtf_scalper import Market, Settings, TradeRules
 from mtf_scalper.evaluation.accounts import PairEvidence, measure_pair
 from mtf_scalper.evaluation.days import calendar_of
 from mtf_scalper.evaluation.judge import Judged, judge_pairs, write_judged
-from mtf_scalper.monitoring.sampler import Sample
-from mtf_scalper.monitoring.verdicts import Check
+from mtf_scalper.records.check import Check
+from mtf_scalper.records.events import HistoryRow
 from mtf_scalper.records.reader import PROBABILITIES
+from mtf_scalper.records.sampler import Sample
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.simulator.playback import play
 from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, Side
-from mtf_scalper.telemetry import HistoryRow
 
 PAIRS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 START = pd.Timestamp("2024-10-01", tz="UTC")

@@ -35,8 +35,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from mtf_scalper import Settings, simulate, train
-from mtf_scalper.market.planted import planted_market
-from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.worlds.planted import planted_market
+from mtf_scalper.records.sampler import ProcessSampler
 from mtf_scalper.records.writer import RunRecord
 
 root = Path(sys.argv[1])

@@ -10,7 +10,7 @@ import pytest
 from stable_baselines3 import PPO
 
 from mtf_scalper.errors import SettingsError
-from mtf_scalper.inference import Policy, simulate
+from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import confidence
 from mtf_scalper.training import train

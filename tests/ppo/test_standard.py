@@ -12,11 +12,11 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
-from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market
+from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.ppo.standard import MOST_DEVIATIONS, Standard
+from mtf_scalper.rollouts.environments import make_vec_env
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.environments import make_vec_env
 from mtf_scalper.training import train
 
 EXACT = {"train_cycles": 6, "net_arch": (32, 32), "window_size": 3, "evidence": 0.0}

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from mtf_scalper import Market, Settings, train
-from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.records.sampler import ProcessSampler
 from mtf_scalper.records.writer import RunRecord
 
 root, moments = Path(sys.argv[1]), int(sys.argv[2])

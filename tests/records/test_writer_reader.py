@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtf_scalper.monitoring.sampler import Sample
 from mtf_scalper.records.files import RecordError, plain
 from mtf_scalper.records.reader import PROBABILITIES, Run, Status, runs_in
+from mtf_scalper.records.sampler import Sample
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.settings import Settings
 

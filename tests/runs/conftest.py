@@ -15,9 +15,8 @@ import pytest
 from ready_python import ReadyPython
 from rich.console import Console
 
-from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec, utc_timestamp
-from mtf_scalper.monitoring.facts import RunFacts
-from mtf_scalper.monitoring.verdicts import Recipe
+from mtf_scalper.checks.facts import RunFacts
+from mtf_scalper.records.check import Recipe
 from mtf_scalper.runs import validation
 from mtf_scalper.runs.program import (
     BacktestOutcome,
@@ -27,6 +26,7 @@ from mtf_scalper.runs.program import (
 )
 from mtf_scalper.runs.validation_plan import ValidationPlan
 from mtf_scalper.runs.watched import watched_command
+from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec, utc_timestamp
 
 PAIR = "BTC/USDT:USDT"
 TIMERANGE = "20240111-20240113"

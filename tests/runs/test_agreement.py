@@ -7,9 +7,7 @@ import pandas as pd
 import pytest
 
 from mtf_scalper.errors import SettingsError
-from mtf_scalper.market.datadir import write_datadir
-from mtf_scalper.market.recorded import recorded_pair
-from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
+from mtf_scalper.market.stored import recorded_pair
 from mtf_scalper.runs.agreement import compare_trades, program_request
 from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.program import MODEL, STRATEGY
@@ -17,6 +15,8 @@ from mtf_scalper.simulator.types import ExitReason
 from mtf_scalper.walk_forward.learned_window import learn_window, window_task
 from mtf_scalper.walk_forward.sources import RecordedPairs, planted_recipe
 from mtf_scalper.walk_forward.walk import walk
+from mtf_scalper.worlds.datadir import write_datadir
+from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
 
 PAIR = "BTC/USDT:USDT"
 TIMERANGE = "20240114-20240118"
@@ -45,7 +45,7 @@ def plan_of(recipe, datadir, config):
 def agreed(project, tmp_path_factory, run_ready_backtest):
     """Return walk and result of the program, windows, and the recorded pair."""
     pytest.importorskip("freqtrade")
-    from mtf_scalper.runs.recipe import read_recipe
+    from mtf_scalper.runs.recipe_reader import read_recipe
 
     folder = tmp_path_factory.mktemp("agreement")
     datadir = folder / "data"

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from mtf_scalper.cli import app
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
-from mtf_scalper.market.recorded import recorded_pair
+from mtf_scalper.market.stored import recorded_pair
 from mtf_scalper.runs.agreement import compare_trades, program_request
 from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.program import MODEL, STRATEGY
-from mtf_scalper.runs.recipe import read_recipe
+from mtf_scalper.runs.recipe_reader import read_recipe
 from mtf_scalper.settings import Settings, TradeRules
 from mtf_scalper.walk_forward.learned_window import learn_window, window_task
 from mtf_scalper.walk_forward.sources import RecordedPairs

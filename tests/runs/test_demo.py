@@ -11,7 +11,7 @@ from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs import demo
 from mtf_scalper.runs.program import RunError
 from mtf_scalper.runs.project import demo_market
-from mtf_scalper.runs.recording import judgment_in
+from mtf_scalper.runs.run_record import judgment_in
 
 
 def test_the_demo_runs_only_in_the_projects_root(

@@ -13,8 +13,6 @@ from typer.testing import CliRunner
 from mtf_scalper.cli import app
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
-from mtf_scalper.market.datadir import write_datadir
-from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.records.reader import Status, runs_in
 from mtf_scalper.runs.agreement import Agreement
 from mtf_scalper.runs.evaluation import run_evaluation
@@ -23,6 +21,8 @@ from mtf_scalper.settings import Settings, TradeRules
 from mtf_scalper.walk_forward.learned_window import learn_window, window_task
 from mtf_scalper.walk_forward.sources import PlantedPairs, RecordedPairs, planted_recipe
 from mtf_scalper.walk_forward.walk import evaluate_walks, walk
+from mtf_scalper.worlds.datadir import write_datadir
+from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
 
 SMALL = {"net_arch": (32,), "train_cycles": 20, "cpu_count": 1, "device": "cpu"}
 PAIRS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
@@ -249,7 +249,7 @@ def test_choices_become_a_plan(tmp_path, datadir, monkeypatch):
         asked.append(arguments)
         return Recipe(settings=Settings(random_state=7), pairs=PAIRS)
 
-    monkeypatch.setattr("mtf_scalper.runs.recipe.read_recipe", read_recipe)
+    monkeypatch.setattr("mtf_scalper.runs.recipe_reader.read_recipe", read_recipe)
     days = "20240108-20240124"
     plan = plan_evaluation(
         tmp_path, timerange=days, datadir=datadir, n_seeds=3, pairs=PAIRS[:1], test_days=2
@@ -269,7 +269,7 @@ def test_a_synthetic_market_of_another_strength_is_written_where_it_is_missing(
     tmp_path, monkeypatch
 ):
     recipe = Recipe(settings=Settings(), pairs=PAIRS)
-    monkeypatch.setattr("mtf_scalper.runs.recipe.read_recipe", lambda *_: recipe)
+    monkeypatch.setattr("mtf_scalper.runs.recipe_reader.read_recipe", lambda *_: recipe)
     plan = plan_evaluation(
         tmp_path, timerange="20240108-20240110", signal=0.0, train_days=2, pairs=PAIRS[:1]
     )

@@ -14,15 +14,15 @@ import pytest
 from rich.console import Console
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.evaluation.left_out import left_out_note, left_out_of
+from mtf_scalper.evaluation.left_out_pairs import left_out_note, left_out_of
 from mtf_scalper.evaluation.recipe import Recipe
-from mtf_scalper.market.datadir import write_datadir
-from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.records.reader import runs_in
 from mtf_scalper.runs.evaluation import run_evaluation
 from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.settings import Settings, TradeRules, UntrainablePairs
 from mtf_scalper.walk_forward.sources import RecordedPairs, load_pairs
+from mtf_scalper.worlds.datadir import write_datadir
+from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
 
 PAIR, OTHER = "BTC/USDT:USDT", "ETH/USDT:USDT"
 Change = Callable[[pd.DataFrame], pd.DataFrame] | None

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from mtf_scalper.lifetimes import process_facts
-from mtf_scalper.monitoring.sampler import count_workers
+from mtf_scalper.records.sampler import count_workers
 from mtf_scalper.runs.program import BacktestRequest
 from mtf_scalper.runs.watched import watched_command
 

@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from mtf_scalper.checks.checks import judge
+from mtf_scalper.checks.exact_checks import judge_exact
+from mtf_scalper.checks.facts import RunFacts
+from mtf_scalper.checks.speed import BEFORE
 from mtf_scalper.errors import MarketError
-from mtf_scalper.market.datadir import write_datadir
-from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
-from mtf_scalper.monitoring.checks import judge
-from mtf_scalper.monitoring.exact_checks import judge_exact
-from mtf_scalper.monitoring.facts import RunFacts
-from mtf_scalper.monitoring.speed import BEFORE
-from mtf_scalper.monitoring.verdicts import Check, Recipe, Verdict
+from mtf_scalper.records.check import Check, Recipe, Verdict
 from mtf_scalper.records.reader import Run, Status, runs_in
 from mtf_scalper.runs import validation
 from mtf_scalper.runs import validation_plan as plan_module
 from mtf_scalper.runs.program import RunError
 from mtf_scalper.runs.validation import observe, run_validation, write_verdicts
 from mtf_scalper.runs.validation_plan import ValidationPlan, plan_validation, training_market
+from mtf_scalper.worlds.datadir import write_datadir
+from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
 
 # A training of the tiny run is over between two samples.
 NOT_OF_A_TINY_EXACT_RUN = {

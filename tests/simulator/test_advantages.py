@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from mtf_scalper.market.market import Market
+from mtf_scalper.rollouts.vec_env import BatchedVecEnv
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.advantages import PolicyTable, evaluate_policy, start_weights
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, Chains, chains_of
 from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import N_ACTIONS, Action
-from mtf_scalper.simulator.vec_env import BatchedVecEnv
 
 GAMMA = 0.97
 RULES: dict[str, dict[str, Any]] = {

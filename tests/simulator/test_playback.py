@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import mtf_scalper
 from mtf_scalper.errors import MarketError
-from mtf_scalper.inference import Simulation as SimulationOfInference
 from mtf_scalper.market.market import Market
+from mtf_scalper.ppo.policy import Simulation as SimulationOfInference
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
 from mtf_scalper.simulator.prepared import prepare

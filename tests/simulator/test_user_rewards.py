@@ -15,8 +15,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from mtf_scalper import reward
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.market import Market
+from mtf_scalper.rollouts.environments import make_vec_env, open_vec_env
+from mtf_scalper.rollouts.vec_env import BatchedVecEnv
 from mtf_scalper.settings import Algorithm, RewardName, Settings, VecEnvKind
-from mtf_scalper.simulator.environments import make_vec_env, open_vec_env
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.reward_kernels import RewardNotCompiledError
 from mtf_scalper.simulator.rewards import Parameters, RewardState
@@ -25,7 +26,6 @@ from mtf_scalper.simulator.user_rewards import (
     reward_digest,
     with_absolute_path,
 )
-from mtf_scalper.simulator.vec_env import BatchedVecEnv
 from mtf_scalper.training import train
 
 HEAD = "import math\nimport numpy as np\nfrom mtf_scalper import reward\n"

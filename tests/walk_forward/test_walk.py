@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.inference import simulate
-from mtf_scalper.market.recorded import RecordedPair
+from mtf_scalper.market.stored import RecordedPair
+from mtf_scalper.ppo.policy import simulate
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.types import Action, Side
 from mtf_scalper.walk_forward.learned_window import learn_window, window_task

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.evaluation.libraries import library
+from mtf_scalper.optional import library
 
 __all__ = ["LEAST_DAYS", "Interval", "block_length", "interval_of", "resampled_rows"]
 

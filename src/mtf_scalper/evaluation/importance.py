@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.inference import Policy, decisions_by_side
 from mtf_scalper.market.market import Market
+from mtf_scalper.ppo.policy import Policy, decisions_by_side
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import masked_probabilities
 from mtf_scalper.simulator.playback import play

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.evaluation.days import sharpe_ratio
-from mtf_scalper.evaluation.libraries import library
+from mtf_scalper.optional import library
 
 __all__ = [
     "Overfitting",

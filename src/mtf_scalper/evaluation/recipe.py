@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from mtf_scalper.market.candles import BASE_TIMEFRAME, timeframe_delta
-from mtf_scalper.market.recorded import FEE_RATE
 from mtf_scalper.market.signals import EntryThresholds
+from mtf_scalper.market.stored import FEE_RATE
 from mtf_scalper.market.terms import PairTerms
 from mtf_scalper.market.timeframes import SETTLED_CANDLES, entry_timeframes, warmup_candles
 from mtf_scalper.settings import Settings

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.evaluation.bootstrap import LEAST_DAYS, block_length, resampled_rows
-from mtf_scalper.evaluation.libraries import library
+from mtf_scalper.optional import library
 
 __all__ = ["Superiority", "superiority"]
 

@@ -1,4 +1,4 @@
-"""Binance's public USDT-futures REST calls over a :class:`~mtf_scalper.exchange.replay.Replay`.
+"""Binance's public REST calls for USDT futures over ``replay_exchange.Replay``.
 
 Paths, parameters, limits and error bodies are those that Binance documents. Signed calls are not
 served: they get the answer of an unknown path.
@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from mtf_scalper.exchange.errors import ApiError, DataDirectoryError
+from mtf_scalper.exchange.api_errors import ApiError, DataDirectoryError
 from mtf_scalper.exchange.models import (
     BookTicker,
     Depth,
@@ -25,7 +25,7 @@ from mtf_scalper.exchange.models import (
     ServerTime,
     Ticker24h,
 )
-from mtf_scalper.exchange.replay import Replay
+from mtf_scalper.exchange.replay_exchange import Replay
 from mtf_scalper.exchange.rules import exchange_info
 from mtf_scalper.exchange.store import CandleKind, CandleStore
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from mtf_scalper.exchange.api_errors import ServerError
 from mtf_scalper.exchange.app import create_app
-from mtf_scalper.exchange.config import DEFAULT_PORT
-from mtf_scalper.exchange.errors import ServerError
+from mtf_scalper.exchange.offline_config import DEFAULT_PORT
 from mtf_scalper.exchange.store import CandleStore
 
 __all__ = ["running_exchange", "serve"]

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mtf_scalper.exchange.errors import DataDirectoryError
+from mtf_scalper.exchange.api_errors import DataDirectoryError
 from mtf_scalper.market.datafiles import DAMAGE, FORMATS, parse_file
 
 __all__ = ["INTERVALS_MS", "CandleKind", "CandleStore", "Candles", "FundingRates", "Symbol"]

@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mtf_scalper.freqai import columns
+from mtf_scalper.rollouts.freqtrade_kernels import moves_of, valid_moves
 from mtf_scalper.settings import EntryMode, Fills, Settings, TradeRules
-from mtf_scalper.simulator.freqtrade_kernels import moves_of, valid_moves
 from mtf_scalper.simulator.masks import action_mask, confidence, masked_probabilities
 from mtf_scalper.simulator.types import Action, Side, five_actions
 

@@ -16,11 +16,11 @@ from mtf_scalper.freqai.reads import sets_classic_entries
 from mtf_scalper.freqai.sections import check_sections, section
 from mtf_scalper.freqai.trading_options import Use, check_trading_options
 from mtf_scalper.own_code import file_digest, own_code
+from mtf_scalper.records.events import SETTINGS_FILE
 from mtf_scalper.records.files import plain
 from mtf_scalper.records.manifest import engine_digest
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.user_rewards import reward_code, reward_digest
-from mtf_scalper.telemetry import SETTINGS_FILE
 
 __all__ = [
     "check_identifier",
@@ -229,7 +229,11 @@ def name_models_by_strategy(config: dict[str, Any]) -> None:
         config["freqai"]["identifier"] += f"-{config['strategy']}"
 
 
-_NOT_COMPARED = {"progress_bar": True, "untrainable_pairs": True, "rules": {"exit_confidence"}}
+_NOT_COMPARED: dict[str, Any] = {
+    "progress_bar": True,
+    "untrainable_pairs": True,
+    "rules": {"exit_confidence"},
+}
 """A model may be traded at another confidence than its weights were chosen at: hyperopt does."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.inference import Policy
+from mtf_scalper.ppo.policy import Policy
 
 __all__ = ["Decisions"]
 

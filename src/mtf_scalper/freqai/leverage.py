@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai import columns
+from mtf_scalper.freqai.exchange_terms import is_spot, most_leverage
 from mtf_scalper.freqai.strategy import DecisionTable, HybridStrategy
-from mtf_scalper.freqai.terms import is_spot, most_leverage
 from mtf_scalper.settings import EntryMode, TradeRules
 
 __all__ = ["has_own_leverage", "has_own_stakes", "leverage_of"]

@@ -24,7 +24,6 @@ from pandas import DataFrame, Index
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from mtf_scalper.compute import configure_torch
 from mtf_scalper.errors import MarketError, MtfScalperError, UntrainableError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
@@ -44,6 +43,7 @@ from mtf_scalper.freqai.left_out import (
     pair_without_candles,
     without_predictions,
 )
+from mtf_scalper.freqai.markets import build_market, check_raw_prices, check_window, log_gaps
 from mtf_scalper.freqai.reads import column_warnings
 from mtf_scalper.freqai.recording import ProgramRecord
 from mtf_scalper.freqai.reuse import (
@@ -56,15 +56,15 @@ from mtf_scalper.freqai.reuse import (
 from mtf_scalper.freqai.sections import check_sections
 from mtf_scalper.freqai.traded import market_of_program
 from mtf_scalper.freqai.waiting import WaitingPairs
-from mtf_scalper.freqai.windows import build_market, check_raw_prices, check_window, log_gaps
-from mtf_scalper.inference import Policy, observed_batch_sizes
 from mtf_scalper.market.candles import check_candles
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.pairs import check_linear
+from mtf_scalper.ppo.compute import configure_torch
+from mtf_scalper.ppo.policy import Policy, observed_batch_sizes
 from mtf_scalper.progress import LoggedProgress, WindowBar
+from mtf_scalper.records.events import EVENTS_FILE, EventLog
+from mtf_scalper.rollouts.environments import make_vec_env
 from mtf_scalper.settings import Advantage, Settings
-from mtf_scalper.simulator.environments import make_vec_env
-from mtf_scalper.telemetry import EVENTS_FILE, EventLog
 from mtf_scalper.training import ProgressCallback, train
 
 __all__ = ["MtfScalperRLModel"]

@@ -19,7 +19,7 @@ from freqtrade.exchange import Binance, Exchange
 from freqtrade.resolvers import ExchangeResolver
 
 from mtf_scalper.errors import SettingsError, UntrainableError
-from mtf_scalper.freqai.terms import expanded_pairs, pair_terms
+from mtf_scalper.freqai.exchange_terms import expanded_pairs, pair_terms
 from mtf_scalper.market.terms import PairTerms
 
 __all__ = ["OfflineExchange"]

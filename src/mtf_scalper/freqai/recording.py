@@ -34,16 +34,16 @@ from mtf_scalper.evaluation.judge_into import (
     verdict_checks,
     verdict_sentence,
 )
-from mtf_scalper.evaluation.left_out import LEFT_OUT, left_out_note
+from mtf_scalper.evaluation.left_out_pairs import LEFT_OUT, left_out_note
 from mtf_scalper.evaluation.trades import as_row, from_freqtrade
 from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.program import KINDS, Fate, end_with_parent, kind_of_program
+from mtf_scalper.freqai.lifecycle import KINDS, Fate, end_with_parent, kind_of_program
 from mtf_scalper.market.market import Market
-from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.records import files
 from mtf_scalper.records.files import RecordError
 from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import PROBABILITIES, Run
+from mtf_scalper.records.sampler import ProcessSampler
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
 from mtf_scalper.settings import Settings
 

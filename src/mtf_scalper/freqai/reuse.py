@@ -20,8 +20,8 @@ from pandas import DataFrame, Timestamp
 
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.market.names import feature_difference
+from mtf_scalper.records.events import EVENTS_FILE, EventLog, read_events
 from mtf_scalper.records.manifest import candle_digest
-from mtf_scalper.telemetry import EVENTS_FILE, EventLog, read_events
 
 __all__ = [
     "check_features",

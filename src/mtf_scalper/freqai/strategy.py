@@ -25,8 +25,8 @@ from pandas import DataFrame
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.config import read_settings, trade_rules
+from mtf_scalper.freqai.exchange_terms import exchange_option
 from mtf_scalper.freqai.rule_frames import included_timeframes, log_added, longer_candles, plots
-from mtf_scalper.freqai.terms import exchange_option
 from mtf_scalper.market import features
 from mtf_scalper.market.signals import (
     ENTRY_TIMEFRAMES,

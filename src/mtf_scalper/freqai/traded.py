@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.windows import build_market
+from mtf_scalper.freqai.markets import build_market
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 

@@ -12,7 +12,7 @@ from mtf_scalper.page.learning import importance_section, learning_section
 from mtf_scalper.page.machine import machine_section
 from mtf_scalper.page.parts import Page, Section
 from mtf_scalper.page.summary import page_head
-from mtf_scalper.page.tables import (
+from mtf_scalper.page.table_sections import (
     checks_section,
     figures_section,
     manifest_section,

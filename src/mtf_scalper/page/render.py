@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.evaluation.libraries import library
+from mtf_scalper.optional import library
 from mtf_scalper.page.build import build_page
 from mtf_scalper.page.parts import Page, Section
 from mtf_scalper.paths import check_file_to_write, written_whole

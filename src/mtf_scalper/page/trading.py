@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mtf_scalper.evaluation.rank import rank
-from mtf_scalper.page.candles import MAX_PAIRS, candles_plot
+from mtf_scalper.page.candle_chart import MAX_PAIRS, candles_plot
 from mtf_scalper.page.figures import ALL, figure, final_returns, pooled, seeds_of, series_names
 from mtf_scalper.page.parts import (
     Column,

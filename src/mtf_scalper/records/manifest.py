@@ -32,19 +32,7 @@ __all__ = [
 PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "numpy", "numba", "pandas", "stable-baselines3", "freqtrade")
 _PRICES = ["open", "high", "low", "close", "volume"]
-_ENGINE = (
-    "market",
-    "simulator",
-    "ppo",
-    "freqai",
-    "settings.py",
-    "models.py",
-    "selection.py",
-    "training.py",
-    "exact_training.py",
-    "rollout_training.py",
-    "inference.py",
-)
+_ENGINE = ("market", "simulator", "ppo", "rollouts", "freqai", "settings.py", "training.py")
 """What decides on what is learned and predicted; not who calls it, watches it or tells of it."""
 
 

@@ -19,9 +19,9 @@ import pandas as pd
 
 from mtf_scalper.lifetimes import is_alive
 from mtf_scalper.records import files
+from mtf_scalper.records.events import HistoryRow
 from mtf_scalper.records.files import RecordError, read_lines
 from mtf_scalper.records.trainings import Span, spans
-from mtf_scalper.telemetry import HistoryRow
 
 __all__ = ["PROBABILITIES", "Run", "Status", "runs_in"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from mtf_scalper.telemetry import Progress
+from mtf_scalper.records.events import Progress
 
 __all__ = ["FINISHED", "STARTED", "Span", "Training", "spans", "trainings"]
 

@@ -20,6 +20,7 @@ from pyarrow.feather import write_feather
 
 from mtf_scalper.lifetimes import process_facts
 from mtf_scalper.records import files
+from mtf_scalper.records.events import EventLog
 from mtf_scalper.records.files import append, file_stem, plain, written_once
 from mtf_scalper.records.manifest import (
     commit_facts,
@@ -27,7 +28,6 @@ from mtf_scalper.records.manifest import (
     machine_facts,
     version_facts,
 )
-from mtf_scalper.telemetry import EventLog
 
 __all__ = ["RUN_OFF", "RUN_VARIABLE", "RunRecord"]
 

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mtf_scalper.evaluation.judge_into import IS_POLICY
-from mtf_scalper.monitoring.sampler import ProcessSampler
 from mtf_scalper.paths import user_data
 from mtf_scalper.progress import EventBars
 from mtf_scalper.records.reader import Run
+from mtf_scalper.records.sampler import ProcessSampler
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, BacktestRun, run_backtest
 from mtf_scalper.runs.project import demo_market, find_project, page_or_reason, shown
-from mtf_scalper.runs.recording import begin_record, judgment_in
+from mtf_scalper.runs.run_record import begin_record, judgment_in
 
 __all__ = ["DEMO_TIMERANGE", "run_demo"]
 

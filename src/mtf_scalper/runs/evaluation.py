@@ -15,14 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mtf_scalper.evaluation.importance import pooled_importance
 from mtf_scalper.evaluation.judge import Judged, NotJudged, write_judged
 from mtf_scalper.evaluation.judge_into import check_row
-from mtf_scalper.evaluation.left_out import LEFT_OUT, left_out_note
+from mtf_scalper.evaluation.left_out_pairs import LEFT_OUT, left_out_note
 from mtf_scalper.evaluation.variants import earlier_variants
-from mtf_scalper.market.recorded import RecordedPair
-from mtf_scalper.monitoring.sampler import ProcessSampler
+from mtf_scalper.market.stored import RecordedPair
 from mtf_scalper.paths import user_data
 from mtf_scalper.records.files import EVENTS
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.reader import Run
+from mtf_scalper.records.sampler import ProcessSampler
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.agreement import (
     Agreement,

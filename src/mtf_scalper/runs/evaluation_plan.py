@@ -10,18 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from mtf_scalper.compute import available_cpus
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
-from mtf_scalper.market.datadir import ensure_datadir
-from mtf_scalper.market.synthetic import SyntheticSpec, pair_spec
 from mtf_scalper.paths import user_data
+from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.runs.program import MODEL, STRATEGY
 from mtf_scalper.runs.project import SYNTHETIC_PERIOD, demo_market
 from mtf_scalper.settings import Device, Settings
 from mtf_scalper.walk_forward.sources import PairSource, PlantedPairs, RecordedPairs, planted_recipe
 from mtf_scalper.walk_forward.walk import threads_per_job
 from mtf_scalper.walk_forward.windows import Window, parse_timerange, rolling_windows
+from mtf_scalper.worlds.datadir import ensure_datadir
+from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
 
 __all__ = ["EvaluationPlan", "plan_evaluation"]
 
@@ -169,7 +169,7 @@ def plan_evaluation(
         recipe, source = planted_recipe(planted), PlantedPairs(planted, market_seed)
     else:
         # Imported when it is asked for: a planted market needs no freqtrade.
-        from mtf_scalper.runs.recipe import read_recipe
+        from mtf_scalper.runs.recipe_reader import read_recipe
 
         spec = _spec(pairs, signal, market_seed) if datadir is None else None
         name = "" if spec is None else f"synthetic-{spec.signal_strength:g}-{spec.seed}"

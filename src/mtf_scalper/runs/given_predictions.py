@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
 from mtf_scalper.freqai.config import read_settings, trade_rules
 from mtf_scalper.freqai.traded import is_predicted
-from mtf_scalper.market.synthetic import random_generator
 from mtf_scalper.simulator.types import N_ACTIONS, Action
+from mtf_scalper.worlds.synthetic import random_generator
 
 __all__ = [
     "GIVEN",

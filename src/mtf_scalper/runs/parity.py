@@ -38,8 +38,8 @@ from mtf_scalper.freqai.traded import (
     traded_rows,
 )
 from mtf_scalper.freqai.trading_options import Use, check_trading_options
-from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.market.market import Market, with_early_ends
+from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.runs.given_predictions import Given, GivenPredictions
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.exits import EQUITY_FLOOR

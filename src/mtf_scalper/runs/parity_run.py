@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.console import Console
 
+from mtf_scalper.checks.inventory import find_candles
 from mtf_scalper.errors import MarketError, SettingsError
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.market.pairs import check_linear
-from mtf_scalper.monitoring.inventory import find_candles
 from mtf_scalper.paths import user_data
 from mtf_scalper.runs.given_predictions import GIVEN
 from mtf_scalper.runs.parity import backtest, compare, load_config

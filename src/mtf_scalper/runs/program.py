@@ -25,9 +25,9 @@ import psutil
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.paths import user_data
+from mtf_scalper.records.events import EVENTS_FILE, read_events
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
 from mtf_scalper.runs.watched import watched_command
-from mtf_scalper.telemetry import EVENTS_FILE, read_events
 
 __all__ = [
     "BacktestOutcome",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.market.datadir import ensure_datadir
-from mtf_scalper.market.synthetic import SyntheticSpec
 from mtf_scalper.page.render import write_page
 from mtf_scalper.paths import user_data
+from mtf_scalper.worlds.datadir import ensure_datadir
+from mtf_scalper.worlds.synthetic import SyntheticSpec
 
 __all__ = ["SYNTHETIC_PERIOD", "demo_market", "find_project", "page_or_reason", "shown"]
 

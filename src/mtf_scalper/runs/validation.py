@@ -16,29 +16,29 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from mtf_scalper._version import __version__
-from mtf_scalper.compute import available_cpus
-from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.monitoring.checks import judge
-from mtf_scalper.monitoring.exact_checks import judge_exact
-from mtf_scalper.monitoring.facts import (
+from mtf_scalper.checks.checks import judge
+from mtf_scalper.checks.exact_checks import judge_exact
+from mtf_scalper.checks.facts import (
     RunFacts,
     read_checkpoints,
     read_freqai_config,
     read_predictions,
     read_settings_in_force,
 )
-from mtf_scalper.monitoring.sampler import ProcessSampler, write_csv
-from mtf_scalper.monitoring.speed import SpeedComparison, compare_speed
-from mtf_scalper.monitoring.verdicts import Check, Recipe
+from mtf_scalper.checks.speed import SpeedComparison, compare_speed
+from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.paths import written_whole
+from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.progress import EventBars, progress_columns
+from mtf_scalper.records.check import Check, Recipe
+from mtf_scalper.records.events import Progress, detail
 from mtf_scalper.records.reader import Run
+from mtf_scalper.records.sampler import ProcessSampler, write_csv
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.program import BacktestOutcome, BacktestRun, RunError, run_backtest
 from mtf_scalper.runs.project import find_project, page_or_reason, shown
-from mtf_scalper.runs.recording import begin_record, judgment_in
+from mtf_scalper.runs.run_record import begin_record, judgment_in
 from mtf_scalper.runs.validation_plan import ValidationPlan, plan_validation, training_market
-from mtf_scalper.telemetry import Progress, detail
 
 __all__ = ["observe", "run_validation", "write_verdicts"]
 

@@ -11,20 +11,20 @@ from typing import Any
 
 import pandas as pd
 
+from mtf_scalper.checks.doctor import REQUIRED_FILES, own_candles
+from mtf_scalper.checks.inventory import CandleFile, find_candles
+from mtf_scalper.checks.speed import BEFORE
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.candles import timeframe_delta
 from mtf_scalper.market.features import WARMUP_CANDLES_5M
 from mtf_scalper.market.market import Market
-from mtf_scalper.market.recorded import recorded_pair
-from mtf_scalper.market.synthetic import utc_timestamp
-from mtf_scalper.monitoring.doctor import REQUIRED_FILES, own_candles
-from mtf_scalper.monitoring.inventory import CandleFile, find_candles
-from mtf_scalper.monitoring.speed import BEFORE
-from mtf_scalper.monitoring.verdicts import Recipe
+from mtf_scalper.market.stored import recorded_pair
 from mtf_scalper.paths import user_data
+from mtf_scalper.records.check import Recipe
 from mtf_scalper.runs.program import BacktestRequest
 from mtf_scalper.runs.project import demo_market
 from mtf_scalper.shipped import REFERENCE_RECIPE, shipped_text
+from mtf_scalper.worlds.synthetic import utc_timestamp
 
 __all__ = ["ValidationPlan", "plan_validation", "training_market"]
 

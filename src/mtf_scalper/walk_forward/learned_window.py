@@ -14,11 +14,11 @@ from stable_baselines3 import PPO
 
 from mtf_scalper.errors import UntrainableError
 from mtf_scalper.evaluation.importance import Importance, permutation_importance
-from mtf_scalper.inference import Policy
 from mtf_scalper.market.market import CLOSE, Market
-from mtf_scalper.market.recorded import RecordedPair, part_of
+from mtf_scalper.market.stored import RecordedPair, part_of
+from mtf_scalper.ppo.policy import Policy
+from mtf_scalper.records.events import EventLog
 from mtf_scalper.settings import Settings
-from mtf_scalper.telemetry import EventLog
 from mtf_scalper.training import train
 from mtf_scalper.walk_forward.windows import Window
 

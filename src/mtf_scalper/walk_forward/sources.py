@@ -14,11 +14,11 @@ from mtf_scalper.errors import MarketError, SettingsError, UntrainableError
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.market import with_early_ends
 from mtf_scalper.market.pairs import check_linear
-from mtf_scalper.market.planted import PlantedKind, planted_market
-from mtf_scalper.market.recorded import FEE_RATE, RecordedPair, recorded_pair
+from mtf_scalper.market.stored import FEE_RATE, RecordedPair, recorded_pair
 from mtf_scalper.settings import EntryMode, Settings, TradeRules, UntrainablePairs
 from mtf_scalper.walk_forward.learned_window import check_window
 from mtf_scalper.walk_forward.windows import Window
+from mtf_scalper.worlds.planted import PlantedKind, planted_market
 
 __all__ = ["PairSource", "PlantedPairs", "RecordedPairs", "load_pairs", "planted_recipe"]
 

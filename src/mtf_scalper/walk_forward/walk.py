@@ -16,18 +16,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.compute import available_cpus
 from mtf_scalper.evaluation.accounts import measure_pair
 from mtf_scalper.evaluation.days import calendar_of
 from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.judge import Judged, judge_pairs
-from mtf_scalper.inference import Policy, simulate
 from mtf_scalper.lifetimes import begin_worker
 from mtf_scalper.market.market import Market
-from mtf_scalper.market.recorded import RecordedPair
+from mtf_scalper.market.stored import RecordedPair
+from mtf_scalper.ppo.compute import available_cpus
+from mtf_scalper.ppo.policy import Policy, simulate
+from mtf_scalper.rollouts.process_env import HelperProcesses, without_main_module
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.playback import Simulation
-from mtf_scalper.simulator.process_env import HelperProcesses, without_main_module
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask, learn_window
 from mtf_scalper.walk_forward.windows import Window, window_days

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mtf_scalper.evaluation.trades import as_row, simulated
-from mtf_scalper.market.recorded import RecordedPair
+from mtf_scalper.market.stored import RecordedPair
 from mtf_scalper.records.reader import PROBABILITIES
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.walk_forward.walk import Walk

@@ -1,1 +1,0 @@
-"""What a run used and whether it did what it claims: process samples and checks."""

@@ -1,0 +1,1 @@
+"""Markets that are made up: candles with and without something to learn, and files of them."""
