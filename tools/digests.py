@@ -173,8 +173,10 @@ def table_of(table: pd.DataFrame) -> Iterator[str | bytes]:
     for name in table.columns:
         column = table[name]
         yield f"{name} {column.dtype}"
-        exact = column.dtype.kind in "biufM" and not isinstance(column.dtype, pd.CategoricalDtype)
-        yield column.to_numpy().tobytes() if exact else json.dumps(list(map(str, column)))
+        # Dates with a zone and integers with gaps become objects, whose bytes are addresses.
+        values = column.to_numpy()
+        exact = values.dtype.kind in "biufM"
+        yield values.tobytes() if exact else json.dumps(list(map(str, column)))
 
 
 def plain(value: Any) -> Any:
