@@ -179,9 +179,11 @@ def table_of(table: pd.DataFrame) -> Iterator[str | bytes]:
         column = table[name]
         yield f"{name} {column.dtype}"
         if isinstance(column.dtype, pd.DatetimeTZDtype):
-            column = column.dt.tz_convert(None)  # as objects they would be addresses
-        exact = column.dtype.kind in "biufM" and not isinstance(column.dtype, pd.CategoricalDtype)
-        yield column.to_numpy().tobytes() if exact else json.dumps(list(map(str, column)))
+            column = column.dt.tz_convert(None)
+        # Integers with gaps become objects, whose bytes are addresses.
+        values = column.to_numpy()
+        exact = values.dtype.kind in "biufM"
+        yield values.tobytes() if exact else json.dumps(list(map(str, column)))
 
 
 def plain(value: Any) -> Any:

@@ -179,11 +179,11 @@ def test_a_ruined_account_ends_alone() -> None:
 def test_calls_that_cannot_be_are_refused(make_market) -> None:
     settings = Settings(window_size=WINDOW)
     with pytest.raises(MarketError, match="5 candles are too few for a window of 4; at least 6"):
-        play(make_market(n_candles=5), settings, enter_long)
+        prepare(make_market(n_candles=5), settings)
     with pytest.raises(ValueError, match="n_runs must be at least 1, got 0"):
-        play(make_market(), settings, enter_long, 0)
+        play(prepare(make_market(), settings), enter_long, 0)
     with pytest.raises(ValueError, match=r"choose returned shape \(1,\) for 2 runs"):
-        play(make_market(), settings, lambda *_: np.zeros(1, dtype=np.int64), 2)
+        play(prepare(make_market(), settings), lambda *_: np.zeros(1, dtype=np.int64), 2)
 
 
 @pytest.mark.parametrize("entry", list(EntryMode))
@@ -191,7 +191,7 @@ def test_calls_that_cannot_be_are_refused(make_market) -> None:
 def test_valid_actions_are_the_masks_of_the_environment(entry, can_short) -> None:
     market = wild_market(np.random.default_rng(2))
     settings = Settings(window_size=WINDOW, rules={"entry": entry, "can_short": can_short})
-    valid = valid_actions(market, settings.rules)
+    valid = valid_actions(prepare(market, settings))
     assert valid.shape == (250, 3, 5)
     env, rng, seen = ReferenceEnv(market, settings), np.random.default_rng(3), set()
     env.reset()
