@@ -44,7 +44,7 @@ from mtf_scalper.walk_forward.learned_window import learn_window, window_task
 from mtf_scalper.walk_forward.sources import PlantedPairs, RecordedPairs, planted_recipe
 from mtf_scalper.walk_forward.walk import evaluate_walks, walk
 from mtf_scalper.worlds.datadir import write_datadir
-from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
 DOCUMENT = "evidence.md"
 RUNS = HERE / "results" / "false_alarm_runs"

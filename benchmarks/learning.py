@@ -39,7 +39,7 @@ from run_store import Result, RunStore, Task, commits, on_one_thread
 
 from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.settings import EntryMode
-from mtf_scalper.worlds.planted import PlantedKind
+from mtf_scalper.worlds.planted_spec import PlantedKind
 
 DOCUMENT = "learning_results.md"
 RUNS = HERE / "results" / "learning_runs"

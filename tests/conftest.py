@@ -21,7 +21,8 @@ from mtf_scalper.market.candles import resample_candles, timeframe_delta
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.worlds.datadir import write_datadir
-from mtf_scalper.worlds.synthetic import SyntheticSpec, generate_candles
+from mtf_scalper.worlds.synthetic import generate_candles
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec
 
 # The same examples in every run, and no time limit that a busy machine could miss.
 hypothesis.settings.register_profile("project", derandomize=True, deadline=None)

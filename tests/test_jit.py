@@ -57,8 +57,8 @@ def _run(folder: Path) -> list[str]:
     return done.stdout.split()
 
 
-def test_compiled_code_takes_nothing_from_other_folders() -> None:
-    """Functions of modules with compiled code use names of the compiled folders only."""
+def test_compiled_functions_are_short_to_call_and_take_nothing_from_other_folders() -> None:
+    """Those of modules with compiled code use names of the compiled folders, and 8 parameters."""
     for path in SOURCES.rglob("*.py"):
         source = path.read_text(encoding="utf-8")
         if "@njit" not in source:
@@ -77,6 +77,7 @@ def test_compiled_code_takes_nothing_from_other_folders() -> None:
                 body = ast.Module(function.body, [])
                 used = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
                 assert not used & elsewhere.keys(), (path, function.name)
+                assert len(function.args.args) <= 8, (path, function.name)
 
 
 def _is_compiled(function: ast.FunctionDef) -> bool:

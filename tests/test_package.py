@@ -1,7 +1,5 @@
 """What the package promises as a whole: its API, its layers, and files that work anywhere."""
 
-import ast
-import importlib
 import os
 import re
 import subprocess
@@ -17,27 +15,6 @@ import mtf_scalper
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "mtf_scalper"
-MODULES = sorted(SOURCE.rglob("*.py"))
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def defined_names(tree: ast.Module) -> set[str]:
-    """Return the names that a module defines at its top level, imports aside."""
-    names: set[str] = set()
-    for statement in tree.body:
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(statement.name)
-        elif isinstance(statement, ast.Assign | ast.AnnAssign):
-            names |= {
-                node.id
-                for node in ast.walk(statement)
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-            }
-    return names
 
 
 def tracked_files() -> list[Path]:
@@ -107,17 +84,6 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_every_module_says_what_is_public(path: Path) -> None:
-    names = defined_names(ast.parse(path.read_text(encoding="utf-8")))
-    if not names - {"__version__"}:
-        return  # nothing but a docstring or the version
-    assert "__all__" in names
-    module = importlib.import_module(module_name(path))
-    assert [name for name in module.__all__ if not hasattr(module, name)] == []
-    assert len(set(module.__all__)) == len(module.__all__)
 
 
 def test_imports_point_down_only_and_freqtrade_stays_in_its_layer() -> None:

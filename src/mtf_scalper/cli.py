@@ -29,8 +29,6 @@ from mtf_scalper.paths import (
 )
 from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
-__all__ = ["app", "main"]
-
 _EXIT_CODES = (
     "Exit codes: 0 success; 1 the run or one of its checks failed, the last line on stderr says "
     "why; 2 the command line was not understood; 130 interrupted with Ctrl-C."

@@ -2,16 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "LearningError",
-    "MarketError",
-    "MtfScalperError",
-    "SettingsError",
-    "UntrainableError",
-    "WeightsError",
-    "WorkerDiedError",
-]
-
 
 class MtfScalperError(Exception):
     """Base of every error that this package raises on purpose."""

@@ -23,8 +23,6 @@ from typing import Any, TypeVar, overload
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
-__all__ = ["njit"]
-
 logger = logging.getLogger(__name__)
 
 COMPILED_FOLDERS = ("ppo", "rollouts", "simulator")

@@ -21,15 +21,6 @@ from typing import Any
 
 import psutil
 
-__all__ = [
-    "begin_worker",
-    "end_with_parent",
-    "end_with_parent_process",
-    "is_alive",
-    "process_facts",
-    "scheduled_cpus",
-]
-
 _WATCH_SECONDS = 1.0
 _STOP_SECONDS = 15.0
 _START_TOLERANCE_SECONDS = 2.0  # the system's boot time, which it counts from, is no exact figure

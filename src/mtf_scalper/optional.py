@@ -7,8 +7,6 @@ from typing import Any
 
 from mtf_scalper.errors import MtfScalperError
 
-__all__ = ["library"]
-
 
 def library(name: str) -> Any:
     """Return a module of the extra ``evidence``.

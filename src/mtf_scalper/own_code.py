@@ -31,8 +31,6 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-__all__ = ["OwnCode", "file_digest", "own_code"]
-
 _PACKAGE = Path(__file__).resolve().parent
 _NOT_OWN = {"mtf_scalper", "freqtrade"}
 _NO_TYPE_OF_THE_USERS = {*_NOT_OWN, *sys.stdlib_module_names}

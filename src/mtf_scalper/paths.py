@@ -12,18 +12,6 @@ from pathlib import Path
 
 from mtf_scalper.errors import MtfScalperError
 
-__all__ = [
-    "PathError",
-    "check_file",
-    "check_file_to_write",
-    "check_folder",
-    "check_folder_if_there",
-    "check_folder_to_write",
-    "problem_with_files",
-    "user_data",
-    "written_whole",
-]
-
 _OF_FILES = {
     getattr(errno, name)
     for name in (

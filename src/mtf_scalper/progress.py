@@ -15,8 +15,6 @@ from rich.progress import Progress as RichProgress
 from mtf_scalper.records.events import Progress, detail, speed_and_share
 from mtf_scalper.records.trainings import Training, trainings
 
-__all__ = ["EventBars", "LoggedProgress", "WindowBar", "progress_columns"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -12,8 +12,6 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["explained", "harmless", "nearest", "unknown_key"]
-
 _SB3, _XY, _TREES = "stable-baselines3", "ReforceXY", "tree models"
 
 _WITHOUT_EFFECT: dict[str, tuple[str, str]] = {

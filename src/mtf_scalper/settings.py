@@ -32,21 +32,6 @@ from mtf_scalper.related_keys import harmless, nearest, unknown_key
 if TYPE_CHECKING:
     from mtf_scalper.market.market import Market
 
-__all__ = [
-    "Advantage",
-    "Algorithm",
-    "Device",
-    "EntryMode",
-    "Fills",
-    "MatmulPrecision",
-    "RewardName",
-    "RewardParameters",
-    "Settings",
-    "TradeRules",
-    "UntrainablePairs",
-    "VecEnvKind",
-]
-
 logger = logging.getLogger(__name__)
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -11,8 +11,6 @@ from pathlib import Path, PurePosixPath
 
 from mtf_scalper.paths import check_folder_to_write, user_data
 
-__all__ = ["REFERENCE_RECIPE", "SHIPPED_FILES", "differences", "shipped_text", "write_missing"]
-
 REFERENCE_RECIPE = PurePosixPath("configs/reference_recipe.json")
 SHIPPED_FILES = (
     PurePosixPath("configs/config_rl_hybrid.json"),

@@ -28,8 +28,6 @@ from mtf_scalper.settings import Advantage, Device, Settings
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.reference import ReferenceEnv
 
-__all__ = ["HistoryRow", "ProgressCallback", "TrainResult", "train"]
-
 logger = logging.getLogger(__name__)
 
 

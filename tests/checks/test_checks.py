@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtf_scalper.checks.checks import CHECKS, Check, Recipe, Verdict, judge, least_busy_cores
+from mtf_scalper.checks.checks import CHECKS, judge, least_busy_cores
 from mtf_scalper.checks.facts import CheckpointFacts, RunFacts
 from mtf_scalper.checks.speed import SpeedComparison
 from mtf_scalper.freqai.columns import ACTION, CONFIDENCE
 from mtf_scalper.freqai.columns import PROBABILITIES as COLUMNS
+from mtf_scalper.records.check import Check, Recipe, Verdict
 from mtf_scalper.records.sampler import Sample
 
 RECIPE = Recipe(train_cycles=4)

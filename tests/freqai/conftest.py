@@ -32,7 +32,7 @@ from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.model import MtfScalperRLModel
 from mtf_scalper.records.reader import Run, runs_in
 from mtf_scalper.records.writer import RUN_VARIABLE
-from mtf_scalper.worlds.synthetic import SyntheticSpec
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAIR = "BTC/USDT:USDT"

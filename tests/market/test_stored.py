@@ -8,7 +8,7 @@ from mtf_scalper.errors import MarketError
 from mtf_scalper.market.features import WARMUP_CANDLES_5M, feature_frame
 from mtf_scalper.market.stored import price_steps, recorded_pair
 from mtf_scalper.worlds.datadir import write_datadir
-from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
 PAIR = "BTC/USDT:USDT"
 

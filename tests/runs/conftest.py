@@ -26,7 +26,8 @@ from mtf_scalper.runs.program import (
 )
 from mtf_scalper.runs.validation_plan import ValidationPlan
 from mtf_scalper.runs.watched import watched_command
-from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec, utc_timestamp
+from mtf_scalper.worlds.synthetic import utc_timestamp
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
 PAIR = "BTC/USDT:USDT"
 TIMERANGE = "20240111-20240113"

@@ -16,7 +16,7 @@ from mtf_scalper.walk_forward.learned_window import learn_window, window_task
 from mtf_scalper.walk_forward.sources import RecordedPairs, planted_recipe
 from mtf_scalper.walk_forward.walk import walk
 from mtf_scalper.worlds.datadir import write_datadir
-from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
 PAIR = "BTC/USDT:USDT"
 TIMERANGE = "20240114-20240118"

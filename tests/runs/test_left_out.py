@@ -22,7 +22,7 @@ from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.settings import Settings, TradeRules, UntrainablePairs
 from mtf_scalper.walk_forward.sources import RecordedPairs, load_pairs
 from mtf_scalper.worlds.datadir import write_datadir
-from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
 PAIR, OTHER = "BTC/USDT:USDT", "ETH/USDT:USDT"
 Change = Callable[[pd.DataFrame], pd.DataFrame] | None

@@ -20,7 +20,7 @@ from mtf_scalper.cli import app
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.runs.parity_run import offline_arguments
 from mtf_scalper.worlds.datadir import write_datadir
-from mtf_scalper.worlds.synthetic import SyntheticSpec
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec
 
 # freqtrade calls pandas in ways that pandas 3.1 deprecates; nothing of ours does.
 pytestmark = pytest.mark.filterwarnings(

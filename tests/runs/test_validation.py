@@ -27,7 +27,7 @@ from mtf_scalper.runs.program import RunError
 from mtf_scalper.runs.validation import observe, run_validation, write_verdicts
 from mtf_scalper.runs.validation_plan import ValidationPlan, plan_validation, training_market
 from mtf_scalper.worlds.datadir import write_datadir
-from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
 # A training of the tiny run is over between two samples.
 NOT_OF_A_TINY_EXACT_RUN = {

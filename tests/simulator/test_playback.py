@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 import mtf_scalper
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
-from mtf_scalper.ppo.policy import Simulation as SimulationOfInference
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.playback import Simulation, play, valid_actions
+from mtf_scalper.simulator.playback import Simulation as SimulationOfInference
 from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import Action, ExitReason, Side, Trade

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from mtf_scalper.errors import MarketError, SettingsError
+from mtf_scalper.market.candles import resample_candles
 from mtf_scalper.worlds import datadir as datadir_module
 from mtf_scalper.worlds.datadir import (
     MANIFEST_NAME,
@@ -17,12 +18,8 @@ from mtf_scalper.worlds.datadir import (
     mark_candles,
     write_datadir,
 )
-from mtf_scalper.worlds.synthetic import (
-    SyntheticSpec,
-    generate_candles,
-    pair_spec,
-    resample_candles,
-)
+from mtf_scalper.worlds.synthetic import generate_candles
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
 BTC, ETH, SOL = "BTC/USDT:USDT", "ETH/USDT:USDT", "SOL/USDT:USDT"
 SPEC = SyntheticSpec(seed=3)

@@ -10,14 +10,9 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.types import Action
-from mtf_scalper.worlds.planted import (
-    MIN_FEATURES,
-    PLANTED_SPECS,
-    PlantedKind,
-    PlantedMarket,
-    planted_market,
-)
+from mtf_scalper.worlds.planted import MIN_FEATURES, PlantedMarket, planted_market
 from mtf_scalper.worlds.planted_reference import reference_targets, reference_thresholds
+from mtf_scalper.worlds.planted_spec import PLANTED_SPECS, PlantedKind
 
 KINDS = list(PlantedKind)
 WINDOW = 10

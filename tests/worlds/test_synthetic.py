@@ -12,17 +12,15 @@ import pandas as pd
 import pytest
 
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.market.candles import resample_candles
 from mtf_scalper.market.signals import EntryThresholds, classic_entries, entry_indicators
 from mtf_scalper.worlds.synthetic import (
-    PairSpec,
-    SyntheticSpec,
     generate_candles,
-    pair_spec,
-    resample_candles,
     simulate_path,
     stationary_ar1,
     utc_timestamp,
 )
+from mtf_scalper.worlds.synthetic_spec import PairSpec, SyntheticSpec, pair_spec
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 START, END = "2024-01-01", "2024-12-13"

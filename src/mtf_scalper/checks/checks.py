@@ -16,12 +16,10 @@ from typing import Any
 
 from mtf_scalper.checks import predictions
 from mtf_scalper.checks.facts import RunFacts
-from mtf_scalper.records.check import CannotTellError, Check, Recipe, Verdict
+from mtf_scalper.records.check import CannotTellError, Check, Recipe
 from mtf_scalper.records.files import plain
 from mtf_scalper.records.sampler import Sample
 from mtf_scalper.records.trainings import FINISHED, STARTED, spans, trainings
-
-__all__ = ["CHECKS", "Check", "Recipe", "Verdict", "judge", "least_busy_cores"]
 
 Judgement = tuple[str, str]
 """What was measured, and what is wrong with it (empty if nothing is)."""

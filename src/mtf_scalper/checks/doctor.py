@@ -17,19 +17,6 @@ from mtf_scalper.checks.machine_facts import Machine, inspect_machine
 from mtf_scalper.paths import user_data
 from mtf_scalper.settings import Advantage, Settings, VecEnvKind
 
-__all__ = [
-    "REQUIRED_FILES",
-    "Finding",
-    "Level",
-    "Report",
-    "data_findings",
-    "examine",
-    "format_report",
-    "machine_findings",
-    "own_candles",
-    "package_findings",
-]
-
 REQUIRED_FILES = ("5m-futures", "15m-futures", "1h-futures", "1h-mark", "1h-funding_rate")
 """What the main command reads of every pair: timeframe and kind, as in the files' names."""
 

@@ -15,8 +15,6 @@ from mtf_scalper.records.check import CannotTellError, Check, Recipe
 from mtf_scalper.records.trainings import FINISHED, STARTED, trainings
 from mtf_scalper.settings import Settings
 
-__all__ = ["EXACT_CHECKS", "judge_exact"]
-
 _LEAST_BUSY_CORES = 0.8
 """Of one thread; evaluations in between have no more."""
 

@@ -18,15 +18,6 @@ from mtf_scalper.records.events import SETTINGS_FILE
 from mtf_scalper.records.sampler import Sample
 from mtf_scalper.settings import Settings
 
-__all__ = [
-    "CheckpointFacts",
-    "RunFacts",
-    "read_checkpoints",
-    "read_freqai_config",
-    "read_predictions",
-    "read_settings_in_force",
-]
-
 
 @dataclass(frozen=True)
 class CheckpointFacts:

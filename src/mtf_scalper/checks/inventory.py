@@ -14,8 +14,6 @@ from packaging.requirements import Requirement
 from mtf_scalper.market.candles import timeframe_delta
 from mtf_scalper.records.manifest import version_of
 
-__all__ = ["CandleFile", "Package", "find_candles", "find_packages"]
-
 _DISTRIBUTION = "mtf-scalper"
 _EXTRA = "freqtrade"
 _IMPORTED_BY_FREQAI = ("xgboost",)

@@ -16,8 +16,6 @@ import torch
 from mtf_scalper.lifetimes import scheduled_cpus
 from mtf_scalper.ppo.compute import available_cpus
 
-__all__ = ["Machine", "inspect_machine", "matmul_gflops", "torch_build"]
-
 _MATRIX_ROWS = 1024
 _BYTES_PER_GB = 1e9
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from mtf_scalper.records.check import CannotTellError
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
-__all__ = ["Variety", "invalid_values", "variety"]
-
 _ACTION, _CONFIDENCE = "&-action", "&-action_confidence"
 _PROBABILITIES = [f"&-prob_{action.name.lower()}" for action in Action]
 _TOLERANCE = 1e-4  # probabilities are float32 sums

@@ -12,8 +12,6 @@ from mtf_scalper.records.events import Progress
 from mtf_scalper.settings import Advantage, Settings, VecEnvKind
 from mtf_scalper.training import train
 
-__all__ = ["BEFORE", "SpeedComparison", "compare_speed"]
-
 BEFORE: Final[dict[str, Any]] = {
     "advantage": Advantage.GAE,
     "n_envs": 1,

@@ -30,21 +30,6 @@ from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.playback import Simulation
 
-__all__ = [
-    "BUY_AND_HOLD",
-    "CLASSIC_EXITS",
-    "FLAT",
-    "RANDOM_EXITS",
-    "Account",
-    "PairEvidence",
-    "averaged",
-    "measure_pair",
-    "oracle_share",
-    "random_figures",
-    "together",
-    "traded_baselines",
-]
-
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 

@@ -16,8 +16,6 @@ from mtf_scalper.simulator.playback import Simulation, play, valid_actions
 from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, ExitReason, Side
 
-__all__ = ["buy_and_hold", "classic_exits", "exit_chances", "flat", "random_exits"]
-
 
 def flat(market: Market) -> Simulation:
     """Return the run that never trades; its log return is 0."""

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from mtf_scalper.optional import library
 
-__all__ = ["LEAST_DAYS", "Interval", "block_length", "interval_of", "resampled_rows"]
-
 LEAST_DAYS: Final = 14
 """Days under which no interval is given: so few tell nothing about their own spread."""
 

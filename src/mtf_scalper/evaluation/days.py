@@ -21,19 +21,6 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.simulator.playback import Simulation
 from mtf_scalper.simulator.types import Side
 
-__all__ = [
-    "DAYS_PER_YEAR",
-    "FIGURES",
-    "Days",
-    "calendar_of",
-    "days_by_row",
-    "days_of",
-    "max_drawdown",
-    "pooled_days",
-    "sharpe_ratio",
-    "sortino_ratio",
-]
-
 DAYS_PER_YEAR: Final = 365
 
 Floats = NDArray[np.float64]

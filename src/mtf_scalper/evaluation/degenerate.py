@@ -12,8 +12,6 @@ from mtf_scalper.simulator.playback import INSIDE_EXITS, Simulation, valid_actio
 from mtf_scalper.simulator.prepared import PreparedMarket, prepare
 from mtf_scalper.simulator.types import Action, ExitReason, Side
 
-__all__ = ["ALWAYS_IN_MARKET", "degeneracy", "exposure"]
-
 ALWAYS_IN_MARKET = 0.99
 """Exposure from which a run with one side only counts as staying in the market."""
 

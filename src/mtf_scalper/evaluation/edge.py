@@ -29,8 +29,6 @@ from mtf_scalper.evaluation.overfitting import (
 )
 from mtf_scalper.evaluation.superiority import Superiority, superiority
 
-__all__ = ["CONFIDENCE", "SIGNIFICANCE", "Edge", "Variant", "judge_edge"]
-
 SIGNIFICANCE: Final = 0.05
 CONFIDENCE: Final = 0.95
 

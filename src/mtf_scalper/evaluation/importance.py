@@ -23,8 +23,6 @@ from mtf_scalper.simulator.playback import play
 from mtf_scalper.simulator.prepared import PreparedMarket, prepare
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
 
-__all__ = ["Importance", "permutation_importance", "pooled_importance"]
-
 BLOCK_CANDLES = 48
 """Candles per shuffled block; four hours of 5m candles."""
 _RUNS_AT_ONCE = 64

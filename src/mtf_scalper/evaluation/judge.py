@@ -16,8 +16,6 @@ from mtf_scalper.evaluation.trades import JUDGED
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.simulator.playback import Simulation
 
-__all__ = ["ALL", "DAILY", "Judged", "NotJudged", "judge_pairs", "write_judged"]
-
 ALL: Final = "all"
 """Instead of a pair's name: all of them together."""
 DAILY: Final = "daily"

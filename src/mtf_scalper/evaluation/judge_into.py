@@ -23,17 +23,6 @@ from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.settings import Settings
 
-__all__ = [
-    "AGREES",
-    "IS_POLICY",
-    "JUDGED_EVENT",
-    "check_row",
-    "judge_into",
-    "judge_trades",
-    "verdict_checks",
-    "verdict_sentence",
-]
-
 logger = logging.getLogger(__name__)
 
 JUDGED_EVENT: Final = "judged"

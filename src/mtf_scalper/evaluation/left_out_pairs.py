@@ -7,8 +7,6 @@ from typing import Final
 
 from mtf_scalper.records.reader import Run
 
-__all__ = ["LEFT_OUT", "left_out_note", "left_out_of"]
-
 LEFT_OUT: Final = "left_out"
 """Event of a pair that cannot be trained: pair, reason."""
 

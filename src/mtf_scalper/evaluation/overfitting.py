@@ -13,14 +13,6 @@ from numpy.typing import NDArray
 from mtf_scalper.evaluation.days import sharpe_ratio
 from mtf_scalper.optional import library
 
-__all__ = [
-    "Overfitting",
-    "backtest_overfitting",
-    "daily_sharpe",
-    "deflated_sharpe",
-    "minimum_track_record",
-]
-
 Floats = NDArray[np.float64]
 
 _TIE = 1e-12

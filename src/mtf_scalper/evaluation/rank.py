@@ -8,8 +8,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TIE", "rank"]
-
 TIE: Final = 1e-12
 """Log returns that differ by less are equal."""
 

@@ -14,8 +14,6 @@ from mtf_scalper.market.terms import PairTerms
 from mtf_scalper.market.timeframes import SETTLED_CANDLES, entry_timeframes, warmup_candles
 from mtf_scalper.settings import Settings
 
-__all__ = ["Recipe"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

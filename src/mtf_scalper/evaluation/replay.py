@@ -14,8 +14,6 @@ from mtf_scalper.simulator.playback import Simulation, play, valid_actions
 from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, ExitReason, Side, Trade
 
-__all__ = ["replay", "with_entries_made"]
-
 
 def replay(market: Market, settings: Settings, trades: Sequence[Trade]) -> Simulation:
     """Play trades again: enter where they did, leave where the agent left.

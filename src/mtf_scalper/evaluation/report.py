@@ -24,8 +24,6 @@ from mtf_scalper.market.names import check_names
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.playback import Simulation
 
-__all__ = ["Report", "evaluate"]
-
 MISSING = "not measured"
 
 

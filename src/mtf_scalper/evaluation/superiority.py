@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from mtf_scalper.evaluation.bootstrap import LEAST_DAYS, block_length, resampled_rows
 from mtf_scalper.optional import library
 
-__all__ = ["Superiority", "superiority"]
-
 Floats = NDArray[np.float64]
 
 

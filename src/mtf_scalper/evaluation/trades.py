@@ -15,20 +15,6 @@ from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
 from mtf_scalper.simulator.types import ExitReason, Side, Trade
 
-__all__ = [
-    "FIELDS",
-    "JUDGED",
-    "PROFIT_TOLERANCE",
-    "ClosedTrade",
-    "Match",
-    "as_row",
-    "differences",
-    "from_freqtrade",
-    "matched",
-    "on_rows",
-    "simulated",
-]
-
 FIELDS: Final = ("side", "close_date", "exit_reason", "open_rate", "close_rate", "leverage")
 """What has to be equal between two trades that open at the same time."""
 PROFIT_TOLERANCE: Final = 1e-6

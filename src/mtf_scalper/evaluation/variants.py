@@ -13,8 +13,6 @@ from mtf_scalper.evaluation.judge import DAILY
 from mtf_scalper.evaluation.trades import JUDGED
 from mtf_scalper.records.reader import Run, Status, runs_in
 
-__all__ = ["earlier_variants"]
-
 _SAME = 1e-12
 _NO_VARIANT = ("random_state", "cpu_count", "interop_threads", "progress_bar", "untrainable_pairs")
 """Settings that luck or the machine decides."""

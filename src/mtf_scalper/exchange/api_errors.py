@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from mtf_scalper.errors import MtfScalperError
 
-__all__ = ["ApiError", "DataDirectoryError", "ServerError"]
-
 
 class DataDirectoryError(MtfScalperError):
     """A data directory cannot be served: names the file and what is wrong with it."""

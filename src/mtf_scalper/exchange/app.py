@@ -29,8 +29,6 @@ from mtf_scalper.exchange.replay_exchange import Replay
 from mtf_scalper.exchange.rules import exchange_info
 from mtf_scalper.exchange.store import CandleKind, CandleStore
 
-__all__ = ["create_app"]
-
 _INT64_MAX = 2**63 - 1
 _DEPTH_LIMITS = (5, 10, 20, 50, 100, 500, 1000)
 

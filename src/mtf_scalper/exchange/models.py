@@ -9,26 +9,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-__all__ = [
-    "BookTicker",
-    "Depth",
-    "ErrorBody",
-    "ExchangeInfo",
-    "FundingRecord",
-    "Kline",
-    "LotSize",
-    "MaxNumOrders",
-    "MinNotional",
-    "PercentPrice",
-    "PremiumIndex",
-    "PriceFilter",
-    "PriceTicker",
-    "RateLimit",
-    "ServerTime",
-    "SymbolInfo",
-    "Ticker24h",
-]
-
 # Opening time, open, high, low, close, volume, closing time, quote volume, trades,
 # taker buy volume, taker buy quote volume, unused.
 Kline = tuple[int, str, str, str, str, str, int, str, int, str, str, str]

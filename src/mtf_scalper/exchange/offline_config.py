@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DEFAULT_BASE_URL", "DEFAULT_PORT", "offline_exchange_config"]
-
 DEFAULT_PORT = 8099
 DEFAULT_BASE_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 

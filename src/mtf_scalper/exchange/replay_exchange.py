@@ -27,8 +27,6 @@ from mtf_scalper.exchange.models import (
 from mtf_scalper.exchange.rules import Grid, decimal_text, exchange_info, grid_of, symbol_info
 from mtf_scalper.exchange.store import INTERVALS_MS, CandleKind, Candles, CandleStore, Symbol
 
-__all__ = ["Replay"]
-
 _DAY_MS = INTERVALS_MS["1d"]
 _FUNDING_INTERVAL_MS = INTERVALS_MS["8h"]
 

@@ -20,8 +20,6 @@ from mtf_scalper.exchange.models import (
 )
 from mtf_scalper.exchange.store import Candles, Symbol
 
-__all__ = ["Grid", "decimal_text", "exchange_info", "grid_of", "symbol_info"]
-
 _PRICE_DIGITS = 8
 _MOST_PRICE_DECIMALS = 10
 """freqtrade 2026.9 trades no pair whose price step is 1e-11 or less (``market_is_tradable``)."""

@@ -18,8 +18,6 @@ from mtf_scalper.exchange.app import create_app
 from mtf_scalper.exchange.offline_config import DEFAULT_PORT
 from mtf_scalper.exchange.store import CandleStore
 
-__all__ = ["running_exchange", "serve"]
-
 # The names map to addresses here, so that no hosts file can turn "localhost" into another one.
 _LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
 _START_TIMEOUT_S = 30.0

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from mtf_scalper.exchange.api_errors import DataDirectoryError
 from mtf_scalper.market.datafiles import DAMAGE, FORMATS, parse_file
 
-__all__ = ["INTERVALS_MS", "CandleKind", "CandleStore", "Candles", "FundingRates", "Symbol"]
-
 _MINUTE_MS = 60_000
 _HOUR_MS = 60 * _MINUTE_MS
 _DAY_MS = 24 * _HOUR_MS

@@ -18,15 +18,6 @@ from mtf_scalper.settings import EntryMode, Fills, Settings, TradeRules
 from mtf_scalper.simulator.masks import action_mask, confidence, masked_probabilities
 from mtf_scalper.simulator.types import Action, Side, five_actions
 
-__all__ = [
-    "SIDES",
-    "actions_by_position",
-    "describe_codes",
-    "position_free",
-    "prediction_frame",
-    "signals_of",
-]
-
 SIDES = (Side.FLAT, Side.LONG, Side.SHORT)
 """Order of ``columns.BY_POSITION``."""
 

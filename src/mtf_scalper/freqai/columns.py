@@ -5,19 +5,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "ACTION",
-    "ATR_PCT",
-    "BY_POSITION",
-    "CONFIDENCE",
-    "ENTRY_LONG",
-    "ENTRY_SHORT",
-    "LEVERAGE",
-    "PREDICTIONS",
-    "PROBABILITIES",
-    "RAW_PRICES",
-]
-
 ACTION = "&-action"
 """One action for all positions, see ``actions.position_free``; 0 where there is no full window."""
 CONFIDENCE = "&-action_confidence"

@@ -22,15 +22,6 @@ from mtf_scalper.records.manifest import engine_digest
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.user_rewards import reward_code, reward_digest
 
-__all__ = [
-    "check_identifier",
-    "made_by",
-    "name_models_by_strategy",
-    "read_settings",
-    "rl_section",
-    "trade_rules",
-]
-
 logger = logging.getLogger(__name__)
 
 _MAKING = (

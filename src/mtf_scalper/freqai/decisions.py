@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from mtf_scalper.errors import MarketError
 from mtf_scalper.ppo.policy import Policy
 
-__all__ = ["Decisions"]
-
 
 @dataclass(frozen=True)
 class _Predicted:

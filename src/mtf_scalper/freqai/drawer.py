@@ -18,8 +18,6 @@ from freqtrade.freqai.data_drawer import FreqaiDataDrawer
 from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.strategy import IStrategy
 
-__all__ = ["Drawer", "in_one_form"]
-
 _DATES = pd.DatetimeTZDtype("us", UTC)  # what freqtrade makes of fetched candles
 
 

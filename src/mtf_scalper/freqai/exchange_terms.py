@@ -24,20 +24,6 @@ from numpy.typing import NDArray
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.terms import PairTerms
 
-__all__ = [
-    "exchange_option",
-    "expanded_pairs",
-    "fee_rate",
-    "first_pair",
-    "is_spot",
-    "liquidation_multiples",
-    "most_leverage",
-    "pair_terms",
-    "price_step",
-    "stake_equity",
-    "starting_stake",
-]
-
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]

@@ -17,14 +17,6 @@ from mtf_scalper.errors import MarketError, UntrainableError
 from mtf_scalper.freqai import columns
 from mtf_scalper.settings import Settings, UntrainablePairs
 
-__all__ = [
-    "LeftOut",
-    "check_trainable",
-    "check_warm",
-    "pair_without_candles",
-    "without_predictions",
-]
-
 logger = logging.getLogger(__name__)
 
 

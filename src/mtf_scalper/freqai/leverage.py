@@ -23,8 +23,6 @@ from mtf_scalper.freqai.exchange_terms import is_spot, most_leverage
 from mtf_scalper.freqai.strategy import DecisionTable, HybridStrategy
 from mtf_scalper.settings import EntryMode, TradeRules
 
-__all__ = ["has_own_leverage", "has_own_stakes", "leverage_of"]
-
 Floats = NDArray[np.float64]
 
 

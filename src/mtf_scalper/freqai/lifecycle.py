@@ -9,10 +9,6 @@ from pathlib import Path
 
 from freqtrade.enums import RunMode
 
-from mtf_scalper.lifetimes import end_with_parent
-
-__all__ = ["KINDS", "Fate", "end_with_parent", "kind_of_program"]
-
 KINDS = {RunMode.BACKTEST: "backtest", RunMode.DRY_RUN: "dry-run", RunMode.LIVE: "live"}
 """What a program's record is called."""
 _COMMANDS = ("backtesting", "trade")

@@ -14,8 +14,6 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.freqai.config import read_settings
 from mtf_scalper.freqai.sections import check_sections
 
-__all__ = ["check_files", "load_configuration"]
-
 
 def check_files(arguments: Mapping[str, Any]) -> None:
     """Check the sections of all files of a configuration, and the settings in them.

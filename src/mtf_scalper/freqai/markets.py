@@ -23,19 +23,10 @@ from mtf_scalper.freqai import exchange_terms as terms
 from mtf_scalper.freqai.leverage import has_own_stakes, leverage_of
 from mtf_scalper.market.candles import check_candles
 from mtf_scalper.market.funding import Funding, funding_notice, funding_of, no_funding
-from mtf_scalper.market.market import PRICES, Market, bad_rows, gap_notice
-from mtf_scalper.market.problems import jump_notice
+from mtf_scalper.market.market import Market
+from mtf_scalper.market.problems import PRICES, bad_rows, gap_notice, jump_notice
 from mtf_scalper.market.stored import stakes_for
 from mtf_scalper.settings import EntryMode, Settings
-
-__all__ = [
-    "build_market",
-    "check_raw_prices",
-    "check_window",
-    "fee_rate",
-    "funding_due",
-    "log_gaps",
-]
 
 logger = logging.getLogger(__name__)
 

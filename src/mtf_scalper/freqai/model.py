@@ -62,12 +62,10 @@ from mtf_scalper.market.pairs import check_linear
 from mtf_scalper.ppo.compute import configure_torch
 from mtf_scalper.ppo.policy import Policy, observed_batch_sizes
 from mtf_scalper.progress import LoggedProgress, WindowBar
-from mtf_scalper.records.events import EVENTS_FILE, EventLog
+from mtf_scalper.records.events import EVENTS_FILE, EventLog, ProgressCallback
 from mtf_scalper.rollouts.environments import make_vec_env
 from mtf_scalper.settings import Advantage, Settings
-from mtf_scalper.training import ProgressCallback, train
-
-__all__ = ["MtfScalperRLModel"]
+from mtf_scalper.training import train
 
 logger = logging.getLogger(__name__)
 

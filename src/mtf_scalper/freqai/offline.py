@@ -22,8 +22,6 @@ from mtf_scalper.errors import SettingsError, UntrainableError
 from mtf_scalper.freqai.exchange_terms import expanded_pairs, pair_terms
 from mtf_scalper.market.terms import PairTerms
 
-__all__ = ["OfflineExchange"]
-
 logger = logging.getLogger(__name__)
 
 _ANY_AGE = timedelta(days=36_500)

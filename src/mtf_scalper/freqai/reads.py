@@ -16,8 +16,6 @@ from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.actions import describe_codes
 from mtf_scalper.settings import Fills, Settings
 
-__all__ = ["Reads", "column_warnings", "columns_read", "sets_classic_entries"]
-
 _FOREIGN = tuple(
     Path(str(module.__file__)).parent for module in (mtf_scalper, freqtrade) if module.__file__
 )

@@ -37,7 +37,8 @@ from mtf_scalper.evaluation.judge_into import (
 from mtf_scalper.evaluation.left_out_pairs import LEFT_OUT, left_out_note
 from mtf_scalper.evaluation.trades import as_row, from_freqtrade
 from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.lifecycle import KINDS, Fate, end_with_parent, kind_of_program
+from mtf_scalper.freqai.lifecycle import KINDS, Fate, kind_of_program
+from mtf_scalper.lifetimes import end_with_parent
 from mtf_scalper.market.market import Market
 from mtf_scalper.records import files
 from mtf_scalper.records.files import RecordError
@@ -46,8 +47,6 @@ from mtf_scalper.records.reader import PROBABILITIES, Run
 from mtf_scalper.records.sampler import ProcessSampler
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
 from mtf_scalper.settings import Settings
-
-__all__ = ["ProgramRecord"]
 
 logger = logging.getLogger(__name__)
 

@@ -23,14 +23,6 @@ from mtf_scalper.market.names import feature_difference
 from mtf_scalper.records.events import EVENTS_FILE, EventLog, read_events
 from mtf_scalper.records.manifest import candle_digest
 
-__all__ = [
-    "check_features",
-    "check_same_candles",
-    "note_candles",
-    "note_predicted",
-    "source_frames",
-]
-
 _TRAINED, _PREDICTED = "candles", "predicted_candles"
 _MADE = {_TRAINED: "a model", _PREDICTED: "predictions"}
 

@@ -12,8 +12,6 @@ from freqtrade.data.dataprovider import DataProvider
 from mtf_scalper.freqai import columns
 from mtf_scalper.market.candles import resample_candles, with_earlier_candles
 
-__all__ = ["included_timeframes", "log_added", "longer_candles", "plots"]
-
 logger = logging.getLogger(__name__)
 
 

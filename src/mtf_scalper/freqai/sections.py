@@ -11,8 +11,6 @@ from typing import Any
 
 from mtf_scalper.errors import SettingsError
 
-__all__ = ["check_sections", "section"]
-
 _REQUIRED = (
     "exchange.name",
     "freqai.train_period_days",

@@ -42,8 +42,6 @@ from mtf_scalper.simulator.masks import action_mask, masked_probabilities
 from mtf_scalper.simulator.observation import age_limit, position_state
 from mtf_scalper.simulator.types import Action, ExitReason, Side
 
-__all__ = ["DecisionTable", "HybridStrategy"]
-
 _LONG_MASK, _SHORT_MASK = (
     np.array([action in (Action.NEUTRAL, exit_) for action in Action])
     for exit_ in (Action.LONG_EXIT, Action.SHORT_EXIT)

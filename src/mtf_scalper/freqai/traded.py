@@ -27,16 +27,6 @@ from mtf_scalper.freqai.markets import build_market
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 
-__all__ = [
-    "ParityError",
-    "bounded_timerange",
-    "check_pairs",
-    "is_predicted",
-    "market_of_program",
-    "traded_market",
-    "traded_rows",
-]
-
 
 class ParityError(MtfScalperError):
     """The two sides cannot be compared: says why."""

@@ -19,8 +19,6 @@ from typing import Any
 
 from mtf_scalper.errors import SettingsError
 
-__all__ = ["Use", "check_trading_options"]
-
 logger = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]

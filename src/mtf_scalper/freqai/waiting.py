@@ -15,8 +15,6 @@ from contextlib import contextmanager
 
 from mtf_scalper.errors import MtfScalperError
 
-__all__ = ["WaitingPairs"]
-
 logger = logging.getLogger(__name__)
 
 

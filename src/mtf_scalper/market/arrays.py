@@ -18,8 +18,6 @@ from mtf_scalper.errors import MarketError
 from mtf_scalper.market.dates import is_date_index, read_dates
 from mtf_scalper.market.problems import PRICES
 
-__all__ = ["one_number", "read_mask", "read_numbers", "read_prices", "shared_dates"]
-
 _KINDS: Final = {
     "b": "booleans",
     "c": "complex numbers",

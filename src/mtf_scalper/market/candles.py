@@ -14,23 +14,10 @@ import numpy as np
 import pandas as pd
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.market.market import PRICES, bad_rows, date_problem, price_problem
+from mtf_scalper.market.problems import PRICES, bad_rows, date_problem, price_problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-__all__ = [
-    "BASE_TIMEFRAME",
-    "CANDLE_COLUMNS",
-    "align_higher_timeframe",
-    "base_timeframe",
-    "check_candles",
-    "fill_missing_candles",
-    "merge_higher_timeframe",
-    "resample_candles",
-    "timeframe_delta",
-    "with_earlier_candles",
-]
 
 BASE_TIMEFRAME = "5m"
 CANDLE_COLUMNS = ("date", *PRICES, "volume")

@@ -16,19 +16,6 @@ import pandas as pd
 
 from mtf_scalper.errors import MarketError
 
-__all__ = [
-    "DAMAGE",
-    "FORMATS",
-    "FUNDING_RATE",
-    "FUTURES",
-    "MARK",
-    "SPOT",
-    "DataFile",
-    "clean_frame",
-    "name_in_files",
-    "parse_file",
-]
-
 FORMATS: Final = {"feather": "feather", "parquet": "parquet", "json": "json", "jsongz": "json.gz"}
 """freqtrade's ``dataformat_ohlcv``, and how its files end."""
 SPOT: Final = "spot"

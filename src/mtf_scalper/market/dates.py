@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.problems import Dates, bad_rows
 
-__all__ = ["is_date_index", "read_dates"]
-
 _PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # Of no two units do numbers of these years overlap.
 _FIRST_SECOND: Final = int(np.datetime64("1990-01-01", "s").astype(np.int64))

@@ -37,15 +37,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = [
-    "LONGEST_LOOKBACK_CANDLES",
-    "WARMUP_CANDLES_5M",
-    "expand_all",
-    "expand_basic",
-    "feature_frame",
-    "standard",
-]
-
 LONGEST_LOOKBACK_CANDLES = 100
 """Candles of its own timeframe after which every feature of that timeframe is defined."""
 

@@ -13,9 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.market.market import bad_rows
-
-__all__ = ["Funding", "funding_notice", "funding_of", "no_funding"]
+from mtf_scalper.market.problems import bad_rows
 
 Floats = NDArray[np.float64]
 _LONGEST_STEP = pd.Timedelta(hours=8)

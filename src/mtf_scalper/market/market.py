@@ -21,7 +21,6 @@ from mtf_scalper.market.arrays import (
 from mtf_scalper.market.dates import read_dates
 from mtf_scalper.market.names import names_of
 from mtf_scalper.market.problems import (
-    PRICES,
     Dates,
     bad_rows,
     date_problem,
@@ -30,21 +29,6 @@ from mtf_scalper.market.problems import (
     price_problem,
     step_problem,
 )
-
-__all__ = [
-    "CLOSE",
-    "HIGH",
-    "LIQUIDATIONS",
-    "LOW",
-    "OPEN",
-    "PRICES",
-    "Market",
-    "bad_rows",
-    "date_problem",
-    "gap_notice",
-    "price_problem",
-    "with_early_ends",
-]
 
 logger = logging.getLogger(__name__)
 

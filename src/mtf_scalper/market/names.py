@@ -13,15 +13,6 @@ from typing import Any
 
 from mtf_scalper.errors import MarketError
 
-__all__ = [
-    "are_made_up",
-    "check_names",
-    "column_names",
-    "feature_difference",
-    "made_up_names",
-    "names_of",
-]
-
 logger = logging.getLogger(__name__)
 
 

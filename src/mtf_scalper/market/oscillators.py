@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["mfi", "rsi"]
-
 _MIDDLE = 50.0
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from mtf_scalper.errors import MarketError
 
-__all__ = ["check_linear"]
-
 
 def check_linear(pair: str) -> None:
     """Refuse dated and coin-margined contracts; profit of these is no multiple of a price's change.

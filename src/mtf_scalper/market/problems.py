@@ -5,18 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "PRICES",
-    "Dates",
-    "bad_rows",
-    "date_problem",
-    "date_text",
-    "gap_notice",
-    "jump_notice",
-    "price_problem",
-    "step_problem",
-]
-
 PRICES = ("open", "high", "low", "close")
 
 Dates = NDArray[np.datetime64]

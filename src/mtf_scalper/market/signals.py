@@ -31,16 +31,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "ENTRY_TIMEFRAMES",
-    "TARGET_ATR_PCT",
-    "EntryThresholds",
-    "atr_stake_fraction",
-    "classic_entries",
-    "entry_indicators",
-    "leverage_for",
-]
-
 ENTRY_TIMEFRAMES = ("5m", "15m", "1h")
 """Of the shipped configuration."""
 TARGET_ATR_PCT = 0.006

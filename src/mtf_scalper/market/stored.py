@@ -28,7 +28,8 @@ from mtf_scalper.market.candles import (
 from mtf_scalper.market.datafiles import FUNDING_RATE, FUTURES, SPOT, DataFile, clean_frame
 from mtf_scalper.market.features import LONGEST_LOOKBACK_CANDLES, feature_frame
 from mtf_scalper.market.funding import Funding, funding_notice, funding_of, no_funding
-from mtf_scalper.market.market import PRICES, Market, price_problem
+from mtf_scalper.market.market import Market
+from mtf_scalper.market.problems import PRICES, price_problem
 from mtf_scalper.market.signals import (
     EntryThresholds,
     atr_stake_fraction,
@@ -43,16 +44,6 @@ from mtf_scalper.market.timeframes import (
     entry_timeframes,
     warmup_candles,
 )
-
-__all__ = [
-    "FEE_RATE",
-    "RecordedPair",
-    "part_of",
-    "price_steps",
-    "read_candles",
-    "recorded_pair",
-    "stakes_for",
-]
 
 logger = logging.getLogger(__name__)
 

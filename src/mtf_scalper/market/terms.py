@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from mtf_scalper.market.datafiles import MARK
 
-__all__ = ["Liquidations", "PairTerms"]
-
 Floats = NDArray[np.float64]
 Liquidations = Callable[[Floats, Floats], tuple[Floats, Floats]]
 """From leverages and stakes, shape (T,), to ``Market.liquidation_long`` and ``_short``."""

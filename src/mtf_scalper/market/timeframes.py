@@ -17,16 +17,6 @@ import pandas as pd
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.candles import timeframe_delta
 
-__all__ = [
-    "MOST_STARTUP_CANDLES",
-    "SETTLED_BASE_CANDLES",
-    "SETTLED_CANDLES",
-    "candles_per",
-    "check_multiples",
-    "entry_timeframes",
-    "warmup_candles",
-]
-
 SETTLED_CANDLES: Final = 200
 """Candles after which EMA21, RSI14, ATR14 and ADX14 have forgotten where their candles began.
 

@@ -26,8 +26,6 @@ from mtf_scalper.page.trading import (
 )
 from mtf_scalper.records.reader import Run
 
-__all__ = ["SECTIONS", "build_page"]
-
 SECTIONS: Final[Mapping[str, Callable[[Run], Section]]] = MappingProxyType(
     {
         "equity": equity_section,

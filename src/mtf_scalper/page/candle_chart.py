@@ -13,8 +13,6 @@ from mtf_scalper.page.figures import seeds_of
 from mtf_scalper.page.parts import Plot, count
 from mtf_scalper.page.thinning import extremes, milliseconds, rounded, times
 
-__all__ = ["MAX_PAIRS", "MAX_ROWS", "candles_plot"]
-
 MAX_ROWS = 40_000
 """Candles of all pairs together that the page holds; with more, several are joined into one.
 

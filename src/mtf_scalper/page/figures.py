@@ -11,8 +11,6 @@ import pandas as pd
 from mtf_scalper.page.parts import number
 from mtf_scalper.records.reader import Run
 
-__all__ = ["ALL", "Figure", "figure", "final_returns", "pooled", "seeds_of", "series_names"]
-
 ALL = "all"
 """Stands for all pairs together."""
 SERIES = ("agent", "oracle", "classic exits", "buy and hold", "flat")

@@ -26,8 +26,6 @@ from mtf_scalper.page.thinning import rounded
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.trainings import Training, trainings
 
-__all__ = ["importance_section", "learning_section", "training_title", "window_name"]
-
 MAX_CURVES = 400
 """Trainings whose curves are drawn; the table has all."""
 MAX_FEATURES = 20

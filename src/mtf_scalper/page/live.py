@@ -29,8 +29,6 @@ from mtf_scalper.page.summary import page_head
 from mtf_scalper.records import files
 from mtf_scalper.records.reader import Run
 
-__all__ = ["DEFAULT_PORT", "LivePage", "running_watch", "watch"]
-
 DEFAULT_PORT = 8098
 HOST = "127.0.0.1"
 _READS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(

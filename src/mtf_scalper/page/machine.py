@@ -25,8 +25,6 @@ from mtf_scalper.page.thinning import extremes, rounded
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.trainings import Span
 
-__all__ = ["machine_section", "samples_in"]
-
 N_BANDS = 400
 """Buckets in which the phases are drawn: less than a pixel each on most screens."""
 _GIGABYTE = 1e9

@@ -7,26 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = [
-    "MISSING",
-    "Cell",
-    "Column",
-    "Fact",
-    "Page",
-    "Plot",
-    "Section",
-    "Table",
-    "count",
-    "joined",
-    "log_return",
-    "megabytes",
-    "number",
-    "share",
-    "short_pair",
-    "text_cell",
-    "value_cell",
-]
-
 MISSING = "n/a"
 """Stands where a figure is missing."""
 

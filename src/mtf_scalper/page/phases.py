@@ -7,8 +7,6 @@ from itertools import groupby, pairwise
 
 from mtf_scalper.records.trainings import Span
 
-__all__ = ["PHASES", "TRAINING_PHASES", "dominant", "seconds_by_phase", "timeline"]
-
 PHASES = ("features", "rollout", "evaluation", "update", "inference", "backtest")
 """Phases in the order of a run; others that a run names come after them."""
 TRAINING_PHASES = ("rollout", "evaluation", "update")

@@ -25,16 +25,6 @@ from mtf_scalper.page.parts import Page, Section
 from mtf_scalper.paths import check_file_to_write, written_whole
 from mtf_scalper.records.reader import Run
 
-__all__ = [
-    "MAX_BYTES",
-    "PAGE_FILE",
-    "plots_of",
-    "render_head",
-    "render_page",
-    "render_section",
-    "write_page",
-]
-
 PAGE_FILE = "report.html"
 MAX_BYTES = 5_000_000
 """What a page should weigh at most; its parts are thinned by far enough for any usual run."""

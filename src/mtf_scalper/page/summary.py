@@ -27,8 +27,6 @@ from mtf_scalper.page.trading import agent_trades, own_returns
 from mtf_scalper.records.reader import Run, Status
 from mtf_scalper.records.trainings import spans, trainings
 
-__all__ = ["page_head"]
-
 
 def page_head(run: Run) -> Page:
     """Return the page without its sections."""

@@ -20,8 +20,6 @@ from mtf_scalper.page.parts import (
 )
 from mtf_scalper.records.reader import Run
 
-__all__ = ["checks_section", "figures_section", "manifest_section", "statistics_section"]
-
 _FIGURES = (
     ("log_return", "log return", "+.4f"),
     ("n_trades", "trades", ",.0f"),

@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["MAX_POINTS", "extremes", "milliseconds", "rounded", "times"]
-
 MAX_POINTS = 1500
 """Points of a line; twice as many as most screens have columns for a plot."""
 

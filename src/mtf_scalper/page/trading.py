@@ -27,15 +27,6 @@ from mtf_scalper.page.parts import (
 from mtf_scalper.page.thinning import MAX_POINTS, extremes, milliseconds, rounded
 from mtf_scalper.records.reader import Run
 
-__all__ = [
-    "REASONS",
-    "agent_trades",
-    "candles_section",
-    "equity_section",
-    "exits_section",
-    "random_section",
-]
-
 AGENT = "agent"
 REASONS = {
     "agent_exit": ("the agent left", "--agent", "circle"),

@@ -22,8 +22,6 @@ from mtf_scalper.ppo.finite import first_not_finite
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
 
-__all__ = ["DRAWING", "Spaces", "facts_in_force", "give_up", "load_weights", "new_model", "release"]
-
 logger = logging.getLogger(__name__)
 
 DRAWING = threading.RLock()

@@ -12,8 +12,6 @@ import torch
 from mtf_scalper.lifetimes import scheduled_cpus
 from mtf_scalper.settings import Device, Settings
 
-__all__ = ["ComputeSetup", "available_cpus", "configure_torch"]
-
 logger = logging.getLogger(__name__)
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")

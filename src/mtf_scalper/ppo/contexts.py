@@ -25,8 +25,6 @@ from mtf_scalper.simulator.advantages import Evaluation, PolicyTable, evaluate_p
 from mtf_scalper.simulator.chains import SIDES, Chains, chains_of
 from mtf_scalper.simulator.prepared import prepare
 
-__all__ = ["Book"]
-
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 

@@ -32,8 +32,6 @@ from mtf_scalper.settings import MatmulPrecision, Settings
 from mtf_scalper.simulator.advantages import Evaluation, PolicyTable
 from mtf_scalper.simulator.chains import Chains
 
-__all__ = ["ExactLearner", "Score", "score"]
-
 Floats = NDArray[np.float64]
 
 _ROWS_PER_PASS = 1024

@@ -18,8 +18,6 @@ from mtf_scalper.ppo.position_policy import JoinedExtractor
 from mtf_scalper.ppo.towers import Tower
 from mtf_scalper.simulator.kernels import gather_windows
 
-__all__ = ["JoinedNetwork", "WindowNetwork", "network_of"]
-
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 

@@ -40,8 +40,6 @@ from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.observation import n_extras
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
-__all__ = ["learn_exactly"]
-
 
 def learn_exactly(
     markets: Sequence[Market],

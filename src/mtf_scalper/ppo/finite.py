@@ -9,8 +9,6 @@ import torch
 from mtf_scalper.errors import WeightsError
 from mtf_scalper.settings import RewardName, Settings
 
-__all__ = ["check_learned", "first_not_finite"]
-
 _USUAL = {
     "learning_rate": 1e-3,
     "weight_decay": 0.1,

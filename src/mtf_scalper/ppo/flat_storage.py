@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from mtf_scalper.errors import SettingsError
 
-__all__ = ["FlatStorage", "Layer"]
-
 
 @dataclass
 class Layer:

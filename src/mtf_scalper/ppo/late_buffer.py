@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from stable_baselines3.common.buffers import RolloutBuffer
 
-__all__ = ["LateRolloutBuffer"]
-
 
 class LateRolloutBuffer(RolloutBuffer):
     """Takes no memory until ``collect_rollouts`` resets it."""

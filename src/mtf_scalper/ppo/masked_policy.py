@@ -27,8 +27,6 @@ from torch import nn
 from mtf_scalper.ppo.products import make_steady
 from mtf_scalper.ppo.standard import Standard
 
-__all__ = ["INVALID_LOGIT", "MaskedPolicy", "WithoutMask"]
-
 INVALID_LOGIT = -1e8
 """Logit of an action that cannot be taken: its probability is exactly zero in single precision."""
 

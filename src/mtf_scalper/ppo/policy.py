@@ -32,16 +32,6 @@ from mtf_scalper.simulator.playback import Simulation, play, valid_actions
 from mtf_scalper.simulator.prepared import PreparedMarket, prepare
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side, five_actions
 
-__all__ = [
-    "Policy",
-    "Simulation",
-    "decisions_by_side",
-    "observed_batch_sizes",
-    "remember_features",
-    "remembered_features",
-    "simulate",
-]
-
 
 @contextlib.contextmanager
 def observed_batch_sizes(model: PPO) -> Iterator[list[int]]:

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.simulator.observation import POSITION_STATE
 
-__all__ = ["HEAD_UNITS", "JoinedExtractor", "PositionPolicy"]
-
 HEAD_UNITS = 64
 """Units of the layer at which window and position meet."""
 

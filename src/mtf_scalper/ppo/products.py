@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from mtf_scalper.ppo.team import Team, team
 
-__all__ = ["SteadyLinear", "affine", "make_steady", "slopes"]
-
 UNITS = 128
 """Units of a piece: narrower ones take noticeably longer."""
 ROWS, MOST_ROWS = 16, 256

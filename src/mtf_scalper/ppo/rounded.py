@@ -18,8 +18,6 @@ from mtf_scalper.ppo.flat_storage import Layer
 from mtf_scalper.ppo.products import affine, slopes
 from mtf_scalper.ppo.team import Team
 
-__all__ = ["RoundedLayer", "filled_rows", "has_bfloat16_units"]
-
 _LEAST_ROWS = 64
 
 

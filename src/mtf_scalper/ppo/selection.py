@@ -17,8 +17,6 @@ from mtf_scalper.ppo.exact_learner import ExactLearner, Score
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.advantages import greedy_policy
 
-__all__ = ["Judge", "held_back"]
-
 logger = logging.getLogger(__name__)
 
 _SMOOTHED_PASSES = 5

@@ -18,8 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["MOST_DEVIATIONS", "Standard"]
-
 MOST_DEVIATIONS = 10.0
 """A standardised feature lies within plus and minus this; stable-baselines3's choice as well."""
 

@@ -18,15 +18,6 @@ from mtf_scalper.jit import njit
 from mtf_scalper.simulator.chains import FLAT_ACTIONS
 from mtf_scalper.simulator.types import Action
 
-__all__ = [
-    "ACTIONS_IN",
-    "LOSSES",
-    "Targets",
-    "gather_contexts",
-    "probabilities_of",
-    "surrogate_gradients",
-]
-
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Rows = NDArray[np.int64]

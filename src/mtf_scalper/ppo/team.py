@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-__all__ = ["Team", "team"]
-
 Job = Callable[[], object]
 
 _here = threading.local()

@@ -19,8 +19,6 @@ from mtf_scalper.ppo.products import affine, slopes
 from mtf_scalper.ppo.rounded import RoundedLayer
 from mtf_scalper.ppo.team import team
 
-__all__ = ["Tower", "Towers", "leave_out"]
-
 _GOLDEN, _MIX_1, _MIX_2 = np.uint32(0x9E3779B9), np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
 
 

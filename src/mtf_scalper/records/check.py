@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Self
 
-__all__ = ["CannotTellError", "Check", "Recipe", "Verdict"]
-
 
 class CannotTellError(Exception):
     """A fact that a check needs is missing."""

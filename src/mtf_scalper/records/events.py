@@ -16,18 +16,6 @@ from typing import Any
 
 from mtf_scalper.records.files import append, read_lines
 
-__all__ = [
-    "EVENTS_FILE",
-    "SETTINGS_FILE",
-    "EventLog",
-    "HistoryRow",
-    "Progress",
-    "ProgressCallback",
-    "detail",
-    "read_events",
-    "speed_and_share",
-]
-
 logger = logging.getLogger(__name__)
 
 EVENTS_FILE = "run_events.jsonl"

@@ -17,30 +17,6 @@ import numpy as np
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.paths import written_whole
 
-__all__ = [
-    "CANDLES",
-    "CHECKS",
-    "EQUITY",
-    "EVENTS",
-    "FIGURES",
-    "IMPORTANCE",
-    "LIVE_PREDICTIONS",
-    "MANIFEST",
-    "OUTCOME",
-    "PREDICTIONS",
-    "RANDOM_EXITS",
-    "SAMPLES",
-    "SETTINGS",
-    "STATISTICS",
-    "TRADES",
-    "RecordError",
-    "append",
-    "file_stem",
-    "plain",
-    "read_lines",
-    "written_once",
-]
-
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
 OUTCOME = "outcome.json"

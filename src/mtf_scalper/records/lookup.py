@@ -8,8 +8,6 @@ from pathlib import Path
 from mtf_scalper.records.files import MANIFEST, RecordError
 from mtf_scalper.records.reader import Run, runs_in
 
-__all__ = ["LATEST", "RUNS", "find_run"]
-
 RUNS = Path("user_data", "runs")
 """Where runs lie, seen from the project's root."""
 LATEST = "latest"

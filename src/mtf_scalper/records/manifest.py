@@ -18,17 +18,6 @@ from mtf_scalper._version import __version__
 from mtf_scalper.lifetimes import scheduled_cpus
 from mtf_scalper.market.datafiles import FUTURES, SPOT, DataFile
 
-__all__ = [
-    "candle_digest",
-    "commit_facts",
-    "datadir_digests",
-    "engine_digest",
-    "git",
-    "machine_facts",
-    "version_facts",
-    "version_of",
-]
-
 PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "numpy", "numba", "pandas", "stable-baselines3", "freqtrade")
 _PRICES = ["open", "high", "low", "close", "volume"]

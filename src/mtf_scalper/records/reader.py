@@ -23,8 +23,6 @@ from mtf_scalper.records.events import HistoryRow
 from mtf_scalper.records.files import RecordError, read_lines
 from mtf_scalper.records.trainings import Span, spans
 
-__all__ = ["PROBABILITIES", "Run", "Status", "runs_in"]
-
 logger = logging.getLogger(__name__)
 
 PROBABILITIES = ("neutral", "long_enter", "long_exit", "short_enter", "short_exit")

@@ -16,8 +16,6 @@ import psutil
 
 from mtf_scalper.paths import written_whole
 
-__all__ = ["ProcessSampler", "Sample", "count_workers", "write_csv"]
-
 _SURVIVAL_SECONDS = 5.0
 
 

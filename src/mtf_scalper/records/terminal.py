@@ -15,8 +15,6 @@ from mtf_scalper.records.events import detail
 from mtf_scalper.records.reader import Run, Status
 from mtf_scalper.records.trainings import trainings
 
-__all__ = ["comparison", "runs_lines", "summary"]
-
 _COLORS = {Status.FAILED: "bold red", Status.KILLED: "red", Status.RUNNING: "cyan"}
 _KEYS = ("pair", "window", "seed")
 _MOST_FIGURES = 40

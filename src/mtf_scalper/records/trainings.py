@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 from mtf_scalper.records.events import Progress
 
-__all__ = ["FINISHED", "STARTED", "Span", "Training", "spans", "trainings"]
-
 STARTED, FINISHED = "training_started", "training_finished"
 """Events of a training's begin and good end."""
 _ENDED = (FINISHED, "training_failed")

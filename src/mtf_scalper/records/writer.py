@@ -29,8 +29,6 @@ from mtf_scalper.records.manifest import (
     version_facts,
 )
 
-__all__ = ["RUN_OFF", "RUN_VARIABLE", "RunRecord"]
-
 RUN_VARIABLE = "MTF_SCALPER_RUN"
 """Environment variable by which a program tells one that it starts whose record to write into."""
 RUN_OFF = "off"

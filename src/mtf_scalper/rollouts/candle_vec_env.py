@@ -15,8 +15,6 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator import kernels
 
-__all__ = ["CandleVecEnv"]
-
 
 class CandleVecEnv(VecEnv):
     """N environments over one market whose observations are a window of features and extras.

@@ -21,8 +21,6 @@ from mtf_scalper.simulator.reference import ReferenceEnv
 from mtf_scalper.simulator.reward_kernels import RewardNotCompiledError
 from mtf_scalper.simulator.user_rewards import check_loads_in_a_process, with_absolute_path
 
-__all__ = ["first_rows", "make_vec_env", "open_vec_env"]
-
 logger = logging.getLogger(__name__)
 
 

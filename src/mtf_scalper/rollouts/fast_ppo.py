@@ -30,8 +30,6 @@ from mtf_scalper.rollouts.candle_vec_env import CandleVecEnv
 from mtf_scalper.rollouts.outputs import NetworkOutputs
 from mtf_scalper.rollouts.rollout_buffer import CandleRolloutBuffer, samples_of
 
-__all__ = ["FastPPO"]
-
 _LOSSES = ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
 
 

@@ -15,8 +15,6 @@ from mtf_scalper.rollouts.candle_vec_env import CandleVecEnv
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.prepared import check_length
 
-__all__ = ["FreqtradeVecEnv"]
-
 
 class FreqtradeVecEnv(CandleVecEnv):
     """freqtrade's training environment N times, behind stable-baselines3's interface.

@@ -27,16 +27,6 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.types import Action, five_actions
 
-__all__ = [
-    "OUTCOME",
-    "STATE",
-    "moves_of",
-    "rules_of",
-    "start_episodes",
-    "step",
-    "valid_moves",
-]
-
 MAX_TRADE_DURATION = 300
 """freqtrade's default of ``max_trade_duration_candles``."""
 MAX_TRAINING_DRAWDOWN = 0.8

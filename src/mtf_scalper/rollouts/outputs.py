@@ -9,8 +9,6 @@ from mtf_scalper.ppo.towers import Towers
 from mtf_scalper.rollouts.candle_vec_env import CandleVecEnv
 from mtf_scalper.simulator.kernels import gather_windows
 
-__all__ = ["NetworkOutputs"]
-
 _ROWS_AHEAD = 256
 """Candles per environment that are computed at once: what comes next is known."""
 

@@ -10,17 +10,6 @@ from numpy.typing import NDArray
 
 from mtf_scalper.jit import njit
 
-__all__ = [
-    "Gradients",
-    "LossTerms",
-    "Samples",
-    "fill_minibatch",
-    "gae",
-    "loss_gradients",
-    "normalize",
-    "sample_actions",
-]
-
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 

@@ -25,8 +25,6 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.reference import ReferenceEnv
 
-__all__ = ["EnvFactory", "HelperProcesses", "ProcessVecEnv", "without_main_module"]
-
 _PIPE_ERRORS = (EOFError, BrokenPipeError, ConnectionError)
 _JOIN_SECONDS = 5.0
 

@@ -15,8 +15,6 @@ from mtf_scalper.rollouts import ppo_kernels as kernels
 from mtf_scalper.rollouts.ppo_kernels import Samples
 from mtf_scalper.simulator.kernels import gather_windows
 
-__all__ = ["CandleRolloutBuffer", "samples_of"]
-
 _Value = TypeVar("_Value", bound=np.generic)
 
 

@@ -30,8 +30,6 @@ from mtf_scalper.rollouts.fast_ppo import FastPPO
 from mtf_scalper.settings import Algorithm, Settings
 from mtf_scalper.simulator.types import Action
 
-__all__ = ["learn_from_rollouts"]
-
 logger = logging.getLogger(__name__)
 
 

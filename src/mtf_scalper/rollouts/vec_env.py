@@ -18,8 +18,6 @@ from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.reward_kernels import compiled_reward
 from mtf_scalper.simulator.types import N_ACTIONS, ExitReason, Side, Trade
 
-__all__ = ["BatchedVecEnv"]
-
 
 class BatchedVecEnv(CandleVecEnv):
     """``ReferenceEnv`` for N environments at once, behind stable-baselines3's interface.

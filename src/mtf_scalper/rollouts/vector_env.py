@@ -15,8 +15,6 @@ from mtf_scalper.rollouts.candle_vec_env import CandleVecEnv
 from mtf_scalper.rollouts.environments import make_vec_env
 from mtf_scalper.settings import Settings, VecEnvKind
 
-__all__ = ["BatchedVectorEnv"]
-
 _Observations = NDArray[np.float32]
 
 

@@ -15,8 +15,6 @@ from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.program import BacktestRequest, merged
 from mtf_scalper.walk_forward.walk import Walk
 
-__all__ = ["Agreement", "compare_trades", "not_judged", "program_request"]
-
 
 @dataclass(frozen=True)
 class Agreement:

@@ -21,8 +21,6 @@ from mtf_scalper.runs.program import BacktestOutcome, BacktestRequest, BacktestR
 from mtf_scalper.runs.project import demo_market, find_project, page_or_reason, shown
 from mtf_scalper.runs.run_record import begin_record, judgment_in
 
-__all__ = ["DEMO_TIMERANGE", "run_demo"]
-
 DEMO_TIMERANGE = "20241001-20241101"
 """Five windows of up to seven days for each pair."""
 _OVERRIDES = {"freqai": {"rl_config": {"progress_bar": False}}}

@@ -40,8 +40,6 @@ from mtf_scalper.walk_forward.walk import Walk, evaluate_walks, learn_windows, w
 from mtf_scalper.walk_forward.walk_record import KIND, tested_candles, write_pair
 from mtf_scalper.walk_forward.windows import Window
 
-__all__ = ["run_evaluation"]
-
 
 def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int:
     """Evaluate, print the verdict and tables, and leave a run record.

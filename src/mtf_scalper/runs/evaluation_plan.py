@@ -21,9 +21,7 @@ from mtf_scalper.walk_forward.sources import PairSource, PlantedPairs, RecordedP
 from mtf_scalper.walk_forward.walk import threads_per_job
 from mtf_scalper.walk_forward.windows import Window, parse_timerange, rolling_windows
 from mtf_scalper.worlds.datadir import ensure_datadir
-from mtf_scalper.worlds.synthetic import SyntheticSpec, pair_spec
-
-__all__ = ["EvaluationPlan", "plan_evaluation"]
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
 _LEAST_WARMUP = timedelta(hours=1212)
 """A market's candles depend on its first day: the same for all recipes that need no more."""

@@ -14,8 +14,6 @@ from mtf_scalper.evaluation.edge import Edge
 from mtf_scalper.walk_forward.learned_window import LearnedWindow
 from mtf_scalper.walk_forward.windows import Window
 
-__all__ = ["evaluation_lines", "evaluation_tables"]
-
 _FIGURES = (
     ("log_return", "log return after costs", "+.3f"),
     ("sharpe", f"Sharpe ratio, {DAYS_PER_YEAR} days a year", "+.2f"),

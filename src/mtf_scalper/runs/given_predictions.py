@@ -16,14 +16,6 @@ from mtf_scalper.freqai.traded import is_predicted
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 from mtf_scalper.worlds.synthetic import random_generator
 
-__all__ = [
-    "GIVEN",
-    "Given",
-    "GivenPredictions",
-    "always_enter",
-    "random_policy",
-]
-
 Given = Callable[[str, int], NDArray[np.float64]]
 """From a pair and the number T of its candles to probabilities of the actions, shape (T, 5)."""
 

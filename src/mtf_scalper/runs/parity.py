@@ -45,16 +45,6 @@ from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.exits import EQUITY_FLOOR
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
-__all__ = [
-    "LEAST_WALLET",
-    "Backtested",
-    "PairBacktest",
-    "PairComparison",
-    "backtest",
-    "compare",
-    "load_config",
-]
-
 LEAST_WALLET = 10_000.0
 """Smallest dry-run wallet, in stake currency, with which no stake is too small for the exchange."""
 

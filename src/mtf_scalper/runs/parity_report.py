@@ -13,11 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mtf_scalper.evaluation.trades import FIELDS, Match
-from mtf_scalper.market.market import PRICES
+from mtf_scalper.market.problems import PRICES
 from mtf_scalper.runs.parity import Backtested, PairBacktest, PairComparison
 from mtf_scalper.simulator.types import Action
-
-__all__ = ["Difference", "first_difference", "print_report"]
 
 _AROUND = 2
 """Candles shown before and after the one at which two trades part."""

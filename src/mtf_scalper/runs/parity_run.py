@@ -22,8 +22,6 @@ from mtf_scalper.runs.parity_report import print_report
 from mtf_scalper.runs.program import MODEL, STRATEGY, merged
 from mtf_scalper.runs.project import demo_market, find_project
 
-__all__ = ["offline_arguments", "run_parity"]
-
 
 def run_parity(arguments: Mapping[str, Any], policy: str, console: Console) -> int:
     """Backtest, simulate, compare and print.

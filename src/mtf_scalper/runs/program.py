@@ -29,15 +29,6 @@ from mtf_scalper.records.events import EVENTS_FILE, read_events
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
 from mtf_scalper.runs.watched import watched_command
 
-__all__ = [
-    "BacktestOutcome",
-    "BacktestRequest",
-    "BacktestRun",
-    "RunError",
-    "merged",
-    "run_backtest",
-]
-
 STRATEGY = "MtfScalper_RL_Hybrid"
 MODEL = "MtfScalperRLModel"
 _POLL_SECONDS = 0.25

@@ -8,9 +8,7 @@ from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.page.render import write_page
 from mtf_scalper.paths import user_data
 from mtf_scalper.worlds.datadir import ensure_datadir
-from mtf_scalper.worlds.synthetic import SyntheticSpec
-
-__all__ = ["SYNTHETIC_PERIOD", "demo_market", "find_project", "page_or_reason", "shown"]
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec
 
 SYNTHETIC_PERIOD = ("2024-08-01", "2024-11-02")
 """Enough before October 2024 for 30 days of training and the indicators' warm-up."""

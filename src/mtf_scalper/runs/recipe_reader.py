@@ -23,8 +23,6 @@ from mtf_scalper.freqai.trading_options import Use
 from mtf_scalper.market.datafiles import FORMATS
 from mtf_scalper.market.timeframes import check_multiples
 
-__all__ = ["read_recipe"]
-
 _FEATURE_HOOKS = (
     "feature_engineering_expand_all",
     "feature_engineering_expand_basic",

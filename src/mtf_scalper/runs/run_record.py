@@ -15,8 +15,6 @@ from mtf_scalper.runs.program import BacktestRequest, RunError, merged
 from mtf_scalper.settings import TradeRules
 from mtf_scalper.worlds.synthetic import utc_timestamp
 
-__all__ = ["begin_record", "judgment_in"]
-
 
 def begin_record(request: BacktestRequest, kind: str) -> tuple[RunRecord, BacktestRequest]:
     """Begin the record of a backtest, and put the backtest into its folder.

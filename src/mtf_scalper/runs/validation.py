@@ -40,8 +40,6 @@ from mtf_scalper.runs.project import find_project, page_or_reason, shown
 from mtf_scalper.runs.run_record import begin_record, judgment_in
 from mtf_scalper.runs.validation_plan import ValidationPlan, plan_validation, training_market
 
-__all__ = ["observe", "run_validation", "write_verdicts"]
-
 _T = TypeVar("_T")
 
 

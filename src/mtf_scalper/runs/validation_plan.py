@@ -26,8 +26,6 @@ from mtf_scalper.runs.project import demo_market
 from mtf_scalper.shipped import REFERENCE_RECIPE, shipped_text
 from mtf_scalper.worlds.synthetic import utc_timestamp
 
-__all__ = ["ValidationPlan", "plan_validation", "training_market"]
-
 SHORT_CYCLES = 4
 """Passes over the candles of a short run: as many as one rollout of the recipe takes."""
 BACKTEST_DAYS = 7

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 
 from mtf_scalper.lifetimes import end_with_parent, process_facts
 
-__all__ = ["main", "watched_command"]
-
 
 def watched_command(command: Sequence[str]) -> list[str]:
     """Return a command that ends with this process.

@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 from mtf_scalper.jit import njit
 from mtf_scalper.simulator.chains import Chains
 
-__all__ = ["Evaluation", "PolicyTable", "evaluate_policy", "greedy_policy", "start_weights"]
-
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 

@@ -19,8 +19,6 @@ from mtf_scalper.simulator.exits import STAY
 from mtf_scalper.simulator.observation import age_limit
 from mtf_scalper.simulator.rewards import Parameters, RewardState, parameters_of
 
-__all__ = ["BuiltInReward", "state_of"]
-
 
 class BuiltInReward:
     """A reward of ``rewards.py``, other than the default, over all environments at once."""

@@ -28,8 +28,6 @@ from mtf_scalper.simulator.prepared import PreparedMarket
 from mtf_scalper.simulator.reward_kernels import compiled_reward
 from mtf_scalper.simulator.types import Action, Side
 
-__all__ = ["FLAT_ACTIONS", "RENEWED_AFTER", "SIDES", "Chains", "chains_of"]
-
 FLAT_ACTIONS = (Action.NEUTRAL, Action.LONG_ENTER, Action.SHORT_ENTER)
 """What an agent without a position may do, in the order of ``Chains.flat_valid``."""
 SIDES = (Side.LONG, Side.SHORT)

@@ -19,29 +19,6 @@ from numpy.typing import NDArray
 from mtf_scalper.jit import njit
 from mtf_scalper.settings import TradeRules
 
-__all__ = [
-    "EQUITY_FLOOR",
-    "EXIT_CODES",
-    "RULES",
-    "best_and_worst",
-    "is_reached",
-    "liquidation_price",
-    "numbers_of",
-    "profit_ratio",
-    "roi_fill",
-    "roi_ladder_of",
-    "roi_rate",
-    "round_to_8_digits",
-    "round_to_tick",
-    "rung_after",
-    "safety_exit",
-    "safety_limits",
-    "stop_fill",
-    "stop_price",
-    "trailed_stop",
-    "trailing_fill",
-]
-
 (
     STAY,
     AGENT,

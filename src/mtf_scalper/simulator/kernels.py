@@ -41,19 +41,6 @@ from mtf_scalper.simulator.exits import (
 from mtf_scalper.simulator.observation import STATE_LIMIT, age_limit, in_units
 from mtf_scalper.simulator.types import N_ACTIONS
 
-__all__ = [
-    "OUTCOME",
-    "STATE",
-    "candles_of",
-    "gather_windows",
-    "observe",
-    "rules_of",
-    "start_episodes",
-    "step",
-    "terms_of",
-    "terms_with",
-]
-
 MARGIN = 1e-6
 SERIES_LIMIT = 0.05
 

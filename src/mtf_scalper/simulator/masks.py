@@ -8,13 +8,6 @@ from numpy.typing import NDArray
 from mtf_scalper.settings import EntryMode
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
-__all__ = [
-    "action_mask",
-    "confidence",
-    "masked_action",
-    "masked_probabilities",
-]
-
 
 def action_mask(
     side: int,

@@ -18,19 +18,6 @@ from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.exits import profit_ratio
 from mtf_scalper.simulator.types import N_ACTIONS
 
-__all__ = [
-    "LONG_TRADE_CANDLES",
-    "POSITION_STATE",
-    "PROFIT_UNIT",
-    "STATE_LIMIT",
-    "age_limit",
-    "flat_state",
-    "in_units",
-    "n_extras",
-    "n_state_inputs",
-    "position_state",
-]
-
 POSITION_STATE = ("side", "profit", "age", "best_profit", "worst_profit")
 """Names of the numbers that describe a position, in their order."""
 PROFIT_UNIT = 0.02

@@ -20,8 +20,6 @@ from mtf_scalper.simulator.playback import Simulation, play
 from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, Side
 
-__all__ = ["oracle"]
-
 Rows = NDArray[np.int64]
 
 

@@ -20,14 +20,6 @@ from mtf_scalper.simulator.observation import POSITION_STATE
 from mtf_scalper.simulator.prepared import PreparedMarket
 from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
 
-__all__ = [
-    "INSIDE_EXITS",
-    "Choose",
-    "Simulation",
-    "play",
-    "valid_actions",
-]
-
 INSIDE_EXITS = frozenset(
     {ExitReason.STOP_LOSS, ExitReason.TRAILING_STOP, ExitReason.LIQUIDATION, ExitReason.ROI}
 )

@@ -10,8 +10,6 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings, TradeRules
 from mtf_scalper.simulator import kernels
 
-__all__ = ["PreparedMarket", "check_length", "prepare"]
-
 
 @dataclass(frozen=True, eq=False)
 class PreparedMarket:

@@ -42,8 +42,6 @@ from mtf_scalper.simulator.rewards import RewardState, parameters_of
 from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
 from mtf_scalper.simulator.user_rewards import reward_of
 
-__all__ = ["ReferenceEnv"]
-
 
 @dataclass(frozen=True)
 class _ExitOrder:

@@ -27,8 +27,6 @@ from mtf_scalper.simulator.observation import age_limit
 from mtf_scalper.simulator.rewards import Parameters, RewardState, parameters_of
 from mtf_scalper.simulator.user_rewards import LARGEST_REWARD, UserReward, load_reward
 
-__all__ = ["CompiledReward", "RewardNotCompiledError", "compiled_reward"]
-
 logger = logging.getLogger(__name__)
 
 _STATE = RewardState(0, True, 0, 0, 0.0, False, 0.0, 0.0, 0.0, 0, 1)

@@ -15,21 +15,6 @@ from typing import NamedTuple
 from mtf_scalper.settings import RewardName, Settings
 from mtf_scalper.simulator.types import Action
 
-__all__ = [
-    "REWARDS",
-    "Parameters",
-    "Reward",
-    "RewardState",
-    "drawdown_control",
-    "exit_quality",
-    "exit_timing",
-    "freqtrade_example",
-    "log_return",
-    "parameters_of",
-    "risk_reward",
-    "weighted_profit",
-]
-
 
 class RewardState(NamedTuple):
     """What a reward may look at after one step.

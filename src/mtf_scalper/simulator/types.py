@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
-__all__ = ["N_ACTIONS", "Action", "ExitReason", "Side", "Trade", "five_actions"]
-
 
 class Action(IntEnum):
     """freqtrade's five actions."""

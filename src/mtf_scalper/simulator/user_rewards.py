@@ -28,18 +28,6 @@ from mtf_scalper.own_code import own_code
 from mtf_scalper.settings import RewardName, Settings
 from mtf_scalper.simulator.rewards import REWARDS, Parameters, Reward, RewardState
 
-__all__ = [
-    "LARGEST_REWARD",
-    "UserReward",
-    "check_loads_in_a_process",
-    "load_reward",
-    "reward",
-    "reward_code",
-    "reward_digest",
-    "reward_of",
-    "with_absolute_path",
-]
-
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 """Rewards are learned from in single precision."""
 

@@ -22,8 +22,6 @@ from mtf_scalper.settings import Settings
 from mtf_scalper.training import train
 from mtf_scalper.walk_forward.windows import Window
 
-__all__ = ["LearnedWindow", "WindowTask", "check_window", "learn_window", "window_task"]
-
 Floats = NDArray[np.float64]
 
 

@@ -18,9 +18,8 @@ from mtf_scalper.market.stored import FEE_RATE, RecordedPair, recorded_pair
 from mtf_scalper.settings import EntryMode, Settings, TradeRules, UntrainablePairs
 from mtf_scalper.walk_forward.learned_window import check_window
 from mtf_scalper.walk_forward.windows import Window
-from mtf_scalper.worlds.planted import PlantedKind, planted_market
-
-__all__ = ["PairSource", "PlantedPairs", "RecordedPairs", "load_pairs", "planted_recipe"]
+from mtf_scalper.worlds.planted import planted_market
+from mtf_scalper.worlds.planted_spec import PlantedKind
 
 
 class PairSource(Protocol):

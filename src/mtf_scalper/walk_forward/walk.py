@@ -32,15 +32,6 @@ from mtf_scalper.simulator.types import N_ACTIONS, Action
 from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask, learn_window
 from mtf_scalper.walk_forward.windows import Window, window_days
 
-__all__ = [
-    "Walk",
-    "evaluate_walks",
-    "learn_windows",
-    "threads_per_job",
-    "traded_market",
-    "walk",
-]
-
 Floats = NDArray[np.float64]
 
 _NEUTRAL = np.eye(N_ACTIONS)[Action.NEUTRAL]

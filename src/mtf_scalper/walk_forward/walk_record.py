@@ -15,8 +15,6 @@ from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.walk_forward.walk import Walk
 from mtf_scalper.walk_forward.windows import Window
 
-__all__ = ["KIND", "tested_candles", "write_pair"]
-
 KIND: Final = "evaluate"
 
 

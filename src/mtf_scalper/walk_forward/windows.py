@@ -10,8 +10,6 @@ import pandas as pd
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.candles import BASE_TIMEFRAME, timeframe_delta
 
-__all__ = ["Window", "parse_timerange", "rolling_windows", "window_days"]
-
 
 @dataclass(frozen=True)
 class Window:

@@ -25,20 +25,12 @@ from mtf_scalper.market.datafiles import name_in_files
 from mtf_scalper.paths import written_whole
 from mtf_scalper.worlds.synthetic import (
     GENERATOR_VERSION,
-    SyntheticSpec,
     generate_candles,
     random_generator,
     stationary_ar1,
     utc_timestamp,
 )
-
-__all__ = [
-    "MANIFEST_NAME",
-    "ensure_datadir",
-    "funding_rates",
-    "mark_candles",
-    "write_datadir",
-]
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec
 
 MANIFEST_NAME: Final = "synthetic_market.json"
 

@@ -48,17 +48,6 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.worlds.planted_spec import PLANTED_SPECS, PlantedKind, PlantedSpec
 from mtf_scalper.worlds.synthetic import random_generator, stationary_ar1
 
-__all__ = [
-    "ENTRY_SIGNAL",
-    "MIN_FEATURES",
-    "PLANTED_SPECS",
-    "PlantedKind",
-    "PlantedMarket",
-    "PlantedSpec",
-    "entry_probability",
-    "planted_market",
-]
-
 Float64 = NDArray[np.float64]
 
 N_FACTORS: Final = 3

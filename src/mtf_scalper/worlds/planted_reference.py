@@ -35,8 +35,6 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.settings import EntryMode
 from mtf_scalper.worlds.planted import PlantedMarket, entry_probability
 
-__all__ = ["ReferenceThresholds", "reference_targets", "reference_thresholds"]
-
 Float64 = NDArray[np.float64]
 
 GRID_REACH: Final = 6.0

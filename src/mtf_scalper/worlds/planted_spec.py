@@ -9,8 +9,6 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["PLANTED_SPECS", "PlantedKind", "PlantedSpec"]
-
 
 class PlantedKind(StrEnum):
     """What is hidden.

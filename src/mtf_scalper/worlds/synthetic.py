@@ -37,22 +37,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mtf_scalper.errors import SettingsError
-from mtf_scalper.market.candles import CANDLE_COLUMNS, resample_candles
-from mtf_scalper.worlds.synthetic_spec import PairSpec, SyntheticSpec, pair_spec
-
-__all__ = [
-    "GENERATOR_VERSION",
-    "PairSpec",
-    "SyntheticPath",
-    "SyntheticSpec",
-    "generate_candles",
-    "pair_spec",
-    "random_generator",
-    "resample_candles",
-    "simulate_path",
-    "stationary_ar1",
-    "utc_timestamp",
-]
+from mtf_scalper.market.candles import CANDLE_COLUMNS
+from mtf_scalper.worlds.synthetic_spec import PairSpec, SyntheticSpec
 
 Float64 = NDArray[np.float64]
 

@@ -10,8 +10,6 @@ from decimal import Decimal
 
 from mtf_scalper.errors import SettingsError
 
-__all__ = ["PairSpec", "SyntheticSpec", "pair_spec"]
-
 _PAIR = re.compile(r"[A-Z0-9]+/[A-Z0-9]+:[A-Z0-9]+")
 
 
