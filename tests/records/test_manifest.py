@@ -51,7 +51,7 @@ def test_the_digest_of_a_data_directory_is_by_pair(tmp_path: Path) -> None:
 def test_the_digest_of_the_engine_changes_with_code_that_learns_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("market", "simulator", "ppo", "freqai", "records"):
+    for name in ("market", "simulator", "ppo", "rollouts", "freqai", "records"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "code.py").write_text("x = 1\n")
     for name in manifest._ENGINE:
