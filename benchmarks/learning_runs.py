@@ -132,7 +132,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         result = train(learned, settings, choosing)
     best = simulate(result.policy, held_out.market)
     ideal = play_reference(held_out, settings)
-    in_force = result.policy.settings
+    used = result.policy.settings
     return {
         **{name: task[name] for name in ("kind", "side", "seed", "n_candles", "threads")},
         "commit": commit(),
@@ -144,12 +144,12 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         "seconds": result.seconds - watch.lost_seconds,
         "log_return": best.log_return,
         "n_trades": len(best.trades),
-        "exposure": exposure(best, in_force),
+        "exposure": exposure(best, used),
         "max_drawdown": best.max_drawdown,
-        "degenerate": degeneracy(best, held_out.market, in_force),
+        "degenerate": degeneracy(best, held_out.market, used),
         "reference": ideal.log_return,
         "reference_trades": len(ideal.trades),
-        "oracle": oracle(held_out.market, in_force).log_return,
+        "oracle": oracle(held_out.market, used).log_return,
         "chance": held_out.spec.volatility * float(np.sqrt(n_candles)),
         "curve": _curve(result, watch, held_out.market),
     }

@@ -148,7 +148,7 @@ def through_train(**changes: Any) -> Train:
         settings = workload.settings(entry, **changes)
         clock = PhaseClock()
         result = train(market, settings, on_progress=clock.on_progress)
-        minibatches = settings.n_epochs_in_force * result.steps // settings.batch_size
+        minibatches = settings.used_n_epochs * result.steps // settings.batch_size
         return clock.training(result.steps, minibatches, result.compute.threads, result.seconds)
 
     return run

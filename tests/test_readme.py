@@ -179,7 +179,7 @@ def test_every_setting_and_its_default_is_in_the_table() -> None:
         "| `evidence`, `patience`, `validation_share` | "
         f"{defaults.evidence:g}, {defaults.patience}, {defaults.validation_share} |",
         f"| `float32_matmul_precision` | `{defaults.float32_matmul_precision}` |",
-        f"{defaults.n_epochs_in_force} with `exact`",
+        f"{defaults.used_n_epochs} with `exact`",
         f"| `random_state` | {defaults.random_state} |",
     ):
         assert row in table

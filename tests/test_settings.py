@@ -67,11 +67,11 @@ def test_defaults_hold_where_the_configuration_is_silent() -> None:
 def test_ppo_defaults_are_those_of_stable_baselines3(make_market, tiny_settings) -> None:
     settings = Settings(advantage="gae")
     stock = PPO(MaskedPolicy, ReferenceEnv(make_market(), tiny_settings()), device="cpu")
-    assert settings.n_epochs_in_force == stock.n_epochs
+    assert settings.used_n_epochs == stock.n_epochs
     names = ("gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
     for name in names:
         assert getattr(settings, name) == getattr(stock, name), name
-    assert settings.learning_rate_in_force == stock.learning_rate
+    assert settings.used_learning_rate == stock.learning_rate
     assert settings.clip_range == stock.clip_range(1.0)
 
 

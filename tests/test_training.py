@@ -107,7 +107,7 @@ def test_progress_is_told(make_market, tiny_settings) -> None:
     assert [progress.steps for progress in told] == sorted(progress.steps for progress in told)
 
 
-def test_events_tell_what_was_in_force(make_market, tiny_settings, tmp_path: Path) -> None:
+def test_events_tell_what_was_used(make_market, tiny_settings, tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     settings = tiny_settings(train_cycles=2, net_arch=(24, 8), n_epochs=3)
     result = train(make_market(), settings, events=EventLog(path, pair=PAIR))

@@ -183,7 +183,7 @@ def validate(
     ] = None,
     datadir: RealDatadir = None,
 ) -> None:
-    """Train and backtest a short range, watch the processes, and check what was in force."""
+    """Train and backtest a short range, watch the processes, and check what was used."""
     from mtf_scalper.runs.validation import run_validation
 
     raise typer.Exit(run_validation(full, output, datadir))

@@ -459,14 +459,14 @@ class Settings(_Frozen):
         return self
 
     @property
-    def learning_rate_in_force(self) -> float:
+    def used_learning_rate(self) -> float:
         """``learning_rate``, or 3e-4 after rollouts and 1e-3 with exact advantages."""
         if self.learning_rate is not None:
             return self.learning_rate
         return 1e-3 if self.advantage is Advantage.EXACT else 3e-4
 
     @property
-    def n_epochs_in_force(self) -> int:
+    def used_n_epochs(self) -> int:
         """``n_epochs``, or 10 after a rollout and 2 after an exact evaluation."""
         if self.n_epochs is not None:
             return self.n_epochs

@@ -99,7 +99,7 @@ def train(
     on_progress : callable, optional
         Called with a ``Progress`` about twice a second, with exact advantages once per pass.
     events : EventLog, optional
-        Told what was in force and how the training went.
+        Told what was used and how the training went.
     record : RunRecord, optional
         Where the same is written, under the market's pair and the settings' seed; nothing is
         written without it. ``events`` wins where both are given.

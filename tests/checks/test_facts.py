@@ -14,7 +14,7 @@ from mtf_scalper.checks.facts import (
     read_checkpoints,
     read_freqai_config,
     read_predictions,
-    read_settings_in_force,
+    read_used_settings,
 )
 from mtf_scalper.checks.speed import BEFORE, compare_speed
 from mtf_scalper.errors import MtfScalperError
@@ -62,16 +62,16 @@ def test_the_configuration_is_the_one_that_freqai_wrote_down(tmp_path: Path) -> 
     assert read_freqai_config(tmp_path) == {"conv_width": 10}
 
 
-def test_settings_in_force_come_back_as_they_were(tmp_path: Path, tiny_settings: Any) -> None:
+def test_used_settings_come_back_as_they_were(tmp_path: Path, tiny_settings: Any) -> None:
     with pytest.raises(MtfScalperError, match="first window"):
-        read_settings_in_force(tmp_path)
+        read_used_settings(tmp_path)
     settings = tiny_settings(rules={"entry": "any", "stoploss": -0.1, "minimal_roi": {30: 0.02}})
     values = {"version": "1", **settings.model_dump(mode="json", exclude={"progress_bar"})}
     (tmp_path / "mtf_scalper_settings.json").write_text(json.dumps(values), encoding="utf-8")
-    assert read_settings_in_force(tmp_path) == settings
+    assert read_used_settings(tmp_path) == settings
 
 
-def test_both_trainings_take_one_rollout_of_the_settings_in_force(
+def test_both_trainings_take_one_rollout_of_the_used_settings(
     make_market: Any, tiny_settings: Any
 ) -> None:
     settings = tiny_settings(n_envs=4, n_steps=64, batch_size=64, train_cycles=9)

@@ -47,7 +47,7 @@ def test_flat_is_zero() -> None:
 
 
 def test_buy_and_hold_by_hand() -> None:
-    """Bought at 100 at the open of row 1, sold at 101 at that of row 6; the stop is not in force.
+    """Bought at 100 at the open of row 1, sold at 101 at that of row 6; the stop does not hold.
 
     Funding of 0.01 a candle is due at rows 1 to 6.
     """

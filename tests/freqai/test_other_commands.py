@@ -44,7 +44,7 @@ def test_hyperopt_tries_the_thresholds_of_exits(
 ) -> None:
     pytest.importorskip("optuna", reason="make install adds freqtrade's hyperopt")
     program = make_program(tmp_path / "run")
-    # What it finds would else be written beside the strategy, and be in force from then on.
+    # What it finds would else be written beside the strategy, and hold from then on.
     loss = ("--hyperopt-loss", "SharpeHyperOptLossDaily", "--disable-param-export")
     program.run("hyperopt", *DAY, "--epochs", "2", "--spaces", "sell", "-j", "1", *loss)
     results = list((program.folder / "user_data" / "hyperopt_results").glob("*.fthypt"))

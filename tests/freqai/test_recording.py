@@ -20,7 +20,7 @@ import pytest
 from freqtrade.enums import RunMode
 from freqtrade.persistence import Trade, init_db
 
-from mtf_scalper.checks.facts import read_predictions, read_settings_in_force
+from mtf_scalper.checks.facts import read_predictions, read_used_settings
 from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai.lifecycle import kind_of_program
 from mtf_scalper.freqai.recording import ProgramRecord
@@ -72,7 +72,7 @@ def test_a_backtest_of_the_users_own_leaves_a_finished_record(done: Done, datadi
     manifest = run.manifest
     assert manifest["timerange"] == PERIOD
     assert manifest["pairs"][0] == PAIR
-    assert manifest["settings"] == read_settings_in_force(models).model_dump(mode="json")
+    assert manifest["settings"] == read_used_settings(models).model_dump(mode="json")
     file = datadir / "futures" / "BTC_USDT_USDT-5m-futures.feather"
     candles = pd.read_feather(file)
     before = candles[candles["date"] < END]

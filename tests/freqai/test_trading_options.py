@@ -52,7 +52,7 @@ CALLBACKS = (
 
 
 def not_followed(config: Config, strategy: Any) -> tuple[str, ...]:
-    """Return the names of the options in force that the simulator does not follow."""
+    """Return the names of the options that are set and that the simulator does not follow."""
     return tuple(option.key for option in _OPTIONS if option.is_on(config, strategy))
 
 
@@ -126,7 +126,7 @@ def test_prices_of_the_users_own_matter_for_limit_orders(side: str) -> None:
     assert not_followed(CONFIG, strategy_of(**{name: own}, order_types=market)) == ()
 
 
-def test_slots_and_protections_are_told_of_where_they_are_in_force(
+def test_slots_and_protections_are_told_of_where_they_are_set(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = {**CONFIG, "max_open_trades": 1, "enable_protections": True}

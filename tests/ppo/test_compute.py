@@ -50,7 +50,7 @@ def test_more_threads_than_there_are_cpus_are_lowered_with_one_line(monkeypatch,
     assert lowered == ["cpu_count 8 lowered to the 2 CPUs that this machine gives"]
 
 
-def test_what_is_in_force_is_logged(log) -> None:
+def test_what_is_used_is_logged(log) -> None:
     interop_threads = torch.get_num_interop_threads()
     configure_torch(on_cpu(cpu_count=1))
     assert log.messages[-1] == (

@@ -60,7 +60,7 @@ def policy_for(settings: Settings, n_features: int = 3, seed: int = 0) -> Masked
     policy = kind(
         spaces.Box(-np.inf, np.inf, (length,)),
         spaces.Discrete(5),
-        lambda _: settings.learning_rate_in_force,
+        lambda _: settings.used_learning_rate,
         net_arch=layers if settings.add_state_info else {"pi": layers, "vf": []},
         activation_fn=torch.nn.ReLU,
         optimizer_class=torch.optim.AdamW,

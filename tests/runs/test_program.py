@@ -35,7 +35,7 @@ def test_backtesting_trains_predicts_and_trades_in_every_window(
     assert len(windows) == 2
 
 
-def test_the_settings_of_the_request_are_in_force(finished: Any, tiny_plan: ValidationPlan) -> None:
+def test_the_settings_of_the_request_are_used(finished: Any, tiny_plan: ValidationPlan) -> None:
     outcome, request = finished.outcome, tiny_plan.request
     started = [event for event in outcome.events if event["event"] == "training_started"]
     for event in started:

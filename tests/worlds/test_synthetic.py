@@ -249,7 +249,7 @@ def test_hidden_state_predicts_better_the_stronger_the_signal():
 
 
 def test_the_hidden_state_earns_its_drift_after_fees(path):
-    """Always in the market on the side of the leg in force, 0.05% a side, filled at the open."""
+    """Always in the market on the side of the present leg, 0.05% a side, filled at the open."""
     side = np.sign(path.direction)
     price = np.log(path.candles["open"].to_numpy())
     gain = (side[:-1] * np.diff(price)).sum()

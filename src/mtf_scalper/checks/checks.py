@@ -302,14 +302,14 @@ def check_prediction_variety(facts: RunFacts, recipe: Recipe) -> Judgement:
 
 @check("steps/s after / before", "1.00 times or more")
 def check_speed(facts: RunFacts, recipe: Recipe) -> Judgement:
-    """Check that the settings in force are not slower than those before."""
+    """Check that the present settings are not slower than those before."""
     speed = fact_of(facts, "speed")
     if speed.steps_before != speed.steps_after:
         raise CannotTellError(
             f"{speed.steps_before} steps before are not {speed.steps_after} steps after"
         )
     measured = f"{speed.after:,.0f} / {speed.before:,.0f} = {speed.ratio:.2f} times"
-    return measured, unless(speed.ratio >= 1.0, "the settings in force are slower")
+    return measured, unless(speed.ratio >= 1.0, "the present settings are slower")
 
 
 CHECKS = (

@@ -1,4 +1,4 @@
-"""What a run left behind, read from its files: checkpoints, predictions, the config in force."""
+"""What a run left behind, read from its files: checkpoints, predictions, the configuration used."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def read_freqai_config(models: Path) -> dict[str, Any]:
     return section
 
 
-def read_settings_in_force(models: Path) -> Settings:
+def read_used_settings(models: Path) -> Settings:
     """Return the settings, trade rules included, that the model wrote down before training.
 
     Raises
@@ -111,7 +111,7 @@ def read_settings_in_force(models: Path) -> Settings:
     if not path.is_file():
         raise MtfScalperError(f"{path} is missing: the run did not come as far as its first window")
     values = json.loads(path.read_text(encoding="utf-8"))
-    # Beside the settings it says which code and which files they were in force with.
+    # Beside the settings it says which code and which files they were used with.
     return Settings(**{name: values[name] for name in Settings.model_fields if name in values})
 
 

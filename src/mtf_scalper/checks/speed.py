@@ -1,4 +1,4 @@
-"""Training speed of the settings in force against the settings before them, on one market."""
+"""Training speed of the present settings against the settings before them, on one market."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SpeedComparison:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast the settings in force are."""
+        """How many times as fast the present settings are."""
         return self.after / self.before
 
 
@@ -66,7 +66,7 @@ def compare_speed(
     market : Market
         Both train on it.
     settings : Settings
-        Those in force; their ``train_cycles`` is set to what one rollout needs.
+        The present ones; their ``train_cycles`` is set to what one rollout needs.
     on_progress : callable, optional
         Told ``"before"`` or ``"after"`` and how far it is.
     before : dict, optional

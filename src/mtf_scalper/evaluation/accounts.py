@@ -134,7 +134,7 @@ class PairEvidence:
     market : Market
         What was traded.
     settings : Settings
-        With the rules in force.
+        With the rules that were used.
     runs : mapping of int to Simulation
         By seed.
     baselines : mapping of str to Simulation

@@ -88,7 +88,7 @@ def random_exits(
       it only the entries that the run executed are known; a draw then misses those that fall into
       a longer trade and finds none of its own, so that it trades less often than the run. Under
       ``entry="always"`` all classic entries are taken in either case.
-    - *Holding times.* The rules' exits stay in force for the draws. Drawing from all holding times
+    - *Holding times.* The rules' exits hold for the draws. Drawing from all holding times
       of the run would shorten trades twice, once by what the rules ended in the run and once by
       the rules themselves. So the holding times that are drawn are those that the run *chose*: a
       trade that was forced out only says that it was not left before (Kaplan and Meier 1958). Each

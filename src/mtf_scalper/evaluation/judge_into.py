@@ -84,7 +84,7 @@ def judge_trades(
     markets : mapping of str to Market
         What was traded, with dates, by pair.
     settings : Settings
-        The rules and the window in force.
+        The rules and the window that were used.
     n_draws : int
         Runs with random exits.
     others : callable

@@ -136,7 +136,7 @@ class HybridStrategy(IStrategy):
 
     @property
     def protections(self) -> list[dict[str, Any]]:
-        """Return freqtrade protections, in force with ``--enable-protections``, live and dry."""
+        """Return freqtrade protections, active with ``--enable-protections``, live and dry."""
         return [
             {"method": "CooldownPeriod", "stop_duration_candles": 2},
             {

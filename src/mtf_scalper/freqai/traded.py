@@ -49,7 +49,7 @@ def market_of_program(
         As FreqAI gets them, with those before the backtest's period.
     pair : str
     settings : Settings
-        With the trade rules in force.
+        With the trade rules that were used.
     config : mapping
 
     Raises

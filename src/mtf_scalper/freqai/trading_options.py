@@ -1,7 +1,7 @@
 """Which of freqtrade's options that change trades the simulator follows, and what of the others.
 
 The one list of them, asked by every command. Options that are followed go into ``TradeRules`` and
-``Market``; the others, below, are told by name wherever they are in force. Training goes on with a
+``Market``; the others, below, are told by name wherever they are set. Training goes on with a
 warning, because the backtest or the bot behind it is what the user wants and knows; a comparison
 or an evaluation, whose figures would be about something else, is refused. docs/design.md has the
 same list in words, and that of the options which do not change a backtest's trades.
@@ -170,7 +170,7 @@ _OPTIONS = (
 
 
 def check_trading_options(config: Config, strategy: Any, use: Use) -> None:
-    """Warn of the options in force that are not followed, and refuse those that must not be.
+    """Warn of the options that are set and are not followed, and refuse those that must not be.
 
     Parameters
     ----------

@@ -141,7 +141,7 @@ def checks_section(run: Run) -> Section:
     return Section(
         name="checks",
         title="Checks",
-        intro="What was in force while the run worked, compared with what should have been.",
+        intro="What was used while the run worked, compared with what should have been.",
         parts=[Table("checks-table", caption, columns, rows)] if checks else [],
         missing="This run made no checks; a validation does.",
     )

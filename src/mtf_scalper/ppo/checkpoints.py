@@ -69,8 +69,8 @@ def new_model(
             _init_setup_model=False,
             n_steps=settings.n_steps,
             batch_size=settings.batch_size,
-            n_epochs=settings.n_epochs_in_force,
-            learning_rate=settings.learning_rate_in_force,
+            n_epochs=settings.used_n_epochs,
+            learning_rate=settings.used_learning_rate,
             gamma=settings.gamma,
             gae_lambda=settings.gae_lambda,
             clip_range=settings.clip_range,
@@ -149,7 +149,7 @@ def release(model: PPO) -> None:
         parameter.data = parameter.data.clone()
 
 
-def facts_in_force(
+def training_facts(
     model: PPO, settings: Settings, compute: ComputeSetup, total_steps: int
 ) -> dict[str, Any]:
     """Return what the training really uses, read from the objects that do the work."""

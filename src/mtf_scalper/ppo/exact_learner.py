@@ -112,9 +112,9 @@ class ExactLearner:
             targets = _normalized(targets)
         counts = np.add.reduceat(targets.weights, book.starts[:-1])
         candles = np.flatnonzero(counts > 0.0)
-        self._network.storage.set_learning_rate(settings.learning_rate_in_force)
+        self._network.storage.set_learning_rate(settings.used_learning_rate)
         sums, n_batches = np.zeros(len(LOSSES)), 0
-        for _ in range(settings.n_epochs_in_force):
+        for _ in range(settings.used_n_epochs):
             order = self._random.permutation(candles)
             for start in range(0, len(order), settings.batch_size):
                 losses = self._minibatch(order[start : start + settings.batch_size], targets)

@@ -24,7 +24,7 @@ from stable_baselines3.common.utils import configure_logger
 
 from mtf_scalper.errors import SettingsError, WeightsError
 from mtf_scalper.market.market import Market
-from mtf_scalper.ppo.checkpoints import Spaces, facts_in_force, give_up, load_weights, new_model
+from mtf_scalper.ppo.checkpoints import Spaces, give_up, load_weights, new_model, training_facts
 from mtf_scalper.ppo.compute import ComputeSetup
 from mtf_scalper.ppo.contexts import Book
 from mtf_scalper.ppo.exact_learner import ExactLearner
@@ -73,7 +73,7 @@ def learn_exactly(
         )
         for member in range(settings.n_seeds)
     ]
-    facts = facts_in_force(models[0], settings, compute, total_steps)
+    facts = training_facts(models[0], settings, compute, total_steps)
     events.write("training_started", **facts, n_seeds=settings.n_seeds)
     reports.progress(0, "evaluation")
     rows = np.concatenate([market.features for market in markets])
@@ -199,7 +199,7 @@ def _logit_biases(model: PPO) -> torch.Tensor:
 
 
 def _fee_share(cycle: int, settings: Settings) -> float:
-    """Return the share of the fees in force: linear over the first part of the training."""
+    """Return the share of the fees that is charged: linear over the first part of the training."""
     rising = settings.fee_warmup * settings.train_cycles
     return 1.0 if cycle >= rising else cycle / rising
 

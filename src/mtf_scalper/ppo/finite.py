@@ -48,7 +48,7 @@ def check_learned(pair: str, weights: Mapping[str, torch.Tensor], settings: Sett
 
 def _suspect(settings: Settings) -> str:
     values = {name: getattr(settings, name) for name in _USUAL}
-    values["learning_rate"] = settings.learning_rate_in_force
+    values["learning_rate"] = settings.used_learning_rate
     times = {name: abs(values[name]) / usual for name, usual in _USUAL.items()}
     worst = max(times, key=lambda name: times[name])
     if times[worst] > _SUSPECT:

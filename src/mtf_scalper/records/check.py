@@ -56,7 +56,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The settings that have to be in force; by default the reference recipe, from rollouts."""
+    """The settings that have to be used; by default the reference recipe, from rollouts."""
 
     advantage: str = "gae"
     train_cycles: int = 30

@@ -145,7 +145,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings in force, or what the run was told where it did not come that far."""
+        """The settings that were used, or what the run was told where it did not come that far."""
         found = _read_json(self.folder / files.SETTINGS)
         return dict(found if found is not None else self.manifest.get("settings") or {})
 

@@ -191,7 +191,7 @@ class RunRecord:
         return (self.folder / f"{_predictions_name(pair, window)}.feather").exists()
 
     def write_settings(self, settings: Any) -> None:
-        """Write the settings in force, where the manifest could not know them; once."""
+        """Write the settings that are used, where the manifest could not know them; once."""
         if not (self.folder / files.SETTINGS).exists():
             self.write_json(Path(files.SETTINGS).stem, settings)
 

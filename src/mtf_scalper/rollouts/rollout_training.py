@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from mtf_scalper.errors import WeightsError
 from mtf_scalper.market.market import Market
-from mtf_scalper.ppo.checkpoints import facts_in_force, give_up, new_model
+from mtf_scalper.ppo.checkpoints import give_up, new_model, training_facts
 from mtf_scalper.ppo.compute import ComputeSetup
 from mtf_scalper.ppo.finite import check_learned
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
@@ -70,7 +70,7 @@ def learn_from_rollouts(
         assert isinstance(model.policy, MaskedPolicy)
         model.policy.standard.fit(market.features, settings.window_size)
     total_steps = settings.train_cycles * len(market)
-    events.write("training_started", **facts_in_force(model, settings, compute, total_steps))
+    events.write("training_started", **training_facts(model, settings, compute, total_steps))
     callback = _TrainingCallback(
         model, settings, validation, total_steps, on_progress, events, pair=market.pair
     )

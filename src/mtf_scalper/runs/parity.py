@@ -87,7 +87,7 @@ class Backtested:
     Attributes
     ----------
     settings : Settings
-        With the trade rules that were in force.
+        With the trade rules that were used.
     pairs : dict of str to PairBacktest
     conditions : tuple of str
         Under which conditions it ran, as words.
@@ -151,7 +151,7 @@ def backtest(
     ParityError
         If freqtrade fails, or a pair has no candles.
     SettingsError
-        If an option is in force that the simulator does not follow.
+        If an option is set that the simulator does not follow.
     """
     with _opened(config, exchange) as backtesting:
         strategy = backtesting.strategylist[0]

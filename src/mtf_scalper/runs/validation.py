@@ -23,7 +23,7 @@ from mtf_scalper.checks.facts import (
     read_checkpoints,
     read_freqai_config,
     read_predictions,
-    read_settings_in_force,
+    read_used_settings,
 )
 from mtf_scalper.checks.speed import SpeedComparison, compare_speed
 from mtf_scalper.errors import MtfScalperError
@@ -222,7 +222,7 @@ def write_verdicts(
 
 def _speed(plan: ValidationPlan, console: Console) -> SpeedComparison:
     """Train with the settings of the run and those before, one after the other."""
-    settings = read_settings_in_force(plan.request.models).changed(progress_bar=False)
+    settings = read_used_settings(plan.request.models).changed(progress_bar=False)
     market = training_market(plan.request.datadir, plan.pair, plan.until)
     with RichProgress(*progress_columns(), console=console) as bars:
         tasks = {

@@ -2,7 +2,7 @@
 
 A setting names such a reward as ``"file.py:function"`` or ``"package.module:function"``. The name
 goes to environment processes and into stored settings. The source is executed anew whenever it has
-changed, so that an edit is in force in the next run.
+changed, so that an edit counts in the next run.
 """
 
 from __future__ import annotations

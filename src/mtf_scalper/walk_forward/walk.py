@@ -48,8 +48,8 @@ class Walk:
     market : Market
         The test candles, and the one at which the period ends if there is one.
     settings : Settings
-        With the rules in force; a decision needs one row of ``market``, as windows of the network
-        have been looked at already.
+        With the rules that were used; a decision needs one row of ``market``, as windows of the
+        network have been looked at already.
     probabilities : ndarray of float64, shape (T, 5)
         Of each window's policy on its own test; certainly neutral where there is no prediction.
     run : Simulation

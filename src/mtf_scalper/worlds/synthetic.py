@@ -2,15 +2,15 @@
 
 The price is a martingale (clustered volatility, rare jumps, daily seasonality, a factor shared by
 all pairs) plus a drift. The drift is the planted signal: the market moves in *legs*, up and down
-in turn with sideways stretches between them, and while a leg is in force the expected return of
+in turn with sideways stretches between them, and while a leg lasts the expected return of
 each candle is ``signal_strength`` times that candle's volatility, in the leg's direction. A leg
 takes about half an hour to build up and to fade, lasts ``leg_hours`` on average and is the more
 likely to end the older it is (Erlang-distributed life). Returns over 5m to 1h therefore point to
-the direction in force (momentum, moving averages, RSI), while an old or far extended leg points
+the present direction (momentum, moving averages, RSI), while an old or far extended leg points
 to its end; a fixed holding time gives back to the next leg what it earned on this one.
 
 The best predictor that knows the hidden state is `SyntheticPath.expected_return`: it is long
-while the direction in force is positive and short while it is negative, changes only when the
+while the present direction is positive and short while it is negative, changes only when the
 drift left in the leg exceeds the fees, and its correlation with the return of the next candle is
 a little below ``signal_strength * sqrt(trend_share)``. With the defaults a leg of mean life drifts
 by about 0.25 * 0.12% * 72 candles = 2%, against fees of 0.1% for the round trip. With
@@ -68,7 +68,7 @@ class SyntheticPath:
     candles : DataFrame, T rows
         As `generate_candles` returns them.
     direction : ndarray of float64, shape (T,)
-        Leg in force during the candle, from -1 (down) to 1 (up).
+        Leg of the candle, from -1 (down) to 1 (up).
     volatility : ndarray of float64, shape (T,)
         Standard deviation of the candle's log return without jumps.
     expected_return : ndarray of float64, shape (T,)
@@ -189,7 +189,7 @@ def _candle_grid(start: datetime | str, end: datetime | str) -> tuple[pd.Timesta
 
 
 def _leg_direction(spec: SyntheticSpec, own: _Draws, n_candles: int) -> Float64:
-    """Return the direction in force: legs of alternating sign, faded in and out."""
+    """Return the present direction: legs of alternating sign, faded in and out."""
     leg_candles = spec.leg_hours * CANDLES_PER_HOUR
     # Three times the expected number: that all together fall short of the candles is impossible
     # in practice, and streams drawn leg by leg keep the beginning of a longer market the same.
