@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from mtf_scalper import __version__
 from mtf_scalper.cli import app
 from mtf_scalper.exchange.offline_config import DEFAULT_PORT
+from mtf_scalper.shipped import write_missing
 
 COMMANDS = ("demo", "validate", "parity", "evaluate", "synth", "exchange", "doctor")
 CLI = (sys.executable, "-c", "from mtf_scalper.cli import main; main()")
@@ -307,9 +308,14 @@ def test_exchange_without_candles_says_which_folder_is_wanted(tmp_path: Path) ->
 
 
 def test_doctor_prints_text_or_json_and_fails_without_the_data_asked_for(
-    invoke: Invoke, tmp_path: Path
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     text = invoke("doctor", "--datadir", tmp_path / "none")
+    assert text.stdout.endswith("next: mtf-scalper init\n")
+    list(write_missing(tmp_path))
+    text = invoke("doctor", "--datadir", tmp_path / "none")
+    assert text.stdout.endswith("next: mtf-scalper demo\n")
     assert text.exit_code == 1
     assert "Machine" in text.stdout
     assert "holds no futures candles" in text.stdout

@@ -431,9 +431,12 @@ def doctor(
 ) -> None:
     """Show versions, cores, threads and data; say what is missing or would be slow, and why."""
     from mtf_scalper.checks.doctor import examine, format_report
+    from mtf_scalper.shipped import is_set_up
 
     report = examine(datadir)
     typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else format_report(report))
+    if not as_json:
+        typer.echo(f"next: mtf-scalper {'demo' if is_set_up(Path()) else 'init'}")
     raise typer.Exit(report.exit_code)
 
 

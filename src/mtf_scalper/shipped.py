@@ -51,6 +51,11 @@ def write_missing(project: Path) -> Iterator[str]:
     yield "next: mtf-scalper doctor, mtf-scalper demo"
 
 
+def is_set_up(project: Path) -> bool:
+    """Return whether all shipped files are in a project, whatever has become of them."""
+    return all(_place(project, name).exists() for name in SHIPPED_FILES)
+
+
 def differences(project: Path) -> Iterator[str]:
     """Yield how the files of a project differ from the shipped ones, as unified diffs."""
     found = False
