@@ -15,10 +15,10 @@ from mtf_scalper.jit import COMPILED_FOLDERS
 SOURCES = Path(mtf_scalper.__file__).parent
 HITS = """
 import numpy as np
-from mtf_scalper.simulator import exits
-print(exits.roi_rate(1, 100.0, 0.02, 0.001, 1.0, 0.0))
-print(exits.profit_ratio(1, 100.0, 101.0, 0.0, 1.0, 0.0))
-print(sum(exits.profit_ratio.stats.cache_hits.values()))
+from mtf_scalper.simulator import kernels
+print(kernels._roi_rate(1, 100.0, 0.02, 0.001, 1.0, 0.0))
+print(kernels._profit_ratio(1, 100.0, 101.0, 0.0, 1.0, 0.0))
+print(sum(kernels._profit_ratio.stats.cache_hits.values()))
 """
 
 
@@ -30,14 +30,10 @@ def test_an_edit_of_a_constant_or_a_callee_in_another_file_is_compiled(tmp_path:
     helper.write_text("FACTOR = 1.0\n", encoding="utf-8")
     exits = package / "simulator" / "exits.py"
     source = exits.read_text(encoding="utf-8")
-    source = source.replace(
-        "    rounded: float = np.floor(value", "    rounded: float = FACTOR * (value"
-    )
-    source = source.replace("* 1e8 + 0.5) / 1e8", ")")
-    source = source.replace(
-        "from mtf_scalper.jit import njit",
-        "from mtf_scalper.jit import njit\nfrom mtf_scalper.simulator.invented import FACTOR",
-    )
+    source = source.replace("return math.floor(value * 1e8 + 0.5) / 1e8", "return FACTOR * value")
+    known = "from mtf_scalper.settings import TradeRules\n"
+    source = source.replace(known, known + "from mtf_scalper.simulator.invented import FACTOR\n")
+    assert source.count("FACTOR") == 2
     exits.write_text(source, encoding="utf-8")
     first = _run(tmp_path)
     again = _run(tmp_path)

@@ -428,7 +428,7 @@ RULES_BESIDE = {
 """Rules without which another has no effect."""
 
 
-@pytest.mark.parametrize("name", TradeRules.model_fields)
+@pytest.mark.parametrize("name", RULE_EFFECTS)
 def test_a_trade_rule_changes_the_episode(name, make_market, tiny_settings) -> None:
     """Random actions at leverage 10 on a wild market end otherwise once any rule differs."""
     market = make_market(n_candles=300, volatility=0.02, leverage=10.0, seed=5)
@@ -468,24 +468,25 @@ def test_every_setting_has_its_effect_tested() -> None:
         "train_cycles": "above",
         "reward_parameters": "above",
         "allow_uncompiled_reward": "simulator/test_user_rewards.py",
-        "vec_env": "simulator/test_process_env.py",
-        "fills": "simulator/test_freqtrade_env.py",
-        "n_actions": "simulator/test_freqtrade_env.py",
-        "start_method": "simulator/test_process_env.py",
-        "cpu_count": "test_compute.py",
-        "interop_threads": "test_compute.py",
-        "device": "test_compute.py",
-        "inference_batch_size": "test_inference.py",
+        "vec_env": "rollouts/test_process_env.py",
+        "fills": "rollouts/test_freqtrade_env.py",
+        "n_actions": "rollouts/test_freqtrade_env.py",
+        "start_method": "rollouts/test_process_env.py",
+        "cpu_count": "ppo/test_compute.py",
+        "interop_threads": "ppo/test_compute.py",
+        "device": "ppo/test_compute.py",
+        "inference_batch_size": "ppo/test_policy.py",
         "progress_bar": "freqai/test_model.py",
         **dict.fromkeys(
             _EXACT_ONLY,
-            "test_exact_training.py",
+            "ppo/test_exact_training.py",
         ),
         "n_seeds": "ppo/test_ensemble.py",
         "untrainable_pairs": "runs/test_left_out.py",
     }
     assert set(Settings.model_fields) == {*PPO_EFFECTS, *ENV_EFFECTS, *elsewhere}
-    assert set(TradeRules.model_fields) == set(RULE_EFFECTS)
+    # A policy and not the environment goes by it: ppo/test_exact_training.py.
+    assert set(TradeRules.model_fields) == {*RULE_EFFECTS, "exit_confidence"}
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from test_threads_and_bits import digest, trained
 import torch
-from mtf_scalper import compute
+from mtf_scalper.ppo import compute
 compute.available_cpus = lambda: 8  # else a machine with one core would train with one thread
 for kind in sys.argv[3:]:
     print(kind, digest(trained(kind, int(sys.argv[2]))))

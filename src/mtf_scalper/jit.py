@@ -18,6 +18,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar, overload
 
 import numba
@@ -58,6 +59,27 @@ def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         # What ``enable_caching`` sets, with a cache that may fail.
         dispatcher._cache = _cache_of(function)
     return dispatcher
+
+
+def compiled(module: Any, *names: str, inlined: tuple[str, ...] = ()) -> tuple[Any, ...]:
+    """Return functions of a module in plain Python, compiled; what they call is compiled as well.
+
+    Parameters
+    ----------
+    module : module
+        Its own functions call each other by name.
+    names : str
+        Which are returned, in this order.
+    inlined : tuple of str
+        Those that are to become part of whatever calls them.
+    """
+    scope = dict(vars(module))
+    for name, function in vars(module).items():
+        if isinstance(function, FunctionType) and function.__module__ == module.__name__:
+            copy = FunctionType(function.__code__, scope, name, function.__defaults__)
+            options = {"error_model": "numpy", "forceinline": name in inlined}
+            scope[name] = njit(cache=True, **options)(copy)
+    return tuple(scope[name] for name in names)
 
 
 class _CacheThatMayFail(FunctionCache):

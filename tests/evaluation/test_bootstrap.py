@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mtf_scalper import optional as libraries
+from mtf_scalper import optional
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.evaluation.bootstrap import (
     LEAST_DAYS,
@@ -91,6 +91,6 @@ def test_a_library_that_is_missing_is_one_line_that_says_what_to_install(monkeyp
     def missing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name="arch")
 
-    monkeypatch.setattr(libraries.importlib, "import_module", missing)
+    monkeypatch.setattr(optional.importlib, "import_module", missing)
     with pytest.raises(MtfScalperError, match=r'arch is not installed.*"mtf-scalper\[evidence\]"'):
         library("arch.bootstrap")

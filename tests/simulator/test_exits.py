@@ -33,12 +33,16 @@ from mtf_scalper.simulator.kernels import CANDLE
 LONG, SHORT = 1, -1
 
 
-def candle_of(prices: tuple[float, float, float, float]) -> np.void:
+def record_of(rules: TradeRules) -> np.record:
+    return numbers_of(rules).view(np.recarray)[0]
+
+
+def candle_of(prices: tuple[float, float, float, float]) -> np.record:
     """Return a candle as compiled code reads it: open, high, low, close."""
     candle = np.zeros(1, CANDLE)
     for name, price in zip(("open", "high", "low", "close"), prices, strict=True):
         candle[name] = price
-    return candle[0]
+    return candle.view(np.recarray)[0]
 
 
 @pytest.mark.parametrize(
@@ -129,13 +133,13 @@ def test_the_stoploss_is_a_share_of_the_stake(side, leverage, tick, expected) ->
     ],
 )
 def test_liquidation_price(side, leverage, expected) -> None:
-    rules = numbers_of(TradeRules(maintenance_margin_rate=0.004, liquidation_buffer=0.05))[0]
+    rules = record_of(TradeRules(maintenance_margin_rate=0.004, liquidation_buffer=0.05))
     assert liquidation_price(rules, side, 100.0, leverage) == pytest.approx(expected, abs=1e-6)
 
 
 @given(side=st.sampled_from([LONG, SHORT]), leverage=st.floats(1.0, 50.0))
 def test_liquidation_lies_on_the_losing_side_and_never_beyond_the_stake(side, leverage) -> None:
-    price = liquidation_price(numbers_of(TradeRules())[0], side, 100.0, leverage)
+    price = liquidation_price(record_of(TradeRules()), side, 100.0, leverage)
     assert price >= 0.0
     assert side * (100.0 - price) > 0.0
     assert side * (100.0 - price) <= 100.0 / leverage + 1e-9

@@ -6,13 +6,12 @@ They are compiled from the plain functions, with what those call; what was compi
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.jit import njit
+from mtf_scalper.jit import compiled, njit
 from mtf_scalper.settings import RewardName, Settings
 from mtf_scalper.simulator import rewards
 from mtf_scalper.simulator.exits import STAY
@@ -41,17 +40,7 @@ class BuiltInReward:
         self._write(outcomes, actions, self._age_limit, self._parameters)
 
 
-def _compiled(module: Any) -> dict[str, Any]:
-    """Return the functions of a module, compiled; what they call are the compiled ones."""
-    scope = dict(vars(module))
-    for name, function in vars(module).items():
-        if isinstance(function, FunctionType) and function.__module__ == module.__name__:
-            scope[name] = njit(cache=True)(FunctionType(function.__code__, scope, name))
-    return scope
-
-
-_REWARDS = _compiled(rewards)
-_exit_quality, _example = _REWARDS["exit_quality"], _REWARDS["freqtrade_example"]
+_exit_quality, _example = compiled(rewards, "exit_quality", "freqtrade_example")
 
 
 @njit(cache=True)

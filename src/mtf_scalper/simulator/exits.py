@@ -1,11 +1,10 @@
 """The arithmetic of a leveraged trade and of its forced exits, as freqtrade's backtester has it.
 
-Every function is pure and works on plain numbers. All are compiled: the kernel of the environments
-has them inlined, the reference environment and the freqtrade strategy call the very same code.
+Every function is pure, works on plain numbers and stands here once: the reference environment and
+the freqtrade strategy call it as it is, ``kernels.py`` compiles it (``jit.compiled``).
 ``side`` is +1 for long and -1 for short; ``funding_paid`` is in quote currency per unit of base
 currency, positive where the trade paid it. ``candle`` is a record with ``open``, ``high`` and
-``low``, and ``rules`` one of ``RULES``; numba takes ten times as long to look at a record as at a
-number, so that what Python asks in every candle takes numbers.
+``low``, and ``rules`` one of ``RULES``; what is asked in every candle takes numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.jit import njit
 from mtf_scalper.settings import TradeRules
 
 (
@@ -96,7 +94,6 @@ def roi_ladder_of(rules: TradeRules) -> NDArray[np.float64]:
     return np.array(ladder, dtype=np.float64).reshape(len(ladder), 2)
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
 def profit_ratio(
     side: int,
     open_rate: float,
@@ -116,14 +113,11 @@ def profit_ratio(
     return round_to_8_digits(side * (close_value / open_value - 1.0) * leverage)
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
 def round_to_8_digits(value: float) -> float:
     """Round to multiples of 1e-8, half up."""
-    rounded: float = np.floor(value * 1e8 + 0.5) / 1e8
-    return rounded
+    return math.floor(value * 1e8 + 0.5) / 1e8
 
 
-@njit(cache=True, error_model="numpy")
 def round_to_tick(price: float, tick_size: float, direction: int = 0) -> float:
     """Round a price to the exchange's step: down (-1), to the nearest (0) or up (+1).
 
@@ -147,7 +141,6 @@ def round_to_tick(price: float, tick_size: float, direction: int = 0) -> float:
     return steps / per_unit if per_unit > 0.0 else steps * tick_size
 
 
-@njit(cache=True, error_model="numpy")
 def _half_up(price: float, tick_size: float, per_unit: float, steps: int) -> int:
     """Return the nearest number of steps where a price lies all but in the middle of two.
 
@@ -163,19 +156,16 @@ def _half_up(price: float, tick_size: float, per_unit: float, steps: int) -> int
     return steps - 1
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
 def best_and_worst(side: int, high: float, low: float) -> tuple[float, float]:
     """Return the prices inside a candle that are best and worst for a side."""
     return (high, low) if side > 0 else (low, high)
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
 def is_reached(side: int, price: float, high: float, low: float) -> bool:
     """Return whether a candle has reached a stop at ``price``."""
     return price >= low if side > 0 else price <= high
 
 
-@njit(cache=True, error_model="numpy")
 def stop_price(
     side: int, open_rate: float, leverage: float, stoploss: float, tick_size: float
 ) -> float:
@@ -184,22 +174,18 @@ def stop_price(
     Rounded towards the entry, as freqtrade's ``adjust_stop_loss`` does.
     """
     price = open_rate * (1.0 - side * abs(stoploss) / leverage)
-    rounded: float = round_to_tick(price, tick_size, side)
-    return rounded
+    return round_to_tick(price, tick_size, side)
 
 
-@njit(cache=True, error_model="numpy")
 def stop_fill(side: int, price: float, opened: float, high: float, low: float) -> float:
     """Return the price of a stop at ``price``: the open where the candle lies beyond it."""
     return opened if _is_beyond(side, price, high, low) else price
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
 def _is_beyond(side: int, price: float, high: float, low: float) -> bool:
     return price > high if side > 0 else price < low
 
 
-@njit(cache=True, error_model="numpy")
 def trailed_stop(
     candle: Any,
     rules: Any,
@@ -236,7 +222,6 @@ def trailed_stop(
     return moved if side * (moved - stop) > 0.0 else stop
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
 def _trailing_distance(rules: Any, best_profit: float) -> float:
     """Return the distance at which a stop trails, a share of the stake above zero."""
     positive = rules.trailing_stop_positive
@@ -245,7 +230,6 @@ def _trailing_distance(rules: Any, best_profit: float) -> float:
     return distance
 
 
-@njit(cache=True, error_model="numpy")
 def trailing_fill(
     candle: Any,
     rules: Any,
@@ -273,7 +257,6 @@ def trailing_fill(
     return inside
 
 
-@njit(cache=True, error_model="numpy")
 def liquidation_price(
     rules: Any,
     side: int,
@@ -295,11 +278,9 @@ def liquidation_price(
     if math.isnan(multiple):
         bare = open_rate * (1.0 - side / leverage) / (1.0 - side * rules.maintenance_margin_rate)
         price = max(0.0, bare + side * abs(open_rate - bare) * rules.liquidation_buffer)
-    rounded: float = round_to_tick(price, tick_size, 0)
-    return rounded
+    return round_to_tick(price, tick_size, 0)
 
 
-@njit(cache=True, error_model="numpy")
 def rung_after(roi: NDArray[np.float64], age_minutes: int) -> int:
     """Return the row of the ROI ladder that holds for a trade of this age, -1 for none."""
     rung = -1
@@ -309,7 +290,6 @@ def rung_after(roi: NDArray[np.float64], age_minutes: int) -> int:
     return rung
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
 def roi_rate(
     side: int,
     open_rate: float,
@@ -324,7 +304,6 @@ def roi_rate(
     return target / (1.0 - side * fee_rate)
 
 
-@njit(cache=True, error_model="numpy")
 def roi_fill(
     candle: Any,
     side: int,
@@ -351,7 +330,6 @@ def roi_fill(
     return inside
 
 
-@njit(cache=True, error_model="numpy")
 def safety_exit(
     age_candles: int,
     profit: float,

@@ -1,7 +1,7 @@
 """The reference environment, compiled: all environments advance one candle in one call.
 
 The order of a trade's life is that of ``reference.py``, and that both agree is a test; prices and
-profits are those of ``exits.py``. Nothing here allocates: the caller owns all arrays.
+profits are those of ``exits.py``, compiled. Nothing here allocates: the caller owns all arrays.
 
 What makes it fast:
 
@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.jit import njit
+from mtf_scalper.jit import compiled, njit
 from mtf_scalper.market.market import LIQUIDATIONS, Market
 from mtf_scalper.settings import EntryMode, RewardName, Settings
-from mtf_scalper.simulator import exits
+from mtf_scalper.simulator import exits, observation
 from mtf_scalper.simulator.exits import (
     AGENT,
     END_OF_DATA,
@@ -38,8 +38,41 @@ from mtf_scalper.simulator.exits import (
     STOP_LOSS,
     TRAILING_STOP,
 )
-from mtf_scalper.simulator.observation import STATE_LIMIT, age_limit, in_units
+from mtf_scalper.simulator.observation import STATE_LIMIT, age_limit
 from mtf_scalper.simulator.types import N_ACTIONS
+
+(
+    _best_and_worst,
+    _is_reached,
+    _liquidation_price,
+    _profit_ratio,
+    _roi_fill,
+    _roi_rate,
+    _round_to_tick,
+    _rung_after,
+    _safety_exit,
+    _stop_fill,
+    _stop_price,
+    _trailed_stop,
+    _trailing_fill,
+) = compiled(
+    exits,
+    "best_and_worst",
+    "is_reached",
+    "liquidation_price",
+    "profit_ratio",
+    "roi_fill",
+    "roi_rate",
+    "round_to_tick",
+    "rung_after",
+    "safety_exit",
+    "stop_fill",
+    "stop_price",
+    "trailed_stop",
+    "trailing_fill",
+    inlined=("profit_ratio", "round_to_8_digits", "best_and_worst", "is_reached", "roi_rate"),
+)
+(_in_units,) = compiled(observation, "in_units", inlined=("in_units",))
 
 MARGIN = 1e-6
 SERIES_LIMIT = 0.05
@@ -140,7 +173,7 @@ def candles_of(market: Market) -> NDArray[np.void]:
 def _round_opens(candles: NDArray[np.void]) -> None:
     for row in range(len(candles)):
         candle = candles[row]
-        candle.exit_rate = exits.round_to_tick(candle.open, candle.tick_size, 0)
+        candle.exit_rate = _round_to_tick(candle.open, candle.tick_size, 0)
 
 
 def rules_of(market: Market, settings: Settings) -> NDArray[np.void]:
@@ -277,11 +310,11 @@ def step(
             if (executed == LONG_EXIT) | (executed == SHORT_EXIT):
                 code, rate = AGENT, candle.exit_rate
                 if state.tick_size != candle.tick_size:
-                    rate = exits.round_to_tick(candle.open, state.tick_size, 0)
+                    rate = _round_to_tick(candle.open, state.tick_size, 0)
             elif _may_be_forced(candle, rule, state, lowest) | is_last:
                 code, price = _find_exit(candle, roi, rule, state, is_last)
                 if code != STAY:
-                    rate = exits.round_to_tick(price, state.tick_size, 0)
+                    rate = _round_to_tick(price, state.tick_size, 0)
             if (code != STAY) | (state.order_rate > 0.0):
                 code, rate = _filled(candle, following, rule, state, is_last, code, rate)
             _mark(candle, rule, state, code, rate, outcome)
@@ -344,7 +377,7 @@ def _position_state(close: float, rules: Any, state: Any) -> tuple[float, float,
     profit = side * (close * kept / open_value - 1.0) * leverage
     best = side * (state.best_rate * kept / open_value - 1.0) * leverage
     worst = side * (state.worst_rate * kept / open_value - 1.0) * leverage
-    return in_units(profit), age, in_units(best), in_units(worst)
+    return _in_units(profit), age, _in_units(best), _in_units(worst)
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
@@ -403,7 +436,7 @@ def _mark(candle: Any, rules: Any, state: Any, code: int, rate: float, outcome: 
     outcome.exit_code = code
     outcome.profit = profit
     if code == STAY:
-        best, worst = exits.best_and_worst(side, candle.high, candle.low)
+        best, worst = _best_and_worst(side, candle.high, candle.low)
         state.best_rate = side * max(side * state.best_rate, side * best)
         state.worst_rate = side * min(side * state.worst_rate, side * worst)
         return
@@ -465,7 +498,7 @@ def _may_be_forced(candle: Any, rules: Any, state: Any, lowest_roi: float) -> bo
     more than what rounding does to either.
     """
     side, leverage, open_rate = state.side, state.leverage, state.open_rate
-    best, worst = exits.best_and_worst(side, candle.high, candle.low)
+    best, worst = _best_and_worst(side, candle.high, candle.low)
     paid = open_rate * (1.0 + side * rules.fee_rate)
     kept = side * leverage * (1.0 - side * rules.fee_rate)
     owed = side * leverage * (paid + side * state.funding_paid)
@@ -501,7 +534,7 @@ def _liquidation_distance(rules: Any, state: Any) -> float:
 
 @njit(cache=True, error_model="numpy")
 def _first_stop(rules: Any, state: Any) -> float:
-    stop: float = exits.stop_price(
+    stop: float = _stop_price(
         state.side, state.open_rate, state.leverage, rules.stoploss, state.tick_size
     )
     return stop
@@ -515,7 +548,7 @@ def _find_exit(
     side, opened = state.side, candle.open
     profit = _profit(rules, state, side, opened, True)
     best = _profit(rules, state, side, state.best_rate, False)
-    code = exits.safety_exit(
+    code = _safety_exit(
         state.row - state.open_row,
         profit,
         best,
@@ -533,10 +566,10 @@ def _find_exit(
     if code != STAY:
         return code, rate
     has_trailed = rules.trailing_stop and state.has_trailed != 0
-    if has_trailed and exits.is_reached(side, state.stop, candle.high, candle.low):
+    if has_trailed and _is_reached(side, state.stop, candle.high, candle.low):
         best = _best_profit(candle, rules, state)
         is_new = state.row == state.open_row
-        rate = exits.trailing_fill(candle, rules, side, state.stop, is_new, best, state.leverage)
+        rate = _trailing_fill(candle, rules, side, state.stop, is_new, best, state.leverage)
         return TRAILING_STOP, rate
     return (END_OF_DATA if is_last else STAY), opened
 
@@ -546,21 +579,21 @@ def _stop(candle: Any, rules: Any, state: Any) -> tuple[int, float]:
     side, opened, high, low = state.side, candle.open, candle.high, candle.low
     if not math.isnan(rules.stoploss):
         price = state.stop if rules.trailing_stop else _first_stop(rules, state)
-        if exits.is_reached(side, price, high, low):
+        if _is_reached(side, price, high, low):
             # A stop that has trailed comes after ROI, and before liquidation is asked for.
             code = STAY if rules.trailing_stop and state.has_trailed != 0 else STOP_LOSS
-            return code, exits.stop_fill(side, price, opened, high, low)
-    price = exits.liquidation_price(
+            return code, _stop_fill(side, price, opened, high, low)
+    price = _liquidation_price(
         rules, side, state.open_rate, state.leverage, state.liquidation, state.tick_size
     )
-    if price > 0.0 and exits.is_reached(side, price, high, low):
-        return LIQUIDATION, exits.stop_fill(side, price, opened, high, low)
+    if price > 0.0 and _is_reached(side, price, high, low):
+        return LIQUIDATION, _stop_fill(side, price, opened, high, low)
     return STAY, 0.0
 
 
 @njit(cache=True, error_model="numpy")
 def _trail(candle: Any, rules: Any, state: Any) -> None:
-    moved = exits.trailed_stop(
+    moved = _trailed_stop(
         candle,
         rules,
         state.side,
@@ -593,7 +626,7 @@ def _filled(
     if candle.low <= state.order_rate <= candle.high:
         return state.order_code, state.order_rate
     if is_last:
-        return END_OF_DATA, exits.round_to_tick(candle.open, state.tick_size, 0)
+        return END_OF_DATA, _round_to_tick(candle.open, state.tick_size, 0)
     return STAY, following.open
 
 
@@ -601,20 +634,20 @@ def _filled(
 def _take_profit(candle: Any, roi: Any, rules: Any, state: Any) -> tuple[int, float]:
     side, minutes = state.side, rules.timeframe_minutes
     age_minutes = (state.row - state.open_row) * minutes
-    rung = exits.rung_after(roi, age_minutes)
+    rung = _rung_after(roi, age_minutes)
     if rung < 0 or _best_profit(candle, rules, state) <= roi[rung, 1]:
         return STAY, 0.0
     ratio = roi[rung, 1]
-    rate = exits.roi_rate(
+    rate = _roi_rate(
         side, state.open_rate, ratio, rules.fee_rate, state.leverage, state.funding_paid
     )
-    return ROI, exits.roi_fill(candle, side, rate, roi[rung, 0], ratio, age_minutes, minutes)
+    return ROI, _roi_fill(candle, side, rate, roi[rung, 0], ratio, age_minutes, minutes)
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def _profit(rules: Any, state: Any, side: int, rate: float, with_funding: bool) -> float:
     funding = state.funding_paid if with_funding else 0.0
-    profit: float = exits.profit_ratio(
+    profit: float = _profit_ratio(
         side, state.open_rate, rate, rules.fee_rate, state.leverage, funding
     )
     return profit
@@ -623,7 +656,7 @@ def _profit(rules: Any, state: Any, side: int, rate: float, with_funding: bool) 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def _best_profit(candle: Any, rules: Any, state: Any) -> float:
     """Return the profit at the candle's best price, funding included."""
-    best, _ = exits.best_and_worst(state.side, candle.high, candle.low)
+    best, _ = _best_and_worst(state.side, candle.high, candle.low)
     profit: float = _profit(rules, state, state.side, best, True)
     return profit
 

@@ -10,10 +10,11 @@ has already charged, at the next open, what the environment has not.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.jit import njit
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.exits import profit_ratio
 from mtf_scalper.simulator.types import N_ACTIONS
@@ -48,14 +49,13 @@ def flat_state() -> NDArray[np.float32]:
     return np.zeros(len(POSITION_STATE), dtype=np.float32)
 
 
-@njit(cache=True, error_model="numpy", forceinline=True)
 def in_units(profit: float) -> float:
     """Return a profit ratio, rounded to 8 digits, as the network sees it.
 
     The product differs from the quotient by ``PROFIT_UNIT`` in the last digit of a double; as
     float32 they are one number, for multiples of 1e-8 lie farther from its roundings than that.
     """
-    units: float = np.floor(profit * 1e8 + 0.5) * (1.0 / (1e8 * PROFIT_UNIT))
+    units = math.floor(profit * 1e8 + 0.5) * (1.0 / (1e8 * PROFIT_UNIT))
     return max(-STATE_LIMIT, min(STATE_LIMIT, units))
 
 

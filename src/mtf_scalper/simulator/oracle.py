@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import RewardName, Settings
+from mtf_scalper.settings import Fills, RewardName, Settings
 from mtf_scalper.simulator.advantages import greedy_policy
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, SIDES, Chains, chains_of
 from mtf_scalper.simulator.playback import Simulation, play
 from mtf_scalper.simulator.prepared import prepare
-from mtf_scalper.simulator.types import Action, Side
+from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
 
 Rows = NDArray[np.int64]
 
@@ -39,7 +39,12 @@ def oracle(market: Market, settings: Settings | None = None) -> Simulation:
     planned as ``Chains`` describes it; what is returned is played through the environment in any
     case.
     """
-    settings = (settings or Settings()).changed(reward=RewardName.LOG_RETURN, add_state_info=False)
+    settings = (settings or Settings()).changed(
+        reward=RewardName.LOG_RETURN,
+        fills=Fills.BACKTEST,
+        n_actions=N_ACTIONS,
+        add_state_info=False,
+    )
     prepared = prepare(market, settings)
     chains = chains_of(prepared)
     _, best = greedy_policy(chains)

@@ -102,8 +102,9 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         self.observation_space = spaces.Box(-np.inf, np.inf, (length,))
         self.action_space = spaces.Discrete(N_ACTIONS)
         self.trades: list[Trade] = []
-        self._candles, self._roi, numbers = prepared.terms
-        self._numbers = numbers[0]
+        candles, self._roi, numbers = prepared.terms
+        # Records whose fields are attributes, as in compiled code.
+        self._candles, self._numbers = candles.view(np.recarray), numbers.view(np.recarray)[0]
         self._limits = exits.safety_limits(settings.rules)
         self._reward = reward_of(settings.reward)
         self._reward_parameters = parameters_of(settings)
