@@ -30,7 +30,7 @@ def test_an_edit_of_a_constant_or_a_callee_in_another_file_is_compiled(tmp_path:
     helper.write_text("FACTOR = 1.0\n", encoding="utf-8")
     exits = package / "simulator" / "exits.py"
     source = exits.read_text(encoding="utf-8")
-    source = source.replace("return math.floor(value * 1e8 + 0.5) / 1e8", "return FACTOR * value")
+    source = source.replace("return floor(value * 1e8 + 0.5) / 1e8", "return FACTOR * value")
     known = "from mtf_scalper.settings import TradeRules\n"
     source = source.replace(known, known + "from mtf_scalper.simulator.invented import FACTOR\n")
     assert source.count("FACTOR") == 2

@@ -22,6 +22,7 @@ from types import FunctionType
 from typing import Any, TypeVar, overload
 
 import numba
+import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ def compiled(module: Any, *names: str, inlined: tuple[str, ...] = ()) -> tuple[A
     inlined : tuple of str
         Those that are to become part of whatever calls them.
     """
-    scope = dict(vars(module))
+    # In compiled code ``math.floor`` makes an integer, on a way that costs more than the rounding.
+    scope = {**vars(module), "floor": np.floor}
     for name, function in vars(module).items():
         if isinstance(function, FunctionType) and function.__module__ == module.__name__:
             copy = FunctionType(function.__code__, scope, name, function.__defaults__)

@@ -10,6 +10,7 @@ currency, positive where the trade paid it. ``candle`` is a record with ``open``
 from __future__ import annotations
 
 import math
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def profit_ratio(
 
 def round_to_8_digits(value: float) -> float:
     """Round to multiples of 1e-8, half up."""
-    return math.floor(value * 1e8 + 0.5) / 1e8
+    return floor(value * 1e8 + 0.5) / 1e8
 
 
 def round_to_tick(price: float, tick_size: float, direction: int = 0) -> float:

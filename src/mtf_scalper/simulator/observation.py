@@ -10,7 +10,7 @@ has already charged, at the next open, what the environment has not.
 
 from __future__ import annotations
 
-import math
+from math import floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def in_units(profit: float) -> float:
     The product differs from the quotient by ``PROFIT_UNIT`` in the last digit of a double; as
     float32 they are one number, for multiples of 1e-8 lie farther from its roundings than that.
     """
-    units = math.floor(profit * 1e8 + 0.5) * (1.0 / (1e8 * PROFIT_UNIT))
+    units = floor(profit * 1e8 + 0.5) * (1.0 / (1e8 * PROFIT_UNIT))
     return max(-STATE_LIMIT, min(STATE_LIMIT, units))
 
 
