@@ -79,8 +79,7 @@ def compiled(module: Any, *names: str, inlined: tuple[str, ...] = ()) -> tuple[A
     for name, function in vars(module).items():
         if isinstance(function, FunctionType) and function.__module__ == module.__name__:
             copy = FunctionType(function.__code__, scope, name, function.__defaults__)
-            options = {"error_model": "numpy", "forceinline": name in inlined}
-            scope[name] = njit(cache=True, **options)(copy)
+            scope[name] = njit(cache=True, error_model="numpy", forceinline=name in inlined)(copy)
     return tuple(scope[name] for name in names)
 
 

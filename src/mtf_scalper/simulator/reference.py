@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -41,6 +41,14 @@ from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.rewards import RewardState, parameters_of
 from mtf_scalper.simulator.types import N_ACTIONS, Action, ExitReason, Side, Trade
 from mtf_scalper.simulator.user_rewards import reward_of
+
+
+class _Candle(NamedTuple):
+    """Its prices as ``exits`` takes them."""
+
+    open: float
+    high: float
+    low: float
 
 
 @dataclass(frozen=True)
@@ -102,9 +110,9 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         self.observation_space = spaces.Box(-np.inf, np.inf, (length,))
         self.action_space = spaces.Discrete(N_ACTIONS)
         self.trades: list[Trade] = []
-        candles, self._roi, numbers = prepared.terms
-        # Records whose fields are attributes, as in compiled code.
-        self._candles, self._numbers = candles.view(np.recarray), numbers.view(np.recarray)[0]
+        # Nothing compiled is asked for here: it takes 40 MB in each environment's process.
+        self._roi = exits.roi_ladder_of(prepared.rules)
+        self._numbers = exits.numbers_of(prepared.rules).view(np.recarray)[0]
         self._limits = exits.safety_limits(settings.rules)
         self._reward = reward_of(settings.reward)
         self._reward_parameters = parameters_of(settings)
@@ -253,7 +261,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         if not self.rules.trailing_stop or position.stop is None:
             return
         stop = exits.trailed_stop(
-            self._candles[self.row],
+            self._prices(),
             self._numbers,
             position.side,
             position.stop,
@@ -284,10 +292,10 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
             return None
         return exits.round_to_tick(opened, position.tick_size), ExitReason.END_OF_DATA
 
-    def _prices(self) -> tuple[float, float, float]:
-        """Return open, high and low of the candle that is lived through."""
+    def _prices(self) -> _Candle:
+        """Return the candle that is lived through."""
         opened, high, low, _ = self.market.ohlc[self.row].tolist()
-        return opened, high, low
+        return _Candle(opened, high, low)
 
     def _best_profit(self, position: _Position) -> float:
         _, high, low = self._prices()
@@ -334,7 +342,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         if stop is None or not position.has_trailed or not exits.is_reached(side, stop, high, low):
             return None
         rate = exits.trailing_fill(
-            self._candles[self.row],
+            self._prices(),
             self._numbers,
             side,
             stop,
@@ -362,7 +370,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
             position.funding_paid,
         )
         filled = exits.roi_fill(
-            self._candles[self.row], position.side, rate, rung_minutes, ratio, age_minutes, minutes
+            self._prices(), position.side, rate, rung_minutes, ratio, age_minutes, minutes
         )
         return filled, ExitReason.ROI
 
