@@ -245,7 +245,8 @@ def candles_section(run: Run) -> Section:
         intro=(
             "Triangles are entries, up for long and down for short; the other markers are exits, "
             "coloured by their reason. Below is how likely the agent found it to leave a long or a "
-            "short trade at each candle (the mean over seeds); above one half it leaves."
+            "short trade at each candle (the mean over seeds); above exit_confidence, by default "
+            "one half, it leaves."
         ),
         parts=parts,
         missing=f"No candles are recorded; {count(len(trades), 'trade')} so far.",
