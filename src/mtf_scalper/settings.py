@@ -325,7 +325,7 @@ class Settings(_Frozen):
     max_episode_steps : int or None
         An episode is truncated after so many steps; by default it lasts as long as the data.
     add_state_info : bool
-        The network also sees the state of its own position, see ``mtf_scalper.simulator.position``.
+        The network also sees the state of its own position, see ``simulator.observation``.
     fills, n_actions
         When orders fill in training; 4 and 3 actions exist with ``fills="freqtrade_env"`` only.
     reward : RewardName or str

@@ -85,8 +85,8 @@ def safety_limits(rules: TradeRules) -> tuple[float, float, float, int]:
     """Return the rules as ``safety_exit`` takes them, after the trade's own numbers."""
     numbers = numbers_of(rules)[0]
     names = ("emergency_loss", "break_even_trigger", "break_even_floor")
-    loss, trigger, floor = (float(numbers[name]) for name in names)
-    return loss, trigger, floor, int(numbers["max_trade_duration_candles"])
+    loss, trigger, least = (float(numbers[name]) for name in names)
+    return loss, trigger, least, int(numbers["max_trade_duration_candles"])
 
 
 def roi_ladder_of(rules: TradeRules) -> NDArray[np.float64]:
