@@ -67,8 +67,8 @@ SLOW_FILES = {
 
 # Files that take longest begin first, so that no process of `make test` ends long after the other.
 LONGEST_FILES = (
-    *("freqai/recording", "freqai/parity", "page/browser", "runs/program", "runs/validation"),
-    *("runs/evaluation", "rollouts/freqtrade_env", "rollouts/vec_env", "rollouts/process_env"),
+    *("freqai/recording", "freqai/parity", "page/browser", "runs/whole_run", "runs/validation"),
+    *("runs/evaluation", "rollouts/freqtrade_env", "runs/program", "rollouts/process_env"),
     *("runs/lifetimes", "tests/readme", "tests/training", "freqai/plots_in_program", "page/live"),
     *("simulator/orders_parity", "tests/threads_and_bits", "tests/benchmarks", "freqai/reuse"),
     *("freqai/left_out", "freqai/stock_strategy", "simulator/backtest_parity", "tests/notebook"),
