@@ -52,10 +52,7 @@ SLOW_FILES = {
     "records": ("killed", "sampler"),
     "rollouts": ("fast_ppo", "freqtrade_env", "process_env", "vec_env"),
     "runs": ("agreement", "evaluation", "left_out", "parity"),
-    "simulator": (
-        *("advantages", "backtest_parity", "chains", "orders_parity", "playback"),
-        "user_rewards",
-    ),
+    "simulator": ("advantages", "chains", "orders_parity", "playback", "user_rewards"),
     "tests": (
         *("benchmarks", "cli", "finite_weights", "installed", "jit", "notebook", "read_only"),
         *("readme", "threads_and_bits", "training"),
@@ -71,7 +68,7 @@ LONGEST_FILES = (
     *("runs/evaluation", "rollouts/freqtrade_env", "runs/program", "rollouts/process_env"),
     *("runs/lifetimes", "tests/readme", "tests/training", "freqai/plots_in_program", "page/live"),
     *("simulator/orders_parity", "tests/threads_and_bits", "tests/benchmarks", "freqai/reuse"),
-    *("freqai/left_out", "freqai/stock_strategy", "simulator/backtest_parity", "tests/notebook"),
+    *("freqai/left_out", "freqai/stock_strategy", "tests/notebook"),
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -32,7 +34,7 @@ from mtf_scalper.runs.parity import (
 from mtf_scalper.runs.parity_report import first_difference, print_report
 from mtf_scalper.simulator.exits import EQUITY_FLOOR, round_to_tick, stop_price
 from mtf_scalper.simulator.observation import flat_state
-from mtf_scalper.simulator.types import Action, Side
+from mtf_scalper.simulator.types import Action, ExitReason, Side
 
 Config = dict[str, Any]
 
@@ -55,10 +57,11 @@ class Case:
 
 NO_SAFETY_EXITS = {"emergency_loss": None, "break_even_trigger": None}
 LADDER = {0: 0.05, 7: 0.02, 15: 0.01, 120: -1}
+SHIPPED = Case(
+    reasons=frozenset({"agent_exit", "roi", "emergency_loss", "break_even", "max_duration"})
+)
 CASES = {
-    "shipped rules, any entry": Case(
-        reasons=frozenset({"agent_exit", "roi", "emergency_loss", "break_even", "max_duration"})
-    ),
+    "shipped rules, any entry": SHIPPED,
     "shipped rules, classic entries": Case("classic"),
     "shipped rules, always": Case("always"),
     "long only": Case(attributes={"can_short": False}),
@@ -105,7 +108,7 @@ CASES = {
 
 
 # A day of candles known by heart, so that there are trades.
-LEARNS = {"train_cycles": 30, "learning_rate": 0.01, "dropout": 0.0, "weight_average": 0.0}
+LEARNS = {"train_cycles": 10, "learning_rate": 0.01, "dropout": 0.0, "weight_average": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -149,20 +152,34 @@ def shipped(run: Callable[..., Backtested], sometimes_silent: Given) -> Backtest
     return run(sometimes_silent)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.fixture(scope="module")
+def traded(
+    run: Callable[..., Backtested], sometimes_silent: Given, shipped: Backtested
+) -> Callable[[str], Backtested]:
+    """Return a function that runs freqtrade's backtester on a case, once."""
+
+    @functools.cache
+    def backtested(name: str) -> Backtested:
+        case = CASES[name]
+        if case is SHIPPED:
+            return shipped
+        with pytest.MonkeyPatch.context() as patch:
+            if case.leverage is not None:
+                constant = case.leverage
+                patch.setattr(
+                    "mtf_scalper.freqai.strategy.leverage_for",
+                    lambda indicators, most: np.full(len(indicators), constant),
+                )
+            return run(sometimes_silent, entry=case.entry, **case.attributes)
+
+    return backtested
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_simulator_and_backtester_make_the_same_trades(
-    case: Case,
-    run: Callable[..., Backtested],
-    sometimes_silent: Given,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, traded: Callable[[str], Backtested]
 ) -> None:
-    if case.leverage is not None:
-        constant = case.leverage
-        monkeypatch.setattr(
-            "mtf_scalper.freqai.strategy.leverage_for",
-            lambda indicators, most: np.full(len(indicators), constant),
-        )
-    backtested = run(sometimes_silent, entry=case.entry, **case.attributes)
+    case, backtested = CASES[name], traded(name)
     assert set(backtested.pairs) == PAIRS
     compared = compare(backtested)
     for pair, each in compared.items():
@@ -177,6 +194,18 @@ def test_simulator_and_backtester_make_the_same_trades(
     assert {trade.side for each in trades for trade in each} == sides
     assert any(crosses_funding(each) for each in backtested.pairs.values())
     assert backtested.refused_stakes == 0
+
+
+def test_every_way_out_was_judged_for_both_sides(traded: Callable[[str], Backtested]) -> None:
+    met = Counter(
+        (trade.exit_reason, trade.side)
+        for backtested in map(traded, CASES)
+        for each in backtested.pairs.values()
+        for trade in each.trades
+    )
+    for reason in ExitReason:
+        for side in ("long", "short"):
+            assert met[reason, side] >= 3, (reason, side)
 
 
 def crosses_funding(run: PairBacktest) -> bool:
@@ -206,20 +235,27 @@ def test_trades_go_on_where_the_simulator_is_ruined(
         assert equity[-10] < EQUITY_FLOOR
 
 
+@pytest.fixture(scope="module")
+def given_for_two_days(run: Callable[..., Backtested], unselected: Callable[..., Config]) -> Any:
+    return run(random_policy, unselected(entry="any"), days="20240130-20240201")
+
+
 @pytest.mark.parametrize("advantage", ["exact", "gae"])
 def test_a_trained_model_trades_the_same_and_predicts_where_given_predictions_do(
-    advantage: str, run: Callable[..., Backtested], unselected: Callable[..., Config]
+    advantage: str,
+    run: Callable[..., Backtested],
+    unselected: Callable[..., Config],
+    given_for_two_days: Backtested,
 ) -> None:
     overrides = unselected(advantage=advantage, entry="any", **LEARNS)
-    policies = (None, random_policy)
-    learned, given = (run(policy, overrides, days="20240130-20240201") for policy in policies)
+    learned = run(None, overrides, days="20240130-20240201")
     expected = np.arange(2 * 288 + 1) % 288 >= WITHOUT_PREDICTION
     expected[-1] = False  # FreqAI predicts up to the end of the period, the backtest includes it
     for pair, each in compare(learned).items():
         assert each.unequal == []
         assert len(each.trades) > 0
         assert np.ptp(learned.pairs[pair].probabilities[expected], axis=0).min() > 0.0
-        for one in (learned, given):
+        for one in (learned, given_for_two_days):
             np.testing.assert_array_equal(one.pairs[pair].is_predicted, expected)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from ready_python import ReadyPython
 
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.market.market import Market
@@ -28,7 +29,7 @@ Backtests = dict[str, pd.DataFrame]
 
 
 @pytest.fixture(scope="session")
-def run_backtester() -> Callable[..., Backtests]:
+def run_backtester(ready_python: ReadyPython) -> Callable[..., Backtests]:
     """Return a function that runs ``freqtrade backtesting`` once over several strategies."""
 
     def run(
@@ -79,7 +80,7 @@ def run_backtester() -> Callable[..., Backtests]:
             offline = json.dumps(offline_exchange_config(url))
             (root / "offline.json").write_text(offline, encoding="utf-8")
             done = subprocess.run(
-                [*command, "--export", "trades", "--strategy-list", *strategies],
+                ready_python([*command, "--export", "trades", "--strategy-list", *strategies]),
                 cwd=root,
                 env={**os.environ, "PYTHONIOENCODING": "utf-8"},
                 capture_output=True,
