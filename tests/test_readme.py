@@ -45,41 +45,58 @@ def figures(text: str) -> list[str]:
     return re.findall(r"(?<![\w.#])[-+]?\d[\d,]*(?:\.\d+)?", re.sub(r"\]\([^)]*\)", "]", text))
 
 
-def output_of(program: str, tmp_path: Path) -> str:
-    """Run a program as a person would, warnings being errors, and return what it printed."""
-    script = tmp_path / "program.py"
-    script.write_text(program, encoding="utf-8")
+PROGRAMS = {
+    "README.md": blocks("python")[0],
+    "learning.md": blocks("python", DOCS["learning.md"])[0],
+    "records.md": blocks("python", DOCS["records.md"])[0],
+}
+RUNS_ALL = """
+import os, pathlib, runpy, sys
+for script in map(pathlib.Path, sys.argv[1:]):
+    os.chdir(script.parent)
+    runpy.run_path(str(script), run_name="__main__")
+    print(end="\\f")
+"""
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Run the programs, warnings being errors, and return what each printed.
+
+    All in one process, one after the other: its imports take longer than they do.
+    """
+    scripts = [tmp_path_factory.mktemp("shown") / "program.py" for _ in PROGRAMS]
+    for script, program in zip(scripts, PROGRAMS.values(), strict=True):
+        script.write_text(program, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
+        [sys.executable, "-W", "error", "-c", RUNS_ALL, *map(str, scripts)],
         capture_output=True,
         text=True,
         check=False,
-        cwd=tmp_path,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return dict(zip(PROGRAMS, done.stdout.split("\f"), strict=False))
 
 
-def test_the_python_program_runs_as_it_is(tmp_path: Path) -> None:
-    program = blocks("python")[0]
-    assert len(program.splitlines()) <= 15
-    printed = output_of(program, tmp_path)
-    assert re.fullmatch(r"[1-9]\d* trades, log return \+\d\.\d{3} of \+\d\.\d{3}\n", printed)
+def test_the_python_program_runs_as_it_is(printed: dict[str, str]) -> None:
+    assert len(PROGRAMS["README.md"].splitlines()) <= 15
+    shown = r"[1-9]\d* trades, log return \+\d\.\d{3} of \+\d\.\d{3}\n"
+    assert re.fullmatch(shown, printed["README.md"])
 
 
-def test_the_worked_example_of_learning_runs_as_it_is(tmp_path: Path) -> None:
-    printed = output_of(blocks("python", DOCS["learning.md"])[0], tmp_path)
-    assert re.search(r"^ +\d+\.\d s, validation \+0\.\d{3}$", printed, re.MULTILINE)
-    assert re.search(r"^policy +not degenerate$", printed, re.MULTILINE)
-    share = re.search(r"^share of the oracle +([\d.]+)%$", printed, re.MULTILINE)
+def test_the_worked_example_of_learning_runs_as_it_is(printed: dict[str, str]) -> None:
+    found = printed["learning.md"]
+    assert re.search(r"^ +\d+\.\d s, validation \+0\.\d{3}$", found, re.MULTILINE)
+    assert re.search(r"^policy +not degenerate$", found, re.MULTILINE)
+    share = re.search(r"^share of the oracle +([\d.]+)%$", found, re.MULTILINE)
     assert share is not None
     assert 20.0 < float(share[1]) < 100.0
 
 
-def test_the_program_of_the_records_page_runs_as_it_is(tmp_path: Path) -> None:
-    printed = output_of(blocks("python", DOCS["records.md"])[0], tmp_path)
-    assert re.fullmatch(r"finished log return \+\d\.\d{3} \d+ [1-9]\d* 1\n", printed)
+def test_the_program_of_the_records_page_runs_as_it_is(printed: dict[str, str]) -> None:
+    shown = r"finished log return \+\d\.\d{3} \d+ [1-9]\d* 1\n"
+    assert re.fullmatch(shown, printed["records.md"])
 
 
 def test_the_sketch_of_the_design_runs_on_arrays_of_any_market(

@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+from ready_python import ReadyPython
 
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 
@@ -106,7 +107,7 @@ def client(exchange_url: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def freqtrade(exchange_url: str, tmp_path: Path) -> Freqtrade:
+def freqtrade(exchange_url: str, tmp_path: Path, ready_python: ReadyPython) -> Freqtrade:
     """Run the unmodified program against the exchange in an empty user directory."""
     config: dict[str, Any] = {
         "stake_currency": "USDT",
@@ -135,7 +136,7 @@ def freqtrade(exchange_url: str, tmp_path: Path) -> Freqtrade:
     def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         configs = ["--config", "config.json", "--config", "offline.json"]
         done = subprocess.run(
-            [sys.executable, "-m", "freqtrade", command, *configs, *arguments],
+            ready_python([sys.executable, "-m", "freqtrade", command, *configs, *arguments]),
             cwd=tmp_path,
             env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"},
             capture_output=True,
