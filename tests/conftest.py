@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
-import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from markets import walking_market
 from ready_python import ReadyPython, serving
 
 from mtf_scalper.market.candles import resample_candles, timeframe_delta
@@ -179,32 +179,7 @@ def warm_datadir() -> WarmDatadir:
 def make_market() -> MakeMarket:
     """Return a builder of markets: of the given candles, or of a seeded random walk."""
 
-    def build(
-        ohlc: Sequence[Sequence[float]] | None = None,
-        *,
-        n_candles: int = 120,
-        n_features: int = 3,
-        seed: int = 0,
-        volatility: float = 0.002,
-        **fields: Any,
-    ) -> Market:
-        rng = np.random.default_rng(seed)
-        candles = np.array(ohlc, float) if ohlc else random_walk(rng, n_candles, volatility)
-        features = rng.standard_normal((len(candles), n_features))
-        return Market(**{"features": features, "ohlc": candles, **fields})
-
-    return build
-
-
-def random_walk(rng: np.random.Generator, n_candles: int, volatility: float) -> np.ndarray:
-    """Return candles whose opens are the closes before them, shape (n_candles, 4)."""
-    log_close = np.cumsum(volatility * rng.standard_normal(n_candles))
-    close = 100.0 * np.exp(log_close)
-    open_ = np.concatenate([[100.0], close[:-1]])
-    wick = np.exp(0.5 * volatility * np.abs(rng.standard_normal((2, n_candles))))
-    return np.stack(
-        [open_, np.maximum(open_, close) * wick[0], np.minimum(open_, close) / wick[1], close], 1
-    )
+    return walking_market
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from markets import walking_market
 from torch import nn
 
-from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.policy import Policy
 from mtf_scalper.ppo.products import SteadyLinear, make_steady
 from mtf_scalper.ppo.team import Team, team
@@ -60,11 +60,7 @@ for kind in sys.argv[3:]:
 
 def trained(kind: str, n_threads: int) -> tuple[Policy, np.ndarray, list[Any]]:
     """Return a policy, its predictions, and what was written down while it learned."""
-    rng = np.random.default_rng(3)
-    close = 100.0 * np.exp(np.cumsum(0.002 * rng.standard_normal(500)))
-    opened = np.concatenate([[100.0], close[:-1]])
-    ohlc = np.stack([opened, np.maximum(opened, close), np.minimum(opened, close), close], 1)
-    market = Market(features=rng.standard_normal((500, 40)), ohlc=ohlc)
+    market = walking_market(n_candles=500, n_features=40, seed=3)
     settings = Settings(**{**WIDE, **KINDS[kind], "cpu_count": n_threads, "device": "cpu"})
     result = train(market.slice(0, 400), settings, market.slice(400, 500))
     history = [

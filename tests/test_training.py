@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from markets import trending_market
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -428,25 +429,6 @@ def test_without_a_folder_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def planted(n_candles: int, seed: int) -> Market:
-    """Return a market whose first feature tells, with noise, where it goes after the next open.
-
-    The price drifts by 0.4% per candle, up or down for 10 candles at a time, under noise of 0.2%.
-    The second feature is noise.
-    """
-    rng = np.random.default_rng(seed)
-    trend = np.repeat(rng.choice([-1.0, 1.0], n_candles // 10 + 1), 10)[:n_candles]
-    steps = 0.004 * trend + 0.002 * rng.standard_normal(n_candles)
-    open_ = 100.0 * np.exp(np.cumsum(steps))
-    close = np.append(open_[1:], open_[-1])
-    hint = np.append(trend[2:], [0.0, 0.0]) + 0.5 * rng.standard_normal(n_candles)
-    return Market(
-        features=np.stack([hint, rng.standard_normal(n_candles)], 1),
-        ohlc=np.stack([open_, np.maximum(open_, close), np.minimum(open_, close), close], 1),
-        fee_rate=0.0005,
-    )
-
-
 def random_log_return(market: Market, settings: Settings, seed: int) -> float:
     env = ReferenceEnv(market, settings)
     env.reset()
@@ -480,7 +462,7 @@ def test_fast_ppo_and_stable_baselines3s_ppo_learn_a_planted_market(
     Random valid actions: -0.29 on average over 20 seeds, 0.10 at best. The hindsight optimum at
     the same fees: 3.67. That both learn the same from the same rollout: tests/ppo/test_fast_ppo.
     """
-    market, held_out = planted(1000, seed=1), planted(1000, seed=2)
+    market, held_out = trending_market(1000, seed=1), trending_market(1000, seed=2)
     for name, seed in (("fast_ppo", 0), ("fast_ppo", 1), ("fast_ppo", 2), ("ppo", 0)):
         settings = tiny_settings(**PLANTED, algorithm=name, random_state=seed)
         reached = simulate(train(market, settings).policy, held_out).log_return

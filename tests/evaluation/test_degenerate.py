@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from markets import classic_market
 
 from mtf_scalper.evaluation.degenerate import degeneracy, exposure
 from mtf_scalper.market.market import Market
@@ -16,11 +17,8 @@ STOPS = {"stoploss": -0.01, "minimal_roi": {0: 0.01}}
 
 
 @pytest.fixture(scope="module")
-def market(make_market) -> Market:
-    fired = np.random.default_rng(7).random((2, N_CANDLES)) < 0.15
-    return make_market(
-        n_candles=N_CANDLES, volatility=0.004, entry_long=fired[0], entry_short=fired[1]
-    )
+def market() -> Market:
+    return classic_market(7, N_CANDLES)
 
 
 def settings(entry: str, **rules) -> Settings:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markets import classic_market
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.evaluation.baselines import classic_exits
@@ -44,23 +45,10 @@ SETTINGS = Settings(window_size=5, rules=RULES)
 
 def market(pair: str, seed: int) -> Market:
     """Return 600 candles with an entry at one in twelve."""
-    rng = np.random.default_rng(seed)
-    close = 100.0 * np.exp(np.cumsum(rng.normal(0.0, 0.006, 600)))
-    open_ = np.append(100.0, close[:-1])
-    spread = np.abs(rng.normal(0.0, 0.002, (2, 600)))
-    high = np.maximum(open_, close) * (1.0 + spread[0])
-    low = np.minimum(open_, close) * (1.0 - spread[1])
-    signal = rng.random(600)
-    return Market(
-        features=close[:, None].astype(np.float32),
-        ohlc=np.stack([open_, high, low, close], axis=1),
-        entry_long=signal < 0.05,
-        entry_short=signal > 0.97,
-        leverage=np.where(rng.random(600) < 0.5, 1.0, 3.0),
-        fee_rate=0.0005,
-        dates=np.datetime64("2024-10-01", "ns") + np.arange(600) * np.timedelta64(5, "m"),
-        pair=pair,
-    )
+    leverage = np.random.default_rng(seed).choice([1.0, 3.0], 600)
+    dates = np.datetime64("2024-10-01", "ns") + np.arange(600) * np.timedelta64(5, "m")
+    given = {"leverage": leverage, "fee_rate": 0.0005, "dates": dates, "pair": pair}
+    return classic_market(seed, 600, 0.04, volatility=0.006, **given)
 
 
 def traded(market: Market, seed: int = 0, settings: Settings = SETTINGS) -> Simulation:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from markets import classic_market
 
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.market import Market
@@ -26,17 +27,8 @@ from mtf_scalper.simulator.prepared import prepare
 EXITS = {"stoploss": -0.03, "minimal_roi": {0: 0.03}, "max_trade_duration_candles": 6}
 
 
-def lively_market(make_market: Any, seed: int, n_candles: int = 60) -> Market:
-    rng = np.random.default_rng(seed)
-    signals = rng.random((2, n_candles)) < 0.4
-    return make_market(
-        n_candles=n_candles,
-        seed=seed,
-        volatility=0.01,
-        fee_rate=0.001,
-        entry_long=signals[0],
-        entry_short=signals[1],
-    )
+def busy_market(seed: int, n_candles: int = 60) -> Market:
+    return classic_market(seed, n_candles, 0.4, volatility=0.01, fee_rate=0.001)
 
 
 def settings_with(entry: EntryMode, **values: Any) -> Settings:
@@ -86,11 +78,9 @@ def observations(book: Book, settings: Settings) -> torch.Tensor:
 
 @pytest.mark.parametrize("sees_position", [False, True])
 @pytest.mark.parametrize("entry", EntryMode)
-def test_probabilities_are_those_of_the_policy(
-    make_market: Any, entry: EntryMode, sees_position: bool
-) -> None:
+def test_probabilities_are_those_of_the_policy(entry: EntryMode, sees_position: bool) -> None:
     settings = settings_with(entry, add_state_info=sees_position)
-    book = Book([lively_market(make_market, 1)], settings)
+    book = Book([busy_market(1)], settings)
     policy = policy_for(settings)
     found = probabilities_on(network_of(policy, 64), book)
     with torch.no_grad():
@@ -105,11 +95,11 @@ def test_probabilities_are_those_of_the_policy(
 @pytest.mark.parametrize("entry", [EntryMode.CLASSIC, EntryMode.ANY])
 @pytest.mark.parametrize("ent_coef", [0.0, 0.1])
 def test_gradients_are_those_of_autograd(
-    make_market: Any, entry: EntryMode, sees_position: bool, ent_coef: float
+    entry: EntryMode, sees_position: bool, ent_coef: float
 ) -> None:
     """Away from the evaluated policy, so that some actions are clipped."""
     settings = settings_with(entry, add_state_info=sees_position, ent_coef=ent_coef)
-    book = Book([lively_market(make_market, 2)], settings)
+    book = Book([busy_market(2)], settings)
     before, policy = policy_for(settings, seed=1), policy_for(settings, seed=2)
     old = probabilities_on(network_of(before, 64), book)
     targets = book.targets(old, book.evaluate(book.tables(old), settings.gamma))
@@ -143,13 +133,11 @@ def test_gradients_are_those_of_autograd(
 
 
 @pytest.mark.parametrize("sees_position", [False, True])
-def test_one_small_step_changes_the_objective_as_its_gradient_says(
-    make_market: Any, sees_position: bool
-) -> None:
+def test_one_small_step_changes_the_objective_as_its_gradient_says(sees_position: bool) -> None:
     settings = settings_with(
         EntryMode.CLASSIC, add_state_info=sees_position, normalize_advantage=False, gamma=1.0
     )
-    market = lively_market(make_market, 3)
+    market = busy_market(3)
     book, policy = Book([market], settings), policy_for(settings)
     learner = ExactLearner(policy, book, settings)
 
@@ -170,9 +158,9 @@ def test_one_small_step_changes_the_objective_as_its_gradient_says(
     assert objective() - start == pytest.approx((slope @ slope * length).item(), rel=0.05)
 
 
-def test_markets_in_one_book_are_worth_what_they_are_alone(make_market: Any) -> None:
+def test_markets_in_one_book_are_worth_what_they_are_alone() -> None:
     settings = settings_with(EntryMode.CLASSIC)
-    markets = [lively_market(make_market, seed, 40 + 10 * seed) for seed in range(3)]
+    markets = [busy_market(seed, 40 + 10 * seed) for seed in range(3)]
     policy = policy_for(settings)
     together = Book(markets, settings)
     network = network_of(policy, 64)
@@ -191,11 +179,9 @@ def test_markets_in_one_book_are_worth_what_they_are_alone(make_market: Any) -> 
 
 @pytest.mark.parametrize("sees_position", [False, True])
 @pytest.mark.parametrize("entry", EntryMode)
-def test_the_score_is_what_the_environment_pays(
-    make_market: Any, entry: EntryMode, sees_position: bool
-) -> None:
+def test_the_score_is_what_the_environment_pays(entry: EntryMode, sees_position: bool) -> None:
     settings = settings_with(entry, add_state_info=sees_position)
-    market = lively_market(make_market, 5)
+    market = busy_market(5)
     policy = policy_for(settings, seed=5)
     book = Book([market], settings)
     score = ExactLearner(policy, book, settings).score(book)
@@ -213,14 +199,14 @@ def test_the_score_is_what_the_environment_pays(
     np.testing.assert_allclose(score.rewards[:-1], np.diff(np.log(run.equity)), atol=1e-9)
 
 
-def test_target_kl_ends_a_cycle_early(make_market: Any) -> None:
+def test_target_kl_ends_a_cycle_early() -> None:
     taken = []
     for target_kl in (None, 1e-6):
         settings = settings_with(
             EntryMode.ANY, target_kl=target_kl, n_epochs=20, learning_rate=0.01
         )
         policy = policy_for(settings)
-        learner = ExactLearner(policy, Book([lively_market(make_market, 6)], settings), settings)
+        learner = ExactLearner(policy, Book([busy_market(6)], settings), settings)
         learner.cycle(1.0)
         taken.append(float(next(iter(policy.optimizer.state.values()))["step"]))
     assert taken[1] < taken[0]
@@ -239,12 +225,12 @@ def test_other_activations_are_refused() -> None:
         network_of(policy, settings.batch_size)
 
 
-def test_units_are_left_out_as_dropout_says(make_market: Any) -> None:
+def test_units_are_left_out_as_dropout_says() -> None:
     settings = settings_with(EntryMode.ANY, net_arch=(16, 8))
     policy = policy_for(settings)
     layers = [m for m in policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)]
     network = network_of(policy, 64, dropout=0.25)
-    market = lively_market(make_market, 8)
+    market = busy_market(8)
     rows = np.arange(10, 50)
     owners, position = np.arange(40), np.zeros((40, 0), dtype=np.float32)
     logits = network.forward(market.features, rows, owners, position, np.random.default_rng(4))
@@ -300,11 +286,11 @@ def test_what_is_left_out_is_random_by_place_and_by_seed() -> None:
     assert np.array_equal(again, kept[5])
 
 
-def test_what_is_kept_is_the_average_of_the_weights(make_market: Any) -> None:
+def test_what_is_kept_is_the_average_of_the_weights() -> None:
     """After few steps it is nearly their plain mean; the latest weights come back."""
     settings = settings_with(EntryMode.ANY, learning_rate=0.01)
     policy = policy_for(settings)
-    learner = ExactLearner(policy, Book([lively_market(make_market, 9)], settings), settings)
+    learner = ExactLearner(policy, Book([busy_market(9)], settings), settings)
     learner.cycle(1.0)
     latest = {name: value.clone() for name, value in policy.state_dict().items()}
     with learner.averaged():

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from markets import hinting_market
 from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtf_scalper.errors import MarketError, SettingsError
-from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.ppo.selection import held_back
 from mtf_scalper.records.events import EventLog, Progress, read_events
@@ -39,24 +39,11 @@ def distance(first: TrainResult, second: TrainResult) -> float:
     return float(sum(np.abs(ours[name] - theirs[name]).sum() for name in ours))
 
 
-def hinting_market(make_market: Any, seed: int, n_candles: int = 1500) -> Market:
-    """Return a market whose features tell, in noise, where the next open-to-open move goes."""
-    plain = make_market(n_candles=n_candles, seed=seed, volatility=0.004)
-    opens = np.log(plain.ohlc[:, 0])
-    ahead = np.concatenate([opens[2:] - opens[1:-1], [0.0, 0.0]])
-    rng = np.random.default_rng(seed)
-    hint = ahead / 0.004 + 0.5 * rng.standard_normal(n_candles)
-    noise = rng.standard_normal((n_candles, 2))
-    return make_market(plain.ohlc.tolist(), seed=seed).__class__(
-        features=np.column_stack([hint, noise]), ohlc=plain.ohlc, fee_rate=0.0005
-    )
-
-
-def test_settings_alone_learn_to_trade_a_market_without_entries_or_exits(make_market: Any) -> None:
+def test_settings_alone_learn_to_trade_a_market_without_entries_or_exits() -> None:
     """Seeded; doing nothing gets 0, the hindsight optimum 1, and half of it is asked for."""
     settings = Settings(net_arch=(32,), batch_size=32, window_size=2, cpu_count=1)
-    result = train(hinting_market(make_market, 1), settings)
-    test = hinting_market(make_market, 2)
+    result = train(hinting_market(1), settings)
+    test = hinting_market(2)
     run = simulate(result.policy, test)
     assert run.log_return > 0.5 * oracle(test, result.policy.settings).log_return
     assert {trade.side for trade in run.trades} == {1, -1}
@@ -65,9 +52,7 @@ def test_settings_alone_learn_to_trade_a_market_without_entries_or_exits(make_ma
     assert max(share for share in shares if share is not None) > 0.5
 
 
-def test_position_in_view_learns_too_and_loads_as_stock_ppo(
-    make_market: Any, tmp_path: Path
-) -> None:
+def test_position_in_view_learns_too_and_loads_as_stock_ppo(tmp_path: Path) -> None:
     settings = Settings(
         net_arch=(32,),
         batch_size=32,
@@ -76,8 +61,8 @@ def test_position_in_view_learns_too_and_loads_as_stock_ppo(
         add_state_info=True,
         rules={"entry": "any", "max_trade_duration_candles": 20, "stoploss": -0.02},
     )
-    result = train(hinting_market(make_market, 1, 800), settings)
-    test = hinting_market(make_market, 2, 400)
+    result = train(hinting_market(1, 800), settings)
+    test = hinting_market(2, 400)
     run = simulate(result.policy, test)
     assert run.log_return > 0.4 * oracle(test, settings).log_return
     result.policy.save(tmp_path / "model.zip")
@@ -166,9 +151,7 @@ def test_fees_rise_over_the_first_part(make_market: Any, tiny: Settings, tmp_pat
 
 
 @pytest.mark.parametrize("exit_confidence", [0.5, 0.8])
-def test_the_weights_of_the_best_pass_are_kept(
-    exit_confidence: float, make_market: Any, tiny: Settings
-) -> None:
+def test_the_weights_of_the_best_pass_are_kept(exit_confidence: float, tiny: Settings) -> None:
     """What a pass earns is what its policy trades, at the confidence that it is traded at."""
     settings = tiny.changed(
         net_arch=(32,),
@@ -178,7 +161,7 @@ def test_the_weights_of_the_best_pass_are_kept(
         patience=100,
         rules=tiny.rules.changed(exit_confidence=exit_confidence),
     )
-    market, validation = hinting_market(make_market, 3), hinting_market(make_market, 4, 600)
+    market, validation = hinting_market(3), hinting_market(4, 600)
     result = train(market, settings, validation)
     returns = [row.validation_log_return for row in result.history]
     run = simulate(result.policy, validation)
@@ -231,7 +214,7 @@ def test_a_market_without_a_signal_is_traded_little(make_market: Any) -> None:
 
 
 def test_several_markets_are_learned_together(make_market: Any, tiny: Settings) -> None:
-    markets = [hinting_market(make_market, seed, 200 + 50 * seed) for seed in (1, 2)]
+    markets = [hinting_market(seed, 200 + 50 * seed) for seed in (1, 2)]
     result = train(markets, tiny)
     learned = sum(len(market) - int(0.15 * len(market)) for market in markets)
     assert result.steps == 3 * learned
@@ -284,7 +267,7 @@ def test_events_and_progress_tell_how_it_went(
     assert told[-1].oracle_share == result.history[-1].oracle_share
 
 
-def test_what_needs_rollouts_gets_them(make_market: Any, tiny: Settings) -> None:
+def test_what_needs_rollouts_gets_them(tiny: Settings) -> None:
     assert Settings().advantage is Advantage.EXACT
     for change in (
         {"algorithm": "ppo"},

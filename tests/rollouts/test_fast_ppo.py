@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from markets import classic_market
 from stable_baselines3 import PPO
 from stable_baselines3.common import policies
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -32,16 +33,7 @@ RELATIVE = 1e-5
 
 @pytest.fixture(scope="module")
 def market() -> Market:
-    """A random walk on which the classic rule fires now and then."""
-    rng = np.random.default_rng(4)
-    close = 100.0 * np.exp(np.cumsum(0.004 * rng.standard_normal(500)))
-    opened = np.concatenate([[100.0], close[:-1]])
-    return Market(
-        features=rng.standard_normal((500, 6)),
-        ohlc=np.stack([opened, np.maximum(opened, close), np.minimum(opened, close), close], 1),
-        entry_long=rng.random(500) < 0.15,
-        entry_short=rng.random(500) < 0.15,
-    )
+    return classic_market(4, 500, n_features=6)
 
 
 def settings(**values: Any) -> Settings:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from markets import gapped_market
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
@@ -118,7 +119,7 @@ class Case:
     n_steps: int = 380
 
     def market(self) -> Market:
-        return make_market(self.seed, self.n_candles, self.volatility, self.fee_rate)
+        return gapped_market(self.seed, self.n_candles, self.volatility, self.fee_rate)
 
     def settings(self) -> Settings:
         return make_settings(
@@ -174,21 +175,6 @@ CASES = [
     Case(27, 3, n_candles=1600, n_steps=800, random_share=0.0, valid_share=0.004),
 ]
 TOTAL_STEPS = N_ENVS * sum(case.n_steps for case in CASES)
-
-
-def make_market(
-    seed: int, n_candles: int = 400, volatility: float = 0.01, fee_rate: float = 0.0005
-) -> Market:
-    """Return candles with gaps, so that no open is the close before it."""
-    rng = np.random.default_rng(seed)
-    close = 100.0 * np.exp(np.cumsum(rng.normal(0.0, volatility, n_candles)))
-    opened = close * np.exp(rng.normal(0.0, volatility, n_candles))
-    high, low = 1.01 * np.maximum(opened, close), np.minimum(opened, close) / 1.01
-    return Market(
-        features=rng.normal(size=(n_candles, N_FEATURES)),
-        ohlc=np.column_stack([opened, high, low, close]),
-        fee_rate=fee_rate,
-    )
 
 
 def make_settings(**values: Any) -> Settings:
@@ -340,7 +326,7 @@ def test_every_step_equals_freqtrades(n_actions: int, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("n_envs", [1, 8, 257])
 def test_each_environment_is_as_if_alone(n_envs: int) -> None:
-    market = make_market(31, volatility=0.03)
+    market = gapped_market(31, volatility=0.03)
     settings = make_settings(
         randomize_starting_position=True,
         max_episode_steps=40,
@@ -369,7 +355,7 @@ def test_each_environment_is_as_if_alone(n_envs: int) -> None:
 
 
 def test_observation_is_window_and_mask() -> None:
-    market = make_market(1)
+    market = gapped_market(1)
     env = FreqtradeVecEnv(market, make_settings(n_actions=3), [WINDOW - 1, 17])
     assert env.observation_space.shape == (WINDOW * N_FEATURES + 3,)
     seen = env.reset()
@@ -382,7 +368,7 @@ def test_observation_is_window_and_mask() -> None:
 
 
 def test_episodes_are_truncated() -> None:
-    market, limit = make_market(1), 7
+    market, limit = gapped_market(1), 7
     # The second arrives at the end of the data with its last step: an end, not a truncation.
     rows = [WINDOW - 1, len(market) - 2 - limit]
     env = FreqtradeVecEnv(market, make_settings(max_episode_steps=limit), rows)
@@ -406,7 +392,7 @@ def test_episodes_are_truncated() -> None:
 def restart_ticks(seed: int, n_envs: int, n_steps: int) -> np.ndarray:
     """Return the ticks at which episodes of one step each start: shape (n_steps, n_envs)."""
     settings = make_settings(randomize_starting_position=True, max_episode_steps=1)
-    env = FreqtradeVecEnv(make_market(1, 100), settings, [WINDOW - 1] * n_envs)
+    env = FreqtradeVecEnv(gapped_market(1, 100), settings, [WINDOW - 1] * n_envs)
     env.seed(seed)
     env.reset()
     ticks = []
@@ -433,7 +419,7 @@ def test_random_starts_are_seeded_by_seed_and_rank() -> None:
 
 
 def test_last_first_row_leaves_a_step() -> None:
-    market = make_market(1)
+    market = gapped_market(1)
     env = FreqtradeVecEnv(market, make_settings(), [len(market) - 2])
     env.reset()
     assert env.rows.tolist() == [len(market) - 3]
@@ -443,30 +429,30 @@ def test_last_first_row_leaves_a_step() -> None:
 
 
 def test_shortest_market() -> None:
-    env = FreqtradeVecEnv(make_market(1, WINDOW + 2), make_settings(), [WINDOW - 1])
+    env = FreqtradeVecEnv(gapped_market(1, WINDOW + 2), make_settings(), [WINDOW - 1])
     env.reset()
     assert env.step(np.array([0]))[2].tolist() == [True]
     with pytest.raises(MarketError, match="6 candles are too few for a window of 5; at least 7"):
-        FreqtradeVecEnv(make_market(1, WINDOW + 1), make_settings(), [WINDOW - 1])
+        FreqtradeVecEnv(gapped_market(1, WINDOW + 1), make_settings(), [WINDOW - 1])
 
 
 def test_random_starts_need_a_quarter_of_the_data() -> None:
     settings = make_settings(randomize_starting_position=True)
-    env = FreqtradeVecEnv(make_market(1, 25), settings, [WINDOW - 1])
+    env = FreqtradeVecEnv(gapped_market(1, 25), settings, [WINDOW - 1])
     env.reset()
     with pytest.raises(MarketError, match="first quarter; at least 25"):
-        FreqtradeVecEnv(make_market(1, 24), settings, [WINDOW - 1])
+        FreqtradeVecEnv(gapped_market(1, 24), settings, [WINDOW - 1])
 
 
 @pytest.mark.parametrize("row", [WINDOW - 2, 399])
 def test_first_rows_outside_of_the_market_are_refused(row: int) -> None:
     with pytest.raises(MarketError, match=f"cannot start at row {row}; rows 4 to 398"):
-        FreqtradeVecEnv(make_market(1), make_settings(), [WINDOW - 1, row])
+        FreqtradeVecEnv(gapped_market(1), make_settings(), [WINDOW - 1, row])
 
 
 @pytest.mark.parametrize("action", [-1, 3])
 def test_actions_outside_of_the_space_are_refused(action: int) -> None:
-    env = FreqtradeVecEnv(make_market(1), make_settings(n_actions=3), [10, 10])
+    env = FreqtradeVecEnv(gapped_market(1), make_settings(n_actions=3), [10, 10])
     env.reset()
     with pytest.raises(IndexError, match="action space"):
         env.step(np.array([1, action]))
@@ -482,7 +468,7 @@ def test_actions_outside_of_the_space_are_refused(action: int) -> None:
     ],
 )
 def test_five_actions_by_freqtrades_names(n_actions: int, expected: list[str]) -> None:
-    actions = make_stock(Case(1, n_actions), make_market(1)).actions
+    actions = make_stock(Case(1, n_actions), gapped_market(1)).actions
     assert [actions(action).name for action in five_actions(n_actions)] == expected
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
+from markets import wild_market
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -23,51 +24,6 @@ from mtf_scalper.simulator.types import ExitReason, Trade
 
 N_CANDLES, WINDOW = 300, 4
 EXACT = 1e-12
-
-
-def wild_market(rng: np.random.Generator) -> Market:
-    """Return candles with gaps and spikes, so that every exit of a trade happens."""
-    volatility = rng.choice([0.001, 0.01, 0.03])
-    close = np.round(100.0 * np.exp(np.cumsum(rng.normal(0.0, volatility, N_CANDLES))), 2) + 0.01
-    opened = np.concatenate([close[:1], close[:-1]])
-    gaps = rng.random(N_CANDLES) < 0.1
-    jumped = np.round(opened * np.exp(rng.normal(0.0, 0.02, N_CANDLES)), 2) + 0.01
-    opened = np.where(gaps, jumped, opened)
-    reach = 1.0 + rng.exponential(0.005, (2, N_CANDLES))
-    high = np.maximum(opened, close)
-    low = np.minimum(opened, close)
-    return Market(
-        features=rng.normal(size=(N_CANDLES, 3)),
-        ohlc=np.column_stack(
-            [
-                opened,
-                np.maximum(np.round(high * reach[0], 2), high),
-                np.minimum(np.maximum(np.round(low / reach[1], 2), 0.01), low),
-                close,
-            ]
-        ),
-        entry_long=rng.random(N_CANDLES) < 0.2,
-        entry_short=rng.random(N_CANDLES) < 0.2,
-        leverage=rng.choice([1.0, 2.5, 3.0, 20.0], N_CANDLES),
-        funding=np.where(rng.random(N_CANDLES) < 0.1, rng.normal(0, 0.05, N_CANDLES), 0.0),
-        tick_size=tick_sizes(rng),
-        liquidation_long=liquidations(rng, -1),
-        liquidation_short=liquidations(rng, 1),
-        ends_early=bool(rng.random() < 0.5),
-    )
-
-
-def tick_sizes(rng: np.random.Generator) -> np.ndarray:
-    """Return one price step for all rows, or one that changes: a trade keeps its entry's."""
-    months = rng.choice([0.0, 0.01, 0.1], 6 if rng.random() < 0.5 else 1)
-    return np.repeat(months, N_CANDLES // len(months))
-
-
-def liquidations(rng: np.random.Generator, direction: int) -> np.ndarray:
-    """Return liquidation prices as multiples, near and far, with rows of never and of the rules."""
-    given = 1.0 + direction * rng.choice([0.005, 0.04, 0.3], N_CANDLES)
-    kind = rng.random(N_CANDLES)
-    return np.where(kind < 0.2, 0.0, np.where(kind < 0.5, np.nan, given))
 
 
 def random_settings(rng: np.random.Generator, reward: str) -> Settings:

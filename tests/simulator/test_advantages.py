@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markets import lively_market
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.rollouts.vec_env import BatchedVecEnv
@@ -29,22 +30,6 @@ RULES: dict[str, dict[str, Any]] = {
         "break_even_trigger": 0.01,
     },
 }
-
-
-def lively_market(make_market: Any, seed: int, n_candles: int) -> Market:
-    rng = np.random.default_rng(seed)
-    signals = rng.random((2, n_candles)) < 0.4
-    return make_market(
-        n_candles=n_candles,
-        seed=seed,
-        volatility=0.01,
-        leverage=rng.uniform(1.0, 3.0, n_candles),
-        funding=rng.normal(0.0, 0.05, n_candles),
-        tick_size=0.01,
-        fee_rate=0.001,
-        entry_long=signals[0],
-        entry_short=signals[1],
-    )
 
 
 def random_policy(chains: Chains, seed: int) -> PolicyTable:
@@ -90,10 +75,10 @@ def enumerated(
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("reward", ["log_return", "exit_quality"])
 def test_values_are_those_of_every_way_enumerated(
-    make_market: Any, entry: EntryMode, rules: dict[str, Any], reward: str
+    entry: EntryMode, rules: dict[str, Any], reward: str
 ) -> None:
     for seed in range(2):
-        market = lively_market(make_market, seed, 9)
+        market = lively_market(seed, 9)
         settings = Settings(window_size=2, reward=reward, rules=TradeRules(entry=entry, **rules))
         chains = chains_of(prepare(market, settings))
         policy = random_policy(chains, seed)
@@ -153,10 +138,10 @@ def simulated(
 @pytest.mark.parametrize("entry", EntryMode)
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 def test_values_and_occupancy_are_those_of_100000_simulated_episodes(
-    make_market: Any, entry: EntryMode, rules: dict[str, Any]
+    entry: EntryMode, rules: dict[str, Any]
 ) -> None:
     n_episodes = 100_000
-    market = lively_market(make_market, 7, 24)
+    market = lively_market(7, 24)
     settings = Settings(window_size=3, rules=TradeRules(entry=entry, **rules))
     chains = chains_of(prepare(market, settings))
     policy = random_policy(chains, 7)
@@ -179,9 +164,9 @@ def test_values_and_occupancy_are_those_of_100000_simulated_episodes(
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("gamma", [0.9, 1.0])
 def test_the_policy_gradient_is_the_slope_of_the_exact_value(
-    make_market: Any, entry: EntryMode, rules: dict[str, Any], gamma: float
+    entry: EntryMode, rules: dict[str, Any], gamma: float
 ) -> None:
-    market = lively_market(make_market, 11, 16)
+    market = lively_market(11, 16)
     settings = Settings(window_size=3, rules=TradeRules(entry=entry, **rules))
     chains = chains_of(prepare(market, settings))
     rng = np.random.default_rng(0)
@@ -216,8 +201,8 @@ def test_the_policy_gradient_is_the_slope_of_the_exact_value(
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
-def test_every_candle_is_visited_once(make_market: Any, gamma: float) -> None:
-    market = lively_market(make_market, 2, 40)
+def test_every_candle_is_visited_once(gamma: float) -> None:
+    market = lively_market(2, 40)
     chains = chains_of(
         prepare(market, Settings(window_size=3, rules=RULES["exits"] | {"entry": "any"}))
     )
@@ -232,8 +217,8 @@ def test_every_candle_is_visited_once(make_market: Any, gamma: float) -> None:
     )
 
 
-def test_fees_below_the_whole_raise_the_worth_of_entering(make_market: Any) -> None:
-    market = lively_market(make_market, 4, 40)
+def test_fees_below_the_whole_raise_the_worth_of_entering() -> None:
+    market = lively_market(4, 40)
     chains = chains_of(prepare(market, Settings(window_size=3, rules={"entry": "any"})))
     policy = random_policy(chains, 4)
     values = [

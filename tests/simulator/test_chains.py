@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markets import lively_market
 
 from mtf_scalper.errors import MarketError, SettingsError
-from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator import chains as chains_module
 from mtf_scalper.simulator.advantages import greedy_policy
@@ -44,22 +44,6 @@ TRAILING = {
 """With a stop that is raised in the candle of the entry, whose order then waits."""
 
 
-def lively_market(make_market: Any, seed: int, n_candles: int, **fields: Any) -> Market:
-    """Return a market with everything that a trade can meet."""
-    rng = np.random.default_rng(seed)
-    signals = rng.random((2, n_candles)) < 0.4
-    given_fields = {
-        "leverage": rng.uniform(1.0, 3.0, n_candles),
-        "funding": rng.normal(0.0, 0.05, n_candles),
-        "tick_size": 0.01,
-        "fee_rate": 0.001,
-        "entry_long": signals[0],
-        "entry_short": signals[1],
-        **fields,
-    }
-    return make_market(n_candles=n_candles, seed=seed, volatility=0.01, **given_fields)
-
-
 def settings_with(entry: EntryMode, rules: dict[str, Any], **values: Any) -> Settings:
     return Settings(window_size=3, rules=TradeRules(entry=entry, **rules), **values)
 
@@ -80,9 +64,9 @@ def fork(env: ReferenceEnv) -> ReferenceEnv:
 @pytest.mark.parametrize("ends_early", [False, True])
 @pytest.mark.parametrize("reward", ["log_return", "exit_quality"])
 def test_every_state_is_what_the_reference_environment_says(
-    make_market: Any, entry: EntryMode, rules: dict[str, Any], ends_early: bool, reward: str
+    entry: EntryMode, rules: dict[str, Any], ends_early: bool, reward: str
 ) -> None:
-    market = lively_market(make_market, 3, 40, ends_early=ends_early)
+    market = lively_market(3, 40, ends_early=ends_early)
     settings = settings_with(entry, rules, reward=reward, add_state_info=True)
     chains = chains_of(prepare(market, settings))
     visited = 0
@@ -138,9 +122,9 @@ def test_a_long_trade_goes_on_in_a_fresh_chain(make_market: Any) -> None:
     assert greedy_policy(cut)[0] == pytest.approx(greedy_policy(whole)[0], abs=1e-6)
 
 
-def test_too_many_states_are_refused(make_market: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_states_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chains_module, "_MOST_STATES", 100)
-    market = lively_market(make_market, 1, 60)
+    market = lively_market(1, 60)
     with pytest.raises(SettingsError, match="more than 100 states of trades; set max_trade"):
         chains_of(prepare(market, settings_with(EntryMode.CLASSIC, {})))
 
@@ -189,9 +173,9 @@ def outcomes(env: ReferenceEnv) -> Iterator[float]:
     ],
 )
 def test_the_oracle_is_the_best_of_all_ways_to_trade(
-    make_market: Any, seed: int, entry: EntryMode, rules: dict[str, Any]
+    seed: int, entry: EntryMode, rules: dict[str, Any]
 ) -> None:
-    market = lively_market(make_market, seed, 11)
+    market = lively_market(seed, 11)
     settings = settings_with(entry, rules)
     env = ReferenceEnv(market, settings)
     env.reset()
@@ -206,10 +190,8 @@ def test_the_oracle_is_the_best_of_all_ways_to_trade(
     entry=st.sampled_from(EntryMode),
     rules=st.sampled_from([{}, ALL_EXITS, TRAILING]),
 )
-def test_no_policy_beats_the_oracle(
-    make_market: Any, seed: int, entry: EntryMode, rules: dict[str, Any]
-) -> None:
-    market = lively_market(make_market, seed, 50)
+def test_no_policy_beats_the_oracle(seed: int, entry: EntryMode, rules: dict[str, Any]) -> None:
+    market = lively_market(seed, 50)
     settings = settings_with(entry, rules)
     best = oracle(market, settings).log_return
     rng = np.random.default_rng(seed)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
+from markets import wild_market
 
 import mtf_scalper
 from mtf_scalper.errors import MarketError
@@ -24,24 +25,6 @@ from mtf_scalper.simulator.types import Action, ExitReason, Side, Trade
 
 WINDOW = 4
 LONG, SHORT = Side.LONG, Side.SHORT
-
-
-def wild_market(rng: np.random.Generator, n_candles: int = 250) -> Market:
-    """Return candles with gaps and spikes, so that every exit of a trade happens."""
-    close = 100.0 * np.exp(np.cumsum(rng.normal(0.0, rng.choice([0.002, 0.01, 0.03]), n_candles)))
-    opened = np.concatenate([close[:1], close[:-1]])
-    opened *= np.where(rng.random(n_candles) < 0.1, np.exp(rng.normal(0.0, 0.02, n_candles)), 1.0)
-    reach = 1.0 + rng.exponential(0.005, (2, n_candles))
-    high, low = np.maximum(opened, close) * reach[0], np.minimum(opened, close) / reach[1]
-    return Market(
-        features=rng.normal(size=(n_candles, 2)),
-        ohlc=np.column_stack([opened, high, low, close]),
-        entry_long=rng.random(n_candles) < 0.2,
-        entry_short=rng.random(n_candles) < 0.2,
-        leverage=rng.choice([1.0, 3.0, 20.0, 60.0], n_candles),
-        funding=np.where(rng.random(n_candles) < 0.1, rng.normal(0, 0.05, n_candles), 0.0),
-        tick_size=rng.choice([0.0, 0.01]),
-    )
 
 
 def random_settings(rng: np.random.Generator) -> Settings:
@@ -61,6 +44,7 @@ def random_settings(rng: np.random.Generator) -> Settings:
             entry=rng.choice(list(EntryMode)),
             can_short=bool(rng.random() < 0.6),
             **stops,
+            is_liquidated=bool(rng.random() < 0.5),
             minimal_roi={} if rng.random() < 0.3 else {0: 0.04, 10: 0.02, 30: 0.01, 60: -1.0},
             max_trade_duration_candles=None if duration is None else int(duration),
             emergency_loss=maybe(-0.03),
@@ -192,7 +176,7 @@ def test_valid_actions_are_the_masks_of_the_environment(entry, can_short) -> Non
     market = wild_market(np.random.default_rng(2))
     settings = Settings(window_size=WINDOW, rules={"entry": entry, "can_short": can_short})
     valid = valid_actions(prepare(market, settings))
-    assert valid.shape == (250, 3, 5)
+    assert valid.shape == (len(market), 3, 5)
     env, rng, seen = ReferenceEnv(market, settings), np.random.default_rng(3), set()
     env.reset()
     while env.row < len(market) - 1:

@@ -12,6 +12,7 @@ import pytest
 import stable_baselines3.common.env_checker
 from hypothesis import given
 from hypothesis import strategies as st
+from markets import extreme_market
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
@@ -354,34 +355,13 @@ rule_sets = st.sampled_from(
 )
 
 
-def wild_market(draw: dict[str, Any]) -> Market:
-    """Candles that jump by up to many times their price, of any price, leverage and fee."""
-    rng = np.random.default_rng(draw["seed"])
-    size = draw["n_candles"]
-    steps = draw["volatility"] * rng.standard_normal((2, size))
-    open_ = draw["scale"] * np.exp(np.clip(np.cumsum(steps[0]), -30.0, 30.0))
-    close = open_ * np.exp(steps[1])
-    wick = np.exp(draw["volatility"] * rng.random((2, size)))
-    ohlc = [open_, np.maximum(open_, close) * wick[0], np.minimum(open_, close) / wick[1], close]
-    return Market(
-        features=rng.standard_normal((size, 2)),
-        ohlc=np.stack(ohlc, 1),
-        entry_long=rng.random(size) < 0.5,
-        entry_short=rng.random(size) < 0.5,
-        fee_rate=draw["fee_rate"],
-        leverage=draw["leverage"],
-        funding=draw["funding"] * open_ * rng.standard_normal(size),
-        tick_size=draw["tick"] * draw["scale"],
-    )
-
-
 def tiny(rules: TradeRules, **values: Any) -> Settings:
     return Settings(window_size=2, rules=rules, **values)
 
 
 @given(draw=extreme, rules=rule_sets, reward=st.sampled_from(list(RewardName)))
 def test_rewards_are_finite_and_the_account_stays_positive(draw, rules, reward) -> None:
-    market = wild_market(draw)
+    market = extreme_market(draw)
     env = ReferenceEnv(market, tiny(rules, reward=reward))
     for _, _, value, _, info in run(env, random_actions(draw["seed"], len(market))):
         assert math.isfinite(value)
@@ -394,7 +374,7 @@ def test_rewards_are_finite_and_the_account_stays_positive(draw, rules, reward) 
 
 @given(draw=extreme, rules=rule_sets)
 def test_log_returns_sum_to_the_log_of_the_final_equity(draw, rules) -> None:
-    market = wild_market(draw)
+    market = extreme_market(draw)
     env = ReferenceEnv(market, tiny(rules))
     steps = run(env, random_actions(draw["seed"], len(market)))
     total = sum(reward for _, _, reward, _, _ in steps)
@@ -409,7 +389,7 @@ def test_log_returns_sum_to_the_log_of_the_final_equity(draw, rules) -> None:
 
 @given(draw=extreme, rules=rule_sets)
 def test_trades_follow_one_another_and_fill_inside_their_candles(draw, rules) -> None:
-    market = wild_market({**draw, "tick": 0.0})
+    market = extreme_market({**draw, "tick": 0.0})
     env = ReferenceEnv(market, tiny(rules))
     run(env, random_actions(draw["seed"], len(market)))
     free_from = 0
