@@ -38,6 +38,8 @@ def settings_with(entry: EntryMode, **values: Any) -> Settings:
         "batch_size": 16,
         "n_epochs": 1,
         "dropout": 0.0,
+        # Else they are rounded on machines that have units for it: tests/ppo/test_rounded.py.
+        "float32_matmul_precision": "highest",
         "rules": {"entry": entry, **EXITS},
     }
     return Settings(**{**given, **values})
