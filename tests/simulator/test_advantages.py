@@ -137,10 +137,10 @@ def simulated(
 
 @pytest.mark.parametrize("entry", EntryMode)
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
-def test_values_and_occupancy_are_those_of_100000_simulated_episodes(
+def test_values_and_occupancy_are_those_of_simulated_episodes(
     entry: EntryMode, rules: dict[str, Any]
 ) -> None:
-    n_episodes = 100_000
+    n_episodes = 20_000
     market = lively_market(7, 24)
     settings = Settings(window_size=3, rules=TradeRules(entry=entry, **rules))
     chains = chains_of(prepare(market, settings))
