@@ -107,11 +107,16 @@ def evaluated(plan, project):
 
 
 @pytest.fixture
-def judged_only(monkeypatch):
-    """Leave out of an evaluation what does not go into its verdict and takes long."""
+def without_importance(monkeypatch):
+    """Leave out of an evaluation how much its features matter, which takes longest."""
     monkeypatch.setattr(
         "mtf_scalper.walk_forward.learned_window.permutation_importance", lambda *_, **__: []
     )
+
+
+@pytest.fixture
+def judged_only(without_importance, monkeypatch):
+    """Leave out of an evaluation what does not go into its verdict and takes long."""
     monkeypatch.setattr("mtf_scalper.runs.evaluation.page_or_reason", lambda *_: "none")
 
 
@@ -207,6 +212,7 @@ def test_earlier_evaluations_with_other_settings_count_as_variants(plan, tmp_pat
     assert evaluated(elsewhere, tmp_path)[2].statistics()["n_variants"] == 1
 
 
+@pytest.mark.usefixtures("without_importance")
 def test_where_the_real_program_trades_otherwise_nothing_is_judged(plan, tmp_path, monkeypatch):
     """The first seed of the second pair has a trade that the Python API has not."""
     said = "only freqtrade has the trade of 2024-01-09 10:05"

@@ -12,6 +12,7 @@ import pytest
 
 from mtf_scalper.checks.checks import judge
 from mtf_scalper.records.check import Recipe
+from mtf_scalper.records.reader import runs_in
 from mtf_scalper.runs.validation import write_verdicts
 from mtf_scalper.runs.validation_plan import ValidationPlan
 
@@ -66,6 +67,12 @@ def test_predictions_are_the_policys_own_probabilities(
         chosen = shares[range(len(shares)), predicted["&-action"].astype(int)]
         assert predicted["&-action_confidence"].to_numpy() == pytest.approx(chosen, abs=1e-6)
         assert predicted["&-action_confidence"].std() > 0.0
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_program_that_is_told_of_no_record_leaves_none(tiny_plan: ValidationPlan) -> None:
+    runs = runs_in(tiny_plan.request.folder.parent)
+    assert "backtest" not in {run.kind for run in runs}
 
 
 def test_events_arrive_while_the_program_works(finished: Any) -> None:
