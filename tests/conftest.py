@@ -64,11 +64,13 @@ SLOW_FILES = {
 
 # Files that take longest begin first, so that no process of `make test` ends long after the other.
 LONGEST_FILES = (
-    *("freqai/recording", "freqai/parity", "page/browser", "runs/whole_run", "runs/validation"),
-    *("runs/evaluation", "rollouts/freqtrade_env", "runs/program", "rollouts/process_env"),
-    *("runs/lifetimes", "tests/readme", "tests/training", "freqai/plots_in_program", "page/live"),
-    *("simulator/orders_parity", "tests/threads_and_bits", "tests/benchmarks", "freqai/reuse"),
-    *("freqai/left_out", "freqai/stock_strategy", "tests/notebook"),
+    *("runs/whole_run", "freqai/recording", "freqai/parity", "page/browser", "runs/program"),
+    *("runs/validation", "freqai/own_backtest", "runs/evaluation", "rollouts/process_env"),
+    *("runs/lifetimes", "page/live", "tests/installed", "rollouts/freqtrade_env"),
+    *("freqai/plots_in_program", "freqai/parity_of_data", "worlds/planted", "freqai/model"),
+    *("rollouts/vec_env", "tests/readme", "tests/training", "walk_forward/walk"),
+    *("tests/benchmarks", "freqai/left_out", "freqai/stock_strategy", "simulator/orders_parity"),
+    *("tests/threads_and_bits", "tests/notebook"),
 )
 
 

@@ -38,6 +38,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 PAIR = "BTC/USDT:USDT"
 TRAINED_DAY, NEXT_DAY = "20240129-20240130", "20240130-20240131"
 
+# Two days, each with a training. The last trade is open when it ends, in the second one's night.
+END = pd.Timestamp("2024-01-31 03:20", tz="UTC")
+PERIOD = f"20240130-{END.timestamp():.0f}"
+BACKTEST = ("backtesting", "--timerange", PERIOD, "--cache", "none", "--backtest-directory")
+
 # One day to train on, a network that learns in a second, and no processes.
 SMALL: dict[str, Any] = {
     "freqai": {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from mtf_scalper.freqai.reuse import (
     note_predicted,
     source_frames,
 )
-from mtf_scalper.records.events import EVENTS_FILE, SETTINGS_FILE, EventLog
+from mtf_scalper.records.events import EVENTS_FILE, EventLog
 from mtf_scalper.settings import Settings
 
 PAIR = "BTC/USDT:USDT"
@@ -152,40 +150,3 @@ def test_a_folder_of_models_that_cannot_be_written_is_one_line(tmp_path: Path) -
     assert str(caught.value).startswith(f"{folder}")
     assert "cannot be written: " in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-BACKTEST = ("backtesting", "--timerange", "20240130-20240201", "--cache", "none")
-
-
-def test_the_program_refuses_predictions_of_other_candles_and_models_of_other_code(
-    make_program: Callable[..., Any], datadir: Path, tmp_path: Path
-) -> None:
-    candles = tmp_path / "candles"
-    shutil.copytree(datadir, candles)
-    program = make_program(tmp_path / "program", candles)
-    results = ("--backtest-directory", str(program.folder / "results"))
-    program.run(*BACKTEST, *results)
-    (first,) = program.runs
-
-    # After the last training, so that only a window's predictions were made from it.
-    file = candles / "futures" / "BTC_USDT_USDT-5m-futures.feather"
-    table = pd.read_feather(file)
-    original = table.copy()
-    table.loc[table["date"] == "2024-01-31 12:00", "volume"] *= 2.0
-    table.to_feather(file)
-    program.run(*BACKTEST, *results, code=2)
-    failed = program.runs[0]
-    assert failed.verdict == (
-        "freqai.identifier: 'mtf_scalper_rl' holds predictions of BTC/USDT:USDT to 2024-01-31 "
-        "made from other candles (5m); choose a new identifier or delete its folder under "
-        "user_data/models"
-    )
-    assert failed.manifest["data_digest"][PAIR] != first.manifest["data_digest"][PAIR]
-    original.to_feather(file)
-
-    made_with = program.folder / "user_data" / "models" / "mtf_scalper_rl" / SETTINGS_FILE
-    content = json.loads(made_with.read_text())
-    made_with.write_text(json.dumps({**content, "engine": "0123456789abcdef"}))
-    program.run(*BACKTEST, *results, code=2)
-    said = program.runs[0].verdict
-    assert "made with other settings (engine; engine was '0123456789abcdef'" in said
