@@ -96,18 +96,16 @@ def make_request(project: Path, tiny_datadir: Path) -> MakeRequest:
 
 
 @pytest.fixture(scope="session")
-def run_ready_backtest(ready_python: ReadyPython) -> Callable[..., BacktestOutcome]:
+def run_ready_backtest(ready_python: ReadyPython) -> Callable[[BacktestRequest], BacktestOutcome]:
     """Return ``run_backtest`` whose program finds its libraries imported."""
 
-    def run(
-        request: BacktestRequest, on_poll: Callable[[BacktestRun], None] | None = None
-    ) -> BacktestOutcome:
+    def run(request: BacktestRequest) -> BacktestOutcome:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 "mtf_scalper.runs.program.watched_command",
                 lambda command: ready_python(watched_command(command)),
             )
-            return run_backtest(request, on_poll)
+            return run_backtest(request)
 
     return run
 
