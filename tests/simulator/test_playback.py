@@ -18,6 +18,7 @@ from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator import playback
+from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.playback import (
     Simulation,
     play,
@@ -207,6 +208,13 @@ def test_trades_left_by_chance_are_those_of_runs_that_are_stepped(
         runs = play_by_chance(prepared, entries, chances, n_runs, np.random.default_rng(seed))
         for ours, theirs in zip(runs, play(prepared, choose, n_runs), strict=True):
             assert_same(ours, theirs)
+
+
+def test_the_optimum_leaves_a_trade_that_outlives_its_plan() -> None:
+    """An exit that the plan counts as filled waits here, and then the stop's order does."""
+    rng = np.random.default_rng(103)
+    market, settings = wild_market(rng), random_settings(rng)
+    assert oracle(market, settings).trades  # it did not return
 
 
 def enter_long(_row: int, states: np.ndarray, _extras: np.ndarray) -> np.ndarray:

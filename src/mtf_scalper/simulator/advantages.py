@@ -18,7 +18,7 @@ a)``. Both walks touch every state once: the cost is linear in candles and state
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +113,7 @@ def evaluate_policy(
     if fee_share < 1.0:
         enter_reward = enter_reward + (1.0 - fee_share) * chains.fee_relief
     found = _nothing(chains)
-    _walk_back(chains, enter_reward, policy, gamma, False, found)
+    _walk_back(chains, enter_reward, policy, gamma, found)
     _walk_on(chains, policy, gamma, weights, found)
     found.flat_occupancy[-1] = 0.0  # nothing is decided on the last row
     # NumPy's dot product would add in another order with another number of threads.
@@ -126,9 +126,9 @@ def greedy_policy(chains: Chains) -> tuple[float, PolicyTable]:
     Where two actions are equal, it takes the one that trades less.
     """
     best = PolicyTable(np.zeros((chains.n_rows, 3)), np.zeros(chains.n_states))
-    found = _nothing(chains)
-    _walk_back(chains, chains.enter_reward, best, 1.0, True, found)
-    return float(found.flat_values[chains.first_row]), best
+    values = np.zeros(chains.n_rows)
+    _walk_back_greedily(chains, values, np.zeros(len(chains.enter_reward)), best)
+    return float(values[chains.first_row]), best
 
 
 def _nothing(chains: Chains) -> Evaluation:
@@ -150,14 +150,9 @@ def _walk_back(
     enter_reward: Floats,
     policy: PolicyTable,
     gamma: float,
-    is_greedy: bool,
     found: Evaluation,
 ) -> None:
-    """Write values and advantages, from the last row to the first.
-
-    A greedy policy is not read but written, row by row: what is best given the values found so far
-    (Bellman 1957); its advantages stay as they are.
-    """
+    """Write values and advantages, from the last row to the first."""
     values, advantages = found.flat_values, found.flat_advantages
     starts, continues = chains.starts, chains.continues
     for row in range(len(values) - 2, chains.first_row - 1, -1):
@@ -173,20 +168,13 @@ def _walk_back(
             for state in range(end - 1, first - 1, -1):
                 stay = chains.stay_reward[state] + gamma * value
                 out = chains.leave_reward[state] + gamma * values[row + 2 + state - first]
-                if is_greedy:
-                    policy.leave[state] = out > stay
-                    value = max(stay, out)
-                else:
-                    gain, leave = out - stay, policy.leave[state]
-                    value = stay + leave * gain
-                    found.stay_advantages[state] = -leave * gain
-                    found.leave_advantages[state] = (1.0 - leave) * gain
+                gain, leave = out - stay, policy.leave[state]
+                value = stay + leave * gain
+                found.stay_advantages[state] = -leave * gain
+                found.leave_advantages[state] = (1.0 - leave) * gain
                 found.state_values[state] = value
             advantages[row, 1 + side] = enter_reward[chain] + gamma * value
         advantages[row, 0] = gamma * values[row + 1]
-        if is_greedy:
-            values[row] = _take_best(chains, row, advantages, policy.flat)
-            continue
         value = 0.0
         for action in range(3):
             value += policy.flat[row, action] * advantages[row, action]
@@ -199,14 +187,68 @@ def _walk_back(
 
 
 @njit(cache=True)
-def _take_best(chains: Chains, row: int, worth: Floats, flat: Floats) -> float:
-    """Write the best valid action of a row without a position, and return what it is worth."""
-    best, taken = -np.inf, 0
+def _walk_back_greedily(
+    chains: Chains, values: Floats, first_values: Floats, best: PolicyTable
+) -> None:
+    """Write the best policy and the values of rows, from the last row to the first.
+
+    ``first_values`` gets what the first state of every chain is worth.
+    """
+    starts, continues = chains.starts, chains.continues
+    worth = np.zeros(3)
+    for row in range(len(values) - 2, chains.first_row - 1, -1):
+        worth[0] = values[row + 1]
+        for side in range(2):
+            chain = chains.chain_at[row, side]
+            if chain < 0:
+                continue
+            first, end = starts[chain], starts[chain + 1]
+            value = values[row + 1 + end - first]
+            if continues[chain] >= 0:
+                value = first_values[continues[chain]]
+            first_values[chain] = best_of_trade(
+                chains.stay_reward[first:end],
+                chains.leave_reward[first:end],
+                values[row + 2 : row + 2 + end - first],
+                value,
+                best.leave[first:end],
+            )
+            worth[1 + side] = chains.enter_reward[chain] + first_values[chain]
+        taken = best_action(chains.flat_valid, row, worth)
+        best.flat[row, taken], values[row] = 1.0, worth[taken]
+
+
+@njit(cache=True)
+def best_of_trade(
+    stay_reward: Floats, leave_reward: Floats, after: Floats, value: float, leaves: Any
+) -> float:
+    """Return what a trade is worth at its first state; of two equal actions it takes staying.
+
+    Parameters
+    ----------
+    stay_reward, leave_reward : ndarray of float64, shape (S,)
+    after : ndarray of float64, shape (S,)
+        Worth of the rows at which a leaver has no position, by state.
+    value : float
+        Worth of what follows on the last state.
+    leaves : ndarray, shape (>= S,)
+        Overwritten with where the trade is left.
+    """
+    for state in range(len(stay_reward) - 1, -1, -1):
+        stay, out = stay_reward[state] + value, leave_reward[state] + after[state]
+        leaves[state] = out > stay
+        value = max(stay, out)
+    return value
+
+
+@njit(cache=True)
+def best_action(valid: NDArray[np.bool_], row: int, worth: Floats) -> int:
+    """Return the valid action of a row without a position that is worth most, the first of them."""
+    taken = -1
     for action in range(3):
-        if chains.flat_valid[row, action] and worth[row, action] > best:
-            best, taken = worth[row, action], action
-    flat[row, taken] = 1.0
-    return best
+        if valid[row, action] and (taken < 0 or worth[action] > worth[taken]):
+            taken = action
+    return taken
 
 
 @njit(cache=True)

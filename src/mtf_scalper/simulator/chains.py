@@ -24,6 +24,7 @@ from mtf_scalper.settings import EntryMode, RewardName, Settings, TradeRules
 from mtf_scalper.simulator import kernels
 from mtf_scalper.simulator.exits import STAY
 from mtf_scalper.simulator.observation import LONG_TRADE_CANDLES, n_state_inputs
+from mtf_scalper.simulator.playback import valid_actions
 from mtf_scalper.simulator.prepared import PreparedMarket
 from mtf_scalper.simulator.reward_kernels import compiled_reward
 from mtf_scalper.simulator.types import Action, Side
@@ -133,12 +134,11 @@ def chains_of(prepared: PreparedMarket, *, longest: int | None = None) -> Chains
     SettingsError
         If there are more states than memory should be spent on.
     """
-    market, rules = prepared.market, prepared.rules
-    is_endless = rules.entry is EntryMode.ANY and rules.max_trade_duration_candles is None
-    limit = (longest or _renewed_after(rules)) if is_endless else len(market)
+    market = prepared.market
+    limit = longest_chain(prepared, longest)
     stepper = _Stepper(prepared)
-    flat_valid = stepper.flat_valid()
-    rows, sides = np.nonzero(flat_valid[:, 1:])
+    valid = flat_valid(prepared)
+    rows, sides = np.nonzero(valid[:, 1:])
     chain_at = np.full((len(market), len(SIDES)), -1, dtype=np.int64)
     chain_at[rows, sides] = np.arange(len(rows))
     _tell_memory(market, prepared.settings, rows, limit)
@@ -147,7 +147,7 @@ def chains_of(prepared: PreparedMarket, *, longest: int | None = None) -> Chains
     starts = np.concatenate([[0], np.cumsum(walk.lengths)])
     return Chains(
         first_row=prepared.first_row,
-        flat_valid=flat_valid,
+        flat_valid=valid,
         chain_at=chain_at,
         starts=starts,
         enter_reward=enter_reward,
@@ -159,6 +159,22 @@ def chains_of(prepared: PreparedMarket, *, longest: int | None = None) -> Chains
         leave_reward=walk.in_order(starts, walk.leave),
         position=walk.in_order(starts, walk.position),
     )
+
+
+def flat_valid(prepared: PreparedMarket) -> NDArray[np.bool_]:
+    """Return which of ``FLAT_ACTIONS`` are valid at every row at which it is decided; (T, 3)."""
+    valid = valid_actions(prepared)[:, Side.FLAT + 1][:, FLAT_ACTIONS]
+    valid[: prepared.first_row] = False
+    valid[-1] = False
+    return np.ascontiguousarray(valid)
+
+
+def longest_chain(prepared: PreparedMarket, longest: int | None = None) -> int:
+    """Return the most states that a chain may have; ``longest`` as in ``chains_of``."""
+    rules = prepared.rules
+    if rules.entry is EntryMode.ANY and rules.max_trade_duration_candles is None:
+        return longest or _renewed_after(rules)
+    return len(prepared)
 
 
 def _tell_memory(market: Market, settings: Settings, rows: NDArray[np.int64], limit: int) -> None:
@@ -198,23 +214,10 @@ class _Stepper:
     def __init__(self, prepared: PreparedMarket) -> None:
         settings = prepared.settings
         self._terms = prepared.terms
-        self._n_rows = len(prepared)
         self._settings = settings
         self._first_row = prepared.first_row
         self._reward = compiled_reward(settings)
         self.n_position = n_state_inputs(settings)
-
-    def flat_valid(self) -> NDArray[np.bool_]:
-        """Return the masks of ``FLAT_ACTIONS`` at every row, shape (T, 3)."""
-        n_rows = self._n_rows
-        states = np.zeros(n_rows, kernels.STATE)
-        kernels.start_episodes(states, np.arange(n_rows))
-        extras = np.zeros((n_rows, self.n_position + len(Action)), dtype=np.float32)
-        kernels.observe(self._terms, states, extras)
-        valid = extras[:, self.n_position :][:, FLAT_ACTIONS] > 0.5
-        valid[: self._first_row] = False
-        valid[-1] = False
-        return valid
 
     def enter(
         self, rows: NDArray[np.int64], sides: NDArray[np.int64], *, with_fees: bool = True

@@ -405,20 +405,28 @@ def _start(state: Any, row: int) -> None:
     state.closed_equity = 1.0
 
 
-# numba itself inlines this one, so that ``extras`` is not counted. Its rows are written by index: a
-# view of a row would be counted too.
+# numba itself inlines these two, so that ``extras`` is not counted. Its rows are written by index:
+# a view of a row would be counted too.
+@njit(cache=True, error_model="numpy", inline="always")
+def observe_position(
+    candle: Any, rules: Any, state: Any, extras: NDArray[np.float32], env: int
+) -> None:
+    """Write what an agent sees of its position at the close of ``candle`` to ``extras[env]``."""
+    profit, age, best, worst = _position_state(candle.close, rules, state)
+    extras[env, 0] = state.side
+    extras[env, 1] = profit
+    extras[env, 2] = age
+    extras[env, 3] = best
+    extras[env, 4] = worst
+
+
 @njit(cache=True, error_model="numpy", inline="always")
 def _observe(candles: Any, rules: Any, state: Any, extras: NDArray[np.float32], env: int) -> None:
     side, row = state.side, state.row
     candle = candles[np.uint64(row)]
     mask = extras.shape[1] - N_ACTIONS
     if mask > 0:
-        profit, age, best, worst = _position_state(candle.close, rules, state)
-        extras[env, 0] = side
-        extras[env, 1] = profit
-        extras[env, 2] = age
-        extras[env, 3] = best
-        extras[env, 4] = worst
+        observe_position(candle, rules, state, extras, env)
     neutral, long, short = _entries(candle, rules, row + 2 < len(candles) + rules.enters_last)
     is_flat = side == 0
     extras[env, mask + NEUTRAL] = neutral | (not is_flat)

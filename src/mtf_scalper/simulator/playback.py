@@ -215,8 +215,12 @@ def play_decided(
     -------
     tuple of Simulation, length N
     """
-    tables = np.ascontiguousarray(decisions, dtype=np.int8)
-    return _walked(prepared, tables, len(tables), lambda _: walks.NO_CHANCE)
+    tables, terms = np.ascontiguousarray(decisions, dtype=np.int8), prepared.terms
+
+    def advance(start: int, stop: int, runs: walks.Runs) -> int:
+        return walks.walk(terms, tables, walks.NO_CHANCE, start, stop, runs)
+
+    return walked(prepared, len(tables), advance)
 
 
 def play_by_chance(
@@ -246,21 +250,32 @@ def play_by_chance(
     """
     table = np.zeros((1, len(prepared), 3), dtype=np.int8)
     table[0, :, Side.FLAT + 1] = entries
-    return _walked(
-        prepared,
-        table,
-        n_runs,
-        lambda n_rows: walks.Chance(chances, rng.random((n_rows, n_runs))),
-    )
+
+    def advance(start: int, stop: int, runs: walks.Runs) -> int:
+        chance = walks.Chance(chances, rng.random((stop - start, n_runs)))
+        return walks.walk(prepared.terms, table, chance, start, stop, runs)
+
+    return walked(prepared, n_runs, advance)
 
 
-def _walked(
-    prepared: PreparedMarket,
-    tables: NDArray[np.int8],
-    n_runs: int,
-    chance_for: Callable[[int], walks.Chance],
+def walked(
+    prepared: PreparedMarket, n_runs: int, advance: Callable[[int, int, walks.Runs], int]
 ) -> tuple[Simulation, ...]:
-    """Walk ``n_runs`` runs in pieces; ``chance_for`` is called with the rows of each."""
+    """Return runs that are walked a piece of the market at a time.
+
+    Parameters
+    ----------
+    prepared : PreparedMarket
+    n_runs : int
+        N.
+    advance : callable
+        ``advance(start, stop, runs)`` lets all runs go on from row ``start`` to ``stop`` and
+        returns how many trades they closed, as ``walks.walk`` does.
+
+    Returns
+    -------
+    tuple of Simulation, length N
+    """
     market, first_row, last_row = prepared.market, prepared.first_row, len(prepared) - 1
     n_rows = max(1, min(last_row - first_row, _STEPS_AT_ONCE // n_runs))
     runs = walks.Runs(
@@ -275,8 +290,7 @@ def _walked(
     trades: list[list[Trade]] = [[] for _ in range(n_runs)]
     for start in range(first_row, last_row, n_rows):
         stop = min(start + n_rows, last_row)
-        chance = chance_for(stop - start)
-        n_closed = walks.walk(prepared.terms, tables, chance, start, stop, runs)
+        n_closed = advance(start, stop, runs)
         _add_trades(trades, market.pair, runs.closed[:n_closed], runs.closed_by[:n_closed].tolist())
     return tuple(
         Simulation(tuple(made), equity, actions, feature_names=market.feature_names)

@@ -92,26 +92,38 @@ def walk(
     for run in range(len(runs.states)):
         state, table = runs.states[run], min(run, len(decided) - 1)
         while state.row < stop:
-            row: Any = np.uint64(state.row)
-            action: Any = np.int64(decided[table, row, state.side + 1])
+            action: Any = np.int64(decided[table, state.row, state.side + 1])
             if (state.side != 0) & (len(chance.by_age) > 0):
                 age = min(max(state.row + 1 - state.open_row, 0), len(chance.by_age) - 1)
                 leaves = chance.drawn[state.row - start, run] < chance.by_age[age]
                 action = (LONG_EXIT if state.side > 0 else SHORT_EXIT) if leaves else NEUTRAL
-            outcome = runs.closed[n_closed]
-            candle = candles[row + np.uint64(1)]
+            row: Any = np.uint64(state.row)
+            candle, outcome = candles[row + np.uint64(1)], runs.closed[n_closed]
             following = candles[np.uint64(min(state.row + 2, rule.last_row))]
             code, price = STAY, 0.0
             if begin(candles[row], candle, rule, state, action, outcome):
                 code, price = find_exit(candle, roi, rule, state)
             is_over = settle(candle, following, rule, state, code, price, outcome)
-            runs.actions[run, row] = outcome.executed
-            runs.equity[run, row + np.uint64(1)] = outcome.equity
-            if outcome.exit_code != STAY:
-                runs.closed_by[n_closed] = run
-                n_closed += 1
+            runs.closed_by[n_closed] = run
+            n_closed += note(runs, run, state, outcome)
             if is_over:
-                runs.equity[run, state.row + 1 :] = outcome.equity
-                runs.actions[run, state.row :] = NEUTRAL
-                state.row = len(candles)
+                end(runs, run, state, outcome)
     return n_closed
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def note(runs: Runs, run: int, state: Any, outcome: Any) -> bool:
+    """Note what a step did to a run; return whether it closed a trade."""
+    row: Any = np.uint64(state.row)
+    runs.actions[run, row - np.uint64(1)] = outcome.executed
+    runs.equity[run, row] = outcome.equity
+    return bool(outcome.exit_code != STAY)
+
+
+@njit(cache=True, error_model="numpy")
+def end(runs: Runs, run: int, state: Any, outcome: Any) -> None:
+    """Let a run keep what it has, and do nothing more."""
+    n_rows = runs.equity.shape[1]
+    runs.equity[run, state.row + 1 :] = outcome.equity
+    runs.actions[run, state.row :] = NEUTRAL
+    state.row = n_rows
