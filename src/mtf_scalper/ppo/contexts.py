@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from mtf_scalper.ppo.standard import Standard
 from mtf_scalper.ppo.surrogate import Targets
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.advantages import Evaluation, PolicyTable, evaluate_policy
+from mtf_scalper.simulator.by_side import SideEvaluation, SideTable, evaluate_by_side
 from mtf_scalper.simulator.chains import SIDES, Chains, chains_of
 from mtf_scalper.simulator.prepared import prepare
 
@@ -36,7 +38,6 @@ class _Part:
     chains: Chains
     first_row: int
     first_context: int
-    trade_context: Rows
 
 
 class Book:
@@ -81,8 +82,7 @@ class Book:
         found: list[tuple[Rows, NDArray[np.int8], NDArray[np.bool_], NDArray[np.float32]]] = []
         for market in markets:
             chains = chains_of(prepare(market, settings))
-            trade_context = _trade_context(chains, self.sees_position)
-            self._parts.append(_Part(chains, first_row, first_context, trade_context))
+            self._parts.append(_Part(chains, first_row, first_context))
             contexts = _contexts_of(chains, self.sees_position)
             found.append((contexts[0] + first_row, *contexts[1:]))
             first_row += len(market)
@@ -110,7 +110,7 @@ class Book:
         """Chains of each market."""
         return [part.chains for part in self._parts]
 
-    def tables(self, probabilities: Floats) -> list[PolicyTable]:
+    def tables(self, probabilities: Floats) -> list[PolicyTable | SideTable]:
         """Return a policy as the evaluation of each market takes it.
 
         Parameters
@@ -118,23 +118,32 @@ class Book:
         probabilities : ndarray of float64, shape (K, 3)
             Of ``ACTIONS_IN``, context by context as in this book.
         """
-        return [self._table(part, probabilities) for part in self._parts]
+        if self.sees_position:
+            return [self._table(part, probabilities) for part in self._parts]
+        return [self._side_table(part, probabilities) for part in self._parts]
 
     def evaluate(
-        self, tables: Sequence[PolicyTable], gamma: float, fee_share: float = 1.0
-    ) -> list[Evaluation]:
+        self,
+        tables: Sequence[PolicyTable | SideTable],
+        gamma: float,
+        fee_share: float = 1.0,
+    ) -> list[Evaluation | SideEvaluation]:
         """Return what a policy is worth on each market."""
+        evaluate: Any = evaluate_policy if self.sees_position else evaluate_by_side
         return [
-            evaluate_policy(part.chains, table, gamma, fee_share=fee_share)
+            evaluate(part.chains, table, gamma, fee_share=fee_share)
             for part, table in zip(self._parts, tables, strict=True)
         ]
 
-    def targets(self, probabilities: Floats, evaluations: Sequence[Evaluation]) -> Targets:
+    def targets(
+        self,
+        probabilities: Floats,
+        evaluations: Sequence[Evaluation | SideEvaluation],
+    ) -> Targets:
         """Return what an update learns from, in the order of this book."""
         advantages, weights = np.zeros((self.n_contexts, 3)), np.zeros(self.n_contexts)
         for part, evaluation in zip(self._parts, evaluations, strict=True):
-            chains = part.chains
-            own, occupancy = _by_context(chains, evaluation, part.trade_context)
+            own, occupancy = _by_context(part.chains, evaluation)
             places = self._place[part.first_context : part.first_context + len(occupancy)]
             advantages[places], weights[places] = own, occupancy
         has_choice = self.valid.sum(axis=1) > 1
@@ -142,26 +151,29 @@ class Book:
         return Targets(self.kinds, self.valid, probabilities, advantages, weights)
 
     def _table(self, part: _Part, probabilities: Floats) -> PolicyTable:
+        flat, leave = self._chances(part, probabilities)
+        return PolicyTable(flat, leave)
+
+    def _side_table(self, part: _Part, probabilities: Floats) -> SideTable:
+        flat, leave = self._chances(part, probabilities)
+        by_side = np.zeros((len(SIDES), len(flat)))
+        by_side[:, part.chains.first_row : -1] = leave.reshape(-1, len(SIDES)).T
+        return SideTable(flat, by_side)
+
+    def _chances(self, part: _Part, probabilities: Floats) -> tuple[Floats, Floats]:
+        """Return a market's probabilities without a position, (T, 3), and of leaving trades."""
         chains = part.chains
         n_flat, n_own = _n_contexts(chains, self.sees_position)
         own = probabilities[self._place[part.first_context : part.first_context + n_own]]
         flat = np.zeros((chains.n_rows, 3))
         flat[chains.first_row : -1] = own[:n_flat]
-        leave = np.ascontiguousarray(own[n_flat:, 1])
-        return PolicyTable(flat, leave if self.sees_position else leave[part.trade_context])
+        return flat, np.ascontiguousarray(own[n_flat:, 1])
 
 
 def _n_contexts(chains: Chains, sees_position: bool) -> tuple[int, int]:
     """Return the contexts without a position, and all contexts of a market."""
     n_flat = chains.n_rows - 1 - chains.first_row
     return n_flat, n_flat + (chains.n_states if sees_position else len(SIDES) * n_flat)
-
-
-def _trade_context(chains: Chains, sees_position: bool) -> Rows:
-    """Return the context of each state, counted behind those without a position; (S,) or (0,)."""
-    if sees_position:
-        return np.zeros(0, dtype=np.int64)
-    return len(SIDES) * (chains.rows - chains.first_row) + chains.sides
 
 
 def _contexts_of(
@@ -187,23 +199,15 @@ def _contexts_of(
     )
 
 
-def _by_context(chains: Chains, evaluation: Evaluation, contexts: Rows) -> tuple[Floats, Floats]:
-    """Return advantages (K, 3) and occupancy (K,) of a market's contexts.
-
-    ``contexts`` says to which one each state belongs; empty where each is one of its own.
-    """
+def _by_context(chains: Chains, evaluation: Evaluation | SideEvaluation) -> tuple[Floats, Floats]:
+    """Return advantages (K, 3) and occupancy (K,) of a market's contexts."""
     rows = slice(chains.first_row, chains.n_rows - 1)
     stay, leave = evaluation.stay_advantages, evaluation.leave_advantages
-    occupancy: Floats = evaluation.state_occupancy
-    if len(contexts):
-        n_contexts = len(SIDES) * (chains.n_rows - 1 - chains.first_row)
-        weighted = (occupancy, occupancy * stay, occupancy * leave)
-        occupancy, stay, leave = (
-            np.bincount(contexts, weights=values, minlength=n_contexts).astype(np.float64)
-            for values in weighted
-        )
-        share = np.where(occupancy > 0.0, occupancy, 1.0)
-        stay, leave = stay / share, leave / share
+    if isinstance(evaluation, SideEvaluation):
+        stay, leave = stay[:, rows].T.reshape(-1), leave[:, rows].T.reshape(-1)
+        occupancy = evaluation.occupancy[:, rows].T.reshape(-1)
+    else:
+        occupancy = evaluation.state_occupancy
     trades = np.stack([stay, leave, np.zeros_like(stay)], axis=1)
     return (
         np.concatenate([evaluation.flat_advantages[rows], trades]),

@@ -30,6 +30,7 @@ from mtf_scalper.ppo.surrogate import (
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import MatmulPrecision, Settings
 from mtf_scalper.simulator.advantages import Evaluation, PolicyTable
+from mtf_scalper.simulator.by_side import SideEvaluation, SideTable
 from mtf_scalper.simulator.chains import Chains
 
 Floats = NDArray[np.float64]
@@ -215,16 +216,16 @@ def score(book: Book, probabilities: Floats, exit_confidence: float = 0.5) -> Sc
     )
 
 
-def _visits(chains: Chains, table: PolicyTable, evaluation: Evaluation) -> tuple[float, Floats]:
+def _visits(
+    chains: Chains, table: PolicyTable | SideTable, evaluation: Evaluation | SideEvaluation
+) -> tuple[float, Floats]:
     """Return the expected entries, and the expected reward of each row's step, shape (T,)."""
     rows, sides = np.nonzero(chains.chain_at >= 0)
     entries = (evaluation.flat_occupancy[:, None] * table.flat[:, 1:])[rows, sides]
     rewards = np.bincount(
         rows, entries * chains.enter_reward[chains.chain_at[rows, sides]], chains.n_rows
     )
-    in_trade = (1.0 - table.leave) * chains.stay_reward + table.leave * chains.leave_reward
-    held = np.bincount(chains.rows, evaluation.state_occupancy * in_trade, chains.n_rows)
-    return float(entries.sum()), np.asarray(rewards + held, dtype=np.float64)
+    return float(entries.sum()), np.asarray(rewards + evaluation.held_rewards, dtype=np.float64)
 
 
 def _normalized(targets: Targets) -> Targets:

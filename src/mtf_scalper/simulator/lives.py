@@ -36,7 +36,7 @@ class Room(NamedTuple):
     ----------
     states : ndarray of kernels.STATE, shape (2,)
         The trade, and the copy that is left.
-    stayed, left : ndarray of kernels.OUTCOME, shape (S,) or (1,)
+    stayed, left : ndarray of kernels.OUTCOME, shape (>= S,) or (1,)
         What the steps did, by state, for rewards that need it; of length 1 it is overwritten.
     stay_reward, leave_reward : ndarray of float64, shape (S,)
         Log returns.
@@ -71,7 +71,7 @@ def two_ways(terms: Terms) -> Terms:
 
 
 @njit(cache=True, error_model="numpy")
-def enter(terms: Terms, row: int, side: int, room: Room) -> tuple[float, bool]:
+def enter(terms: Terms, row: int, side: int, room: Room, place: int) -> tuple[float, bool]:
     """Enter at a row; return the log return of the step, and whether the trade is open after it.
 
     Parameters
@@ -80,10 +80,11 @@ def enter(terms: Terms, row: int, side: int, room: Room) -> tuple[float, bool]:
     row, side : int
         Where the entry is decided, +1 for long and -1 for short.
     room : Room
-        Its first state is overwritten.
+        ``states[0]`` is overwritten with the trade, and ``stayed[place]`` with what the step did.
+    place : int
     """
     candles, roi, rules = terms
-    rule, state, outcome = rules[0], room.states[0], room.stayed[0]
+    rule, state, outcome = rules[0], room.states[0], room.stayed[place]
     state.row = state.first_row = row
     state.side = 0
     state.equity = state.closed_equity = 1.0
@@ -92,7 +93,30 @@ def enter(terms: Terms, row: int, side: int, room: Room) -> tuple[float, bool]:
     if begin(candles[row], candle, rule, state, LONG_ENTER if side > 0 else SHORT_ENTER, outcome):
         code, price = find_exit(candle, roi, rule, state)
     settle(candle, following, rule, state, code, price, outcome)
-    return log_ratio(outcome.equity, outcome.log_return), outcome.exit_code == STAY
+    outcome.log_return = log_ratio(outcome.equity, outcome.log_return)
+    return outcome.log_return, outcome.exit_code == STAY
+
+
+@njit(cache=True, error_model="numpy")
+def stay(terms: Terms, limit: int, room: Room) -> tuple[int, bool]:
+    """Stay in a trade that is open until the rules end it; ``follow`` without leaving it.
+
+    Nothing is written but ``states[0]``, which is the trade, and the first outcome.
+    """
+    candles, roi, rules = terms
+    rule, trade, outcome = rules[0], room.states[0], room.stayed[0]
+    last_row = len(candles) - 1
+    for age in range(limit):
+        row: Any = np.uint64(trade.row)
+        candle = candles[row + np.uint64(1)]
+        code, price = STAY, 0.0
+        if begin(candles[row], candle, rule, trade, NEUTRAL, outcome):
+            code, price = find_exit(candle, roi, rule, trade)
+        following = candles[np.uint64(min(trade.row + 1, last_row))]
+        settle(candle, following, rule, trade, code, price, outcome)
+        if outcome.exit_code != STAY:
+            return age + 1, False
+    return limit, True
 
 
 @njit(cache=True, error_model="numpy")
@@ -132,13 +156,15 @@ def follow(terms: Terms, limit: int, room: Room, first: int) -> tuple[int, bool]
         room.states[1] = room.states[0]
         begin(decided, candle, fills, twin, exit_, outcome)
         settle(candle, following, fills, twin, STAY, 0.0, outcome)
-        room.leave_reward[place] = log_ratio(outcome.equity, outcome.log_return)
+        outcome.log_return = log_ratio(outcome.equity, outcome.log_return)
+        room.leave_reward[place] = outcome.log_return
         outcome = room.stayed[place if keeps else 0]
         code, price = STAY, 0.0
         if begin(decided, candle, rule, trade, NEUTRAL, outcome):
             code, price = find_exit(candle, roi, rule, trade)
         settle(candle, following, rule, trade, code, price, outcome)
-        room.stay_reward[place] = log_ratio(outcome.equity, outcome.log_return)
+        outcome.log_return = log_ratio(outcome.equity, outcome.log_return)
+        room.stay_reward[place] = outcome.log_return
         if outcome.exit_code != STAY:
             return age + 1, False
     return limit, True

@@ -145,7 +145,7 @@ def _look_at(terms: Terms, row: int, side: int, room: Room, plan: _Plan) -> tupl
         Row at which the trade was entered as which this one goes on after its last state; -1
         where the rules have ended it.
     """
-    reward, is_open = enter(terms, row, 1 - 2 * side, room)
+    reward, is_open = enter(terms, row, 1 - 2 * side, room, 0)
     if not is_open:
         return reward, 0, -1
     n_states, is_cut = follow(terms, len(plan.leaves), room, 0)
