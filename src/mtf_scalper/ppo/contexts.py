@@ -79,24 +79,28 @@ class Book:
         self.features = features if standard is None else standard.of_features(features)
         self._parts: list[_Part] = []
         first_row = first_context = 0
-        found: list[tuple[Rows, NDArray[np.int8], NDArray[np.bool_], NDArray[np.float32]]] = []
+        found: list[list[NDArray[Any]]] = []
         for market in markets:
             chains = chains_of(prepare(market, settings))
+            rows, *columns = _contexts_of(chains, self.sees_position)
+            # The positions stand in the book from here on.
+            chains = chains._replace(position=np.zeros((0, chains.position.shape[1]), np.float32))
             self._parts.append(_Part(chains, first_row, first_context))
-            contexts = _contexts_of(chains, self.sees_position)
-            found.append((contexts[0] + first_row, *contexts[1:]))
+            found.append([rows + first_row, *columns])
             first_row += len(market)
-            first_context += len(contexts[0])
+            first_context += len(rows)
         rows, self.kinds, self.valid, self.position = (
-            np.concatenate(column) for column in zip(*found, strict=True)
+            # Column by column, and none twice.
+            np.concatenate([columns.pop(0) for columns in found])
+            for _ in range(4)
         )
         # ``order`` sorts contexts by candle; ``_place`` says where a context went.
         order = np.argsort(rows, kind="stable")
         self._place = np.empty_like(order)
         self._place[order] = np.arange(len(order))
-        self.kinds, self.valid, self.position = (
-            values[order] for values in (self.kinds, self.valid, self.position)
-        )
+        self.kinds = self.kinds[order]
+        self.valid = self.valid[order]
+        self.position = self.position[order]
         self.rows, starts = np.unique(rows[order], return_index=True)
         self.starts = np.append(starts, len(order)).astype(np.int64)
 
@@ -143,11 +147,14 @@ class Book:
         """Return what an update learns from, in the order of this book."""
         advantages, weights = np.zeros((self.n_contexts, 3)), np.zeros(self.n_contexts)
         for part, evaluation in zip(self._parts, evaluations, strict=True):
-            own, occupancy = _by_context(part.chains, evaluation)
-            places = self._place[part.first_context : part.first_context + len(occupancy)]
-            advantages[places], weights[places] = own, occupancy
-        has_choice = self.valid.sum(axis=1) > 1
-        weights = np.where(has_choice, weights, 0.0)
+            flat, trades = self._places_of(part)
+            rows = slice(part.chains.first_row, part.chains.n_rows - 1)
+            advantages[flat] = evaluation.flat_advantages[rows]
+            weights[flat] = evaluation.flat_occupancy[rows]
+            stay, leave, occupancy = _of_trades(evaluation, rows)
+            advantages[trades, 0], advantages[trades, 1] = stay, leave
+            weights[trades] = occupancy
+        weights[self.valid.sum(axis=1, dtype=np.int8) <= 1] = 0.0
         return Targets(self.kinds, self.valid, probabilities, advantages, weights)
 
     def _table(self, part: _Part, probabilities: Floats) -> PolicyTable:
@@ -163,11 +170,16 @@ class Book:
     def _chances(self, part: _Part, probabilities: Floats) -> tuple[Floats, Floats]:
         """Return a market's probabilities without a position, (T, 3), and of leaving trades."""
         chains = part.chains
-        n_flat, n_own = _n_contexts(chains, self.sees_position)
-        own = probabilities[self._place[part.first_context : part.first_context + n_own]]
+        flat_places, trades = self._places_of(part)
         flat = np.zeros((chains.n_rows, 3))
-        flat[chains.first_row : -1] = own[:n_flat]
-        return flat, np.ascontiguousarray(own[n_flat:, 1])
+        flat[chains.first_row : -1] = probabilities[flat_places]
+        return flat, probabilities[trades, 1]
+
+    def _places_of(self, part: _Part) -> tuple[Rows, Rows]:
+        """Return where a market's contexts stand: without a position, and in trades."""
+        n_flat, n_own = _n_contexts(part.chains, self.sees_position)
+        own = self._place[part.first_context : part.first_context + n_own]
+        return own[:n_flat], own[n_flat:]
 
 
 def _n_contexts(chains: Chains, sees_position: bool) -> tuple[int, int]:
@@ -184,32 +196,29 @@ def _contexts_of(
     flat_valid = chains.flat_valid[flat_rows]
     if sees_position:
         trade_rows, trade_kinds = chains.rows, 1 + chains.sides
-        position = np.zeros((len(flat_rows) + chains.n_states, chains.position.shape[1]))
+        size = (len(flat_rows) + chains.n_states, chains.position.shape[1])
+        position = np.zeros(size, dtype=np.float32)
         position[len(flat_rows) :] = chains.position
     else:
         trade_rows = np.repeat(flat_rows, len(SIDES))
         trade_kinds = np.tile(np.array([1, 2], dtype=np.int8), len(flat_rows))
-        position = np.zeros((len(flat_rows) * (1 + len(SIDES)), 0))
+        position = np.zeros((len(flat_rows) * (1 + len(SIDES)), 0), dtype=np.float32)
     trade_valid = np.broadcast_to(np.array([True, True, False]), (len(trade_rows), 3))
     return (
         np.concatenate([flat_rows, trade_rows]),
         np.concatenate([np.zeros(len(flat_rows), dtype=np.int8), trade_kinds.astype(np.int8)]),
         np.concatenate([flat_valid, trade_valid]),
-        position.astype(np.float32),
+        position,
     )
 
 
-def _by_context(chains: Chains, evaluation: Evaluation | SideEvaluation) -> tuple[Floats, Floats]:
-    """Return advantages (K, 3) and occupancy (K,) of a market's contexts."""
-    rows = slice(chains.first_row, chains.n_rows - 1)
+def _of_trades(
+    evaluation: Evaluation | SideEvaluation, rows: slice
+) -> tuple[Floats, Floats, Floats]:
+    """Return advantages of staying and leaving, and occupancy, of the contexts in trades."""
     stay, leave = evaluation.stay_advantages, evaluation.leave_advantages
-    if isinstance(evaluation, SideEvaluation):
-        stay, leave = stay[:, rows].T.reshape(-1), leave[:, rows].T.reshape(-1)
-        occupancy = evaluation.occupancy[:, rows].T.reshape(-1)
-    else:
-        occupancy = evaluation.state_occupancy
-    trades = np.stack([stay, leave, np.zeros_like(stay)], axis=1)
-    return (
-        np.concatenate([evaluation.flat_advantages[rows], trades]),
-        np.concatenate([evaluation.flat_occupancy[rows], occupancy]),
-    )
+    if isinstance(evaluation, Evaluation):
+        return stay, leave, evaluation.state_occupancy
+    by_side = (stay, leave, evaluation.occupancy)
+    stay, leave, occupancy = (each[:, rows].T.reshape(-1) for each in by_side)
+    return stay, leave, occupancy

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.jit import njit
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import EntryMode, RewardName, Settings, TradeRules
+from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator import kernels, lives
 from mtf_scalper.simulator.lives import enter, follow, stay
 from mtf_scalper.simulator.observation import LONG_TRADE_CANDLES, n_state_inputs
@@ -47,7 +47,7 @@ _BYTES_OF_STATE = {False: 100, True: 310}
 """Memory that a training takes for a state at its most, measured; with ``add_state_info`` each is a
 context of its own."""
 _NOTICED_BYTES = 2**30
-_STEPS_AT_ONCE = 2**15
+_STEPS_AT_ONCE = 2**13
 """Steps whose outcomes are kept for a reward that asks for more than equity."""
 
 
@@ -230,8 +230,7 @@ class _Trades:
     ) -> None:
         self._terms = lives.two_ways(prepared.terms)
         self._rows, self._sides, self._limit = rows, sides, limit
-        self._is_log_return = prepared.settings.reward == RewardName.LOG_RETURN
-        self._reward = compiled_reward(prepared.settings)
+        self._reward = compiled_reward(prepared.settings)  # None for log returns
         self._n_position = n_state_inputs(prepared.settings)
 
     def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -257,15 +256,17 @@ class _Trades:
         for first in range(0, len(self._rows), _STEPS_AT_ONCE):
             piece = slice(first, min(first + _STEPS_AT_ONCE, len(self._rows)))
             rows, sides = self._rows[piece], self._sides[piece]
-            room = lives.room_for(len(rows), len(rows))
+            room = lives.room_for(len(rows), 1 if self._reward is None else len(rows) + 1)
             _enter_all(terms, rows, sides, room)
-            actions = np.array([Action.LONG_ENTER, Action.SHORT_ENTER], dtype=np.int64)[sides]
-            rewards[piece] = self._rewarded(room.stayed, actions, room.stay_reward)
+            rewards[piece] = room.stay_reward
+            if self._reward is not None:
+                actions = np.array([Action.LONG_ENTER, Action.SHORT_ENTER], dtype=np.int64)[sides]
+                rewards[piece] = self._rewarded(room.stayed[: len(rows)], actions)
         return rewards
 
     def fee_relief(self, enter_reward: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return by how much the reward of every entry is lower for its fees."""
-        if not self._is_log_return:
+        if self._reward is not None:
             return np.zeros(len(enter_reward))
         return np.maximum(self.enter(with_fees=False) - enter_reward, 0.0)
 
@@ -276,22 +277,24 @@ class _Trades:
         n_states = int(starts[-1])
         stays, leaves = np.empty(n_states), np.empty(n_states)
         position = np.empty((n_states, self._n_position), dtype=np.float32)
-        for first, last in self._pieces(starts):
+        pieces = [(0, len(self._rows))] if self._reward is None else self._pieces(starts)
+        for first, last in pieces:
             here = slice(starts[first], starts[last])
             n_here = int(starts[last] - starts[first])
             # Only rewards that ask for more than equity need what every step did.
-            n_outcomes = 1 if self._is_log_return else n_here + 1
+            n_outcomes = 1 if self._reward is None else n_here + 1
             room = lives.room_for(0, n_outcomes)._replace(
                 stay_reward=stays[here], leave_reward=leaves[here], position=position[here]
             )
             chains = slice(first, last)
             rows, sides = self._rows[chains], self._sides[chains]
             _live_all(self._terms, rows, sides, starts[first : last + 1], self._limit, room)
-            exits = np.array([Action.LONG_EXIT, Action.SHORT_EXIT], dtype=np.int64)
-            left = exits[np.repeat(sides, np.diff(starts[first : last + 1]))]
-            stayed = np.full(n_here, Action.NEUTRAL, dtype=np.int64)
-            stays[here] = self._rewarded(room.stayed[:n_here], stayed, room.stay_reward)
-            leaves[here] = self._rewarded(room.left[:n_here], left, room.leave_reward)
+            if self._reward is not None:
+                exits = np.array([Action.LONG_EXIT, Action.SHORT_EXIT], dtype=np.int64)
+                left = exits[np.repeat(sides, np.diff(starts[first : last + 1]))]
+                stayed = np.full(n_here, Action.NEUTRAL, dtype=np.int64)
+                stays[here] = self._rewarded(room.stayed[:n_here], stayed)
+                leaves[here] = self._rewarded(room.left[:n_here], left)
         return stays, leaves, position
 
     def _pieces(self, starts: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -304,14 +307,10 @@ class _Trades:
             first = last
 
     def _rewarded(
-        self,
-        outcomes: NDArray[np.void],
-        actions: NDArray[np.int64],
-        log_returns: NDArray[np.float64],
+        self, outcomes: NDArray[np.void], actions: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """Return the rewards of steps."""
-        if self._reward is None:
-            return log_returns
+        assert self._reward is not None
         self._reward.write(outcomes, actions)
         return outcomes["reward"]
 
@@ -320,9 +319,11 @@ class _Trades:
 def _enter_all(
     terms: kernels.Terms, rows: NDArray[np.int64], sides: NDArray[np.int64], room: lives.Room
 ) -> None:
-    """Enter at every (row, side), one outcome and log return each."""
+    """Enter at every (row, side), one log return each, and one outcome if there is room."""
+    keeps = len(room.stayed) > 1
     for chain in range(len(rows)):
-        room.stay_reward[chain], _ = enter(terms, rows[chain], 1 - 2 * sides[chain], room, chain)
+        side, place = 1 - 2 * sides[chain], chain if keeps else 0
+        room.stay_reward[chain], _ = enter(terms, rows[chain], side, room, place)
 
 
 @njit(cache=True, error_model="numpy")
