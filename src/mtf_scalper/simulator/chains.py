@@ -43,7 +43,7 @@ RENEWED_AFTER = 96
 logger = logging.getLogger(__name__)
 
 _MOST_STATES = 60_000_000
-_BYTES_OF_STATE = {False: 100, True: 310}
+_BYTES_OF_STATE = {False: 20, True: 200}
 """Memory that a training takes for a state at its most, measured; with ``add_state_info`` each is a
 context of its own."""
 _NOTICED_BYTES = 2**30
