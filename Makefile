@@ -49,6 +49,7 @@ bench: install
 	$(BIN)/python -m pip install -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/environment.py
+	$(BIN)/python benchmarks/simulate.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/update.py

@@ -194,11 +194,16 @@ def dense_evaluation(chains: Chains, policy: PolicyTable) -> Evaluation:
     return Evaluation(
         flat_values=values[:n_rows],
         flat_advantages=advantages[:n_rows],
-        state_values=values[n_rows:],
         stay_advantages=advantages[n_rows:, 0],
         leave_advantages=advantages[n_rows:, 1],
         flat_occupancy=occupancy[:n_rows],
         state_occupancy=occupancy[n_rows:],
+        held_rewards=np.bincount(
+            chains.rows,
+            occupancy[n_rows:]
+            * (policy.leave * chains.leave_reward + (1.0 - policy.leave) * chains.stay_reward),
+            n_rows,
+        ),
         objective=float(mu @ values[:n_rows]),
     )
 

@@ -25,7 +25,16 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 DOCUMENT = BENCHMARKS.parent / "docs" / "performance.md"
 LEARNING_DOCUMENT = BENCHMARKS.parent / "docs" / "learning_results.md"
 EVIDENCE_DOCUMENT = BENCHMARKS.parent / "docs" / "evidence.md"
-NAMES = ("training", "update", "environment", "scaling", "memory", "startup", "inference")
+NAMES = (
+    "training",
+    "update",
+    "environment",
+    "scaling",
+    "memory",
+    "startup",
+    "inference",
+    "simulate",
+)
 LEARNING_NAMES = ("evaluation", "learning", "real_candles")
 
 pytest.importorskip(
@@ -285,6 +294,43 @@ def test_environment(benchmarks: dict[str, ModuleType], project: Path) -> None:
     assert min(numbers_in(results["combinations"])) > 0
     # What is not met is recorded as well.
     assert [each["met"] for each in results["requirements"]] == [True, True, False, False]
+
+
+def test_simulate(
+    benchmarks: dict[str, ModuleType], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without vectorbt; its trades, given by hand, have to be those of this side."""
+    simulate = benchmarks["simulate"]
+    monkeypatch.setattr(simulate.importlib.util, "find_spec", lambda _name: None)
+    measured = simulate.measure(benchmarks["report"].QUICK, 1)
+    results = written(benchmarks, project, "simulate", measured)
+    assert results["vectorbt"] == "not installed"
+    assert (results["candles"], results["requirements"]) == (1200, [])
+    assert all(each["median"] > 0 for each in results["milliseconds"].values())
+    market, decisions = simulate.market_and_decisions(1200)
+    prepared = simulate.prepare(market, simulate.SETTINGS)
+    (run,) = simulate.play_decided(prepared, decisions)
+    inside = [trade.exit_reason in simulate.INSIDE_EXITS for trade in run.trades]
+    theirs = np.array(
+        [
+            (
+                trade.open_row - 1,
+                trade.close_row - (not is_inside),
+                trade.side < 0,
+                trade.profit_ratio * (1.0 + trade.side * market.fee_rate),
+            )
+            for trade, is_inside in zip(run.trades, inside, strict=True)
+        ]
+    )
+    simulate.check_trades(run, theirs, market.fee_rate)
+    with pytest.raises(simulate.ParityError, match="trades here"):
+        simulate.check_trades(run, theirs[3:], market.fee_rate)
+    theirs[2, 3] += 1e-3
+    with pytest.raises(simulate.ParityError, match=r"profits differ by 0\.001"):
+        simulate.check_trades(run, theirs, market.fee_rate)
+    theirs[1, 1] += 1
+    with pytest.raises(simulate.ParityError, match="trade 1"):
+        simulate.check_trades(run, theirs, market.fee_rate)
 
 
 def test_scaling(benchmarks: dict[str, ModuleType], project: Path) -> None:

@@ -173,7 +173,7 @@ def test_markets_in_one_book_are_worth_what_they_are_alone() -> None:
         alone = Book([market], settings)
         (own,) = alone.evaluate(alone.tables(probabilities_on(network, alone)), 0.9)
         np.testing.assert_allclose(evaluation.flat_values, own.flat_values, atol=1e-6)
-        np.testing.assert_allclose(evaluation.state_occupancy, own.state_occupancy, atol=1e-6)
+        np.testing.assert_allclose(evaluation.occupancy, own.occupancy, atol=1e-6)
         n_contexts += alone.n_contexts
     assert together.n_contexts == n_contexts
     assert together.targets(chances, joint).weights.sum() > 0.0

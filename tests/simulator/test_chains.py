@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -212,3 +213,19 @@ def test_without_entries_and_rules_the_oracle_trades_at_will(make_market: Any) -
     assert run.log_return > 0.0
     assert {trade.side for trade in run.trades} == set(SIDES)
     assert oracle(make_market(n_candles=80, volatility=1e-5)).trades == ()
+
+
+def test_the_memory_of_the_optimum_is_some_numbers_per_candle(make_market: Any) -> None:
+    """However many states its trades have; they were all kept."""
+    rules = {"stoploss": -0.2, "minimal_roi": {0: 0.2}}
+    settings = settings_with(EntryMode.ANY, rules)
+    taken = {}
+    for n_candles in (1000, 4000):
+        market = make_market(n_candles=n_candles)
+        oracle(market, settings)
+        tracemalloc.start()
+        oracle(market, settings)
+        taken[n_candles] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # Trades of up to 300 candles on two sides of every candle; 30,000 bytes when they were kept.
+    assert (taken[4000] - taken[1000]) / 3000 < 2000

@@ -78,11 +78,11 @@ def test_no_exit_that_the_rules_force_is_overlooked(leverage: list[float]) -> No
         candles, states = random_trades(rng, leverage)
         settings = Settings(window_size=1, rules=random_rules(rng))
         market = Market(features=np.zeros((3, 1)), ohlc=np.arange(1.0, 4.0)[:, None] * np.ones(4))
-        _, roi, rules = prepare(market, settings).terms
-        lowest = roi[:, 1].min(initial=math.inf)
+        terms = kernels.terms_with(prepare(market, settings).terms, last_row=-1)  # no end of data
+        _, roi, rules = terms
         for candle, state in zip(candles, states, strict=True):
-            code, _ = kernels._find_exit(candle, roi, rules[0], state, False)
-            may_be = kernels._may_be_forced(candle, rules[0], state, lowest)
+            code, _ = kernels.find_exit(candle, roi, rules[0], state)
+            may_be = kernels._may_be_forced(candle, rules[0], state)
             assert may_be or code == STAY, (candle, state, settings.rules)
             n_exits += code != STAY
             n_spared += not may_be
@@ -109,7 +109,7 @@ def test_log_of_a_ratio() -> None:
     for size in (1e-9, 1e-4, 0.02, 0.05, 0.11, 1.0, 10.0):
         for numerator in np.exp(rng.uniform(-size, size, 1000)).tolist():
             expected = math.log(numerator)
-            assert kernels._log_ratio(numerator, 1.0) == pytest.approx(
+            assert kernels.log_ratio(numerator, 1.0) == pytest.approx(
                 expected, rel=0, abs=4e-16 * max(1.0, size)
             )
-    assert kernels._log_ratio(0.7, 0.7) == 0.0
+    assert kernels.log_ratio(0.7, 0.7) == 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,15 @@ import mtf_scalper
 from mtf_scalper.errors import MarketError
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
-from mtf_scalper.simulator.playback import Simulation, play, valid_actions
+from mtf_scalper.simulator import playback
+from mtf_scalper.simulator.oracle import oracle
+from mtf_scalper.simulator.playback import (
+    Simulation,
+    play,
+    play_by_chance,
+    play_decided,
+    valid_actions,
+)
 from mtf_scalper.simulator.playback import Simulation as SimulationOfInference
 from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.reference import ReferenceEnv
@@ -117,6 +126,78 @@ def test_any_number_of_runs(seed: int, n_runs: int) -> None:
     assert_equal_runs(seed, n_runs)
 
 
+def assert_same(ours: Simulation, theirs: Simulation) -> None:
+    assert ours.trades == theirs.trades
+    np.testing.assert_array_equal(ours.equity, theirs.equity)
+    np.testing.assert_array_equal(ours.actions, theirs.actions)
+    assert (ours.equity.dtype, ours.actions.dtype) == (np.float64, np.int64)
+
+
+@pytest.mark.parametrize("steps_at_once", [1, 50, 2**17])
+def test_tables_are_walked_as_the_reference_steps(
+    monkeypatch: pytest.MonkeyPatch, steps_at_once: int
+) -> None:
+    """Every exit, every entry mode, any cut of the walk into pieces: to the last bit."""
+    monkeypatch.setattr(playback, "_STEPS_AT_ONCE", steps_at_once)
+    reasons: Counter[str] = Counter()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        market, settings = (
+            wild_market(rng),
+            random_settings(rng),
+        )
+        acts = rng.random((3, len(market), 3)) < rng.choice([0.1, 0.6])
+        tables = np.where(acts, rng.integers(0, 5, acts.shape), 0)
+        runs = play_decided(prepare(market, settings), tables)
+        assert len(runs) == 3
+        for table, ours in zip(tables, runs, strict=True):
+
+            def decide(row: int, state: np.ndarray, _mask: object, table: Any = table) -> int:
+                return int(table[row, int(state[0]) + 1])
+
+            assert_same(ours, by_reference(market, settings, decide))
+            reasons.update(trade.exit_reason for trade in ours.trades)
+    assert set(reasons) == set(ExitReason), f"exits that never happened: {reasons}"
+    assert min(reasons.values()) >= 3
+
+
+@pytest.mark.parametrize("steps_at_once", [1, 50, 2**17])
+def test_trades_left_by_chance_are_those_of_runs_that_are_stepped(
+    monkeypatch: pytest.MonkeyPatch, steps_at_once: int
+) -> None:
+    monkeypatch.setattr(playback, "_STEPS_AT_ONCE", steps_at_once)
+    n_runs = 7
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        market, settings = wild_market(rng), random_settings(rng)
+        entries, chances = rng.integers(0, 5, len(market)), rng.random(6) * 0.3
+        prepared, again = prepare(market, settings), np.random.default_rng(seed)
+
+        def choose(
+            row: int,
+            states: np.ndarray,
+            _extras: np.ndarray,
+            known: Any = (again, entries, chances),
+        ) -> np.ndarray:
+            drawn, entries, chances = known
+            ages = np.clip(row + 1 - states["open_row"], 0, len(chances) - 1)
+            leaves = drawn.random(n_runs) < chances[ages]
+            exits = np.where(states["side"] > 0, Action.LONG_EXIT, Action.SHORT_EXIT)
+            stays = np.where(leaves, exits, Action.NEUTRAL)
+            return np.where(states["side"] == 0, entries[row], stays)
+
+        runs = play_by_chance(prepared, entries, chances, n_runs, np.random.default_rng(seed))
+        for ours, theirs in zip(runs, play(prepared, choose, n_runs), strict=True):
+            assert_same(ours, theirs)
+
+
+def test_the_optimum_leaves_a_trade_that_outlives_its_plan() -> None:
+    """An exit that the plan counts as filled waits here, and then the stop's order does."""
+    rng = np.random.default_rng(103)
+    market, settings = wild_market(rng), random_settings(rng)
+    assert oracle(market, settings).trades  # it did not return
+
+
 def enter_long(_row: int, states: np.ndarray, _extras: np.ndarray) -> np.ndarray:
     return np.where(states["side"] == 0, Action.LONG_ENTER, Action.NEUTRAL)
 
@@ -158,6 +239,11 @@ def test_a_ruined_account_ends_alone() -> None:
     assert alive.equity[-1] == pytest.approx(1.0 + 5.0 * (0.9995 / 1.0005 - 1.0))
     (alone,) = play(prepare(market, settings), enter_long)
     assert (alone.trades, alone.equity.tolist()) == (gone.trades, gone.equity.tolist())
+    table = np.zeros((2, 8, 3), dtype=np.int8)
+    table[0, :, 1] = table[1, 3:, 1] = Action.LONG_ENTER
+    walked = play_decided(prepare(market, settings), table)
+    for ours, theirs in zip(walked, (gone, alive), strict=True):
+        assert_same(ours, theirs)
 
 
 def test_calls_that_cannot_be_are_refused(make_market) -> None:

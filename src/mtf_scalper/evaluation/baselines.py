@@ -1,6 +1,6 @@
 """What others would have made of the same market: the same fees, funding, fills and forced exits.
 
-Each baseline is traded through ``play``, the very kernel that the judged run was traded through.
+Each baseline is traded through the very kernel that the judged run was traded through.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
-from mtf_scalper.simulator.playback import Simulation, play, valid_actions
+from mtf_scalper.simulator.playback import (
+    Simulation,
+    play_by_chance,
+    play_decided,
+    valid_actions,
+)
 from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, ExitReason, Side
 
@@ -39,13 +44,9 @@ def buy_and_hold(market: Market, settings: Settings) -> Simulation:
         rules=TradeRules(entry=EntryMode.ANY, can_short=False, liquidation_buffer=0.0)
     )
     unlevered = replace(market, leverage=np.ones(len(market)), report_gaps=False)
-
-    def choose(
-        _row: int, states: NDArray[np.void], _extras: NDArray[np.float32]
-    ) -> NDArray[np.int64]:
-        return np.where(states["side"] == Side.FLAT, Action.LONG_ENTER, Action.NEUTRAL)
-
-    return play(prepare(unlevered, held), choose)[0]
+    enters = np.zeros((1, len(market), 3), dtype=np.int8)
+    enters[:, :, Side.FLAT + 1] = Action.LONG_ENTER
+    return play_decided(prepare(unlevered, held), enters)[0]
 
 
 def classic_exits(market: Market, settings: Settings) -> Simulation | None:
@@ -65,14 +66,9 @@ def classic_exits(market: Market, settings: Settings) -> Simulation | None:
     entries = valid_actions(prepared)[prepared.first_row :, Side.FLAT + 1, 1:]
     if not entries.any():
         return None
-
-    def choose(
-        _row: int, states: NDArray[np.void], _extras: NDArray[np.float32]
-    ) -> NDArray[np.int64]:
-        # Where an entry is the only valid action, it is what this becomes.
-        return np.full(len(states), Action.NEUTRAL)
-
-    return play(prepared, choose)[0]
+    # Where an entry is the only valid action, it is what this becomes.
+    stays = np.full((1, len(market), 3), Action.NEUTRAL, dtype=np.int8)
+    return play_decided(prepared, stays)[0]
 
 
 def random_exits(
@@ -120,17 +116,7 @@ def random_exits(
     if entries is None:
         is_entry = np.isin(run.actions, (Action.LONG_ENTER, Action.SHORT_ENTER))
         entries = np.where(is_entry, run.actions, Action.NEUTRAL)
-
-    def choose(
-        row: int, states: NDArray[np.void], _extras: NDArray[np.float32]
-    ) -> NDArray[np.int64]:
-        sides = states["side"]
-        ages = np.clip(row + 1 - states["open_row"], 0, len(chances) - 1)
-        leaves = rng.random(n_draws) < chances[ages]
-        exits = np.where(sides > 0, Action.LONG_EXIT, Action.SHORT_EXIT)
-        return np.where(sides == 0, entries[row], np.where(leaves, exits, Action.NEUTRAL))
-
-    draws = play(prepare(market, settings), choose, n_draws)
+    draws = play_by_chance(prepare(market, settings), entries, chances, n_draws, rng)
     return tuple(replace(draw, entries=run.entries) for draw in draws)
 
 

@@ -19,7 +19,7 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.policy import Policy, decisions_by_side
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import masked_probabilities
-from mtf_scalper.simulator.playback import play
+from mtf_scalper.simulator.playback import play, play_decided
 from mtf_scalper.simulator.prepared import PreparedMarket, prepare
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
 
@@ -188,7 +188,9 @@ def _log_returns(
     decided = np.empty((n_runs, len(prepared), 3), dtype=np.int8)
     for run, features in enumerate(versions):
         decided[run] = decisions_by_side(policy.probabilities(features), prepared)
-    by_position, confidence = policy.settings.add_state_info, prepared.rules.exit_confidence
+    if not policy.settings.add_state_info:
+        return [run.log_return for run in play_decided(prepared, decided)]
+    confidence = prepared.rules.exit_confidence
     runs = np.arange(n_runs)
 
     def choose(
@@ -196,7 +198,7 @@ def _log_returns(
     ) -> NDArray[np.int64]:
         sides = states["side"]
         actions: NDArray[np.int64] = decided[runs, row, sides + 1].astype(np.int64)
-        if by_position and sides.any():
+        if sides.any():
             held = np.flatnonzero(sides)
             length = policy.window_shape[0]
             windows = np.stack([versions[run][row + 1 - length : row + 1] for run in held.tolist()])

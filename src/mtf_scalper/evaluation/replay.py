@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings
-from mtf_scalper.simulator.playback import Simulation, play, valid_actions
+from mtf_scalper.simulator.playback import Simulation, play_decided, valid_actions
 from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, ExitReason, Side, Trade
 
@@ -27,22 +27,15 @@ def replay(market: Market, settings: Settings, trades: Sequence[Trade]) -> Simul
     trades : sequence of Trade
         With rows of ``market``.
     """
-    entries = np.zeros(len(market), dtype=np.int64)
-    exits = np.zeros(len(market), dtype=np.int64)
+    decided = np.zeros((1, len(market), len(Side)), dtype=np.int8)
     for trade in trades:
-        entries[trade.open_row - 1] = _entry_of(trade)
+        decided[0, trade.open_row - 1, Side.FLAT + 1] = _entry_of(trade)
         if trade.exit_reason is ExitReason.AGENT:
-            is_long = trade.side is Side.LONG
-            exits[trade.close_row - 1] = Action.LONG_EXIT if is_long else Action.SHORT_EXIT
-
-    def choose(
-        row: int, states: NDArray[np.void], _extras: NDArray[np.float32]
-    ) -> NDArray[np.int64]:
-        return np.asarray(np.where(states["side"] == Side.FLAT, entries[row], exits[row]))
-
+            leave = Action.LONG_EXIT if trade.side is Side.LONG else Action.SHORT_EXIT
+            decided[0, trade.close_row - 1, trade.side + 1] = leave
     # The backtester may have left an entry out that the rules want, with all slots taken, say.
     free = settings.changed(rules=settings.rules.changed(entry=EntryMode.ANY))
-    (run,) = play(prepare(market, free), choose)
+    (run,) = play_decided(prepare(market, free), decided)
     if settings.rules.for_market(market).entry is EntryMode.ALWAYS:
         return replace(run, entries=_entry_rule(market, settings))
     return run

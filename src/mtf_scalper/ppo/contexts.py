@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from mtf_scalper.ppo.standard import Standard
 from mtf_scalper.ppo.surrogate import Targets
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.advantages import Evaluation, PolicyTable, evaluate_policy
+from mtf_scalper.simulator.by_side import SideEvaluation, SideTable, evaluate_by_side
 from mtf_scalper.simulator.chains import SIDES, Chains, chains_of
 from mtf_scalper.simulator.prepared import prepare
 
@@ -36,7 +38,6 @@ class _Part:
     chains: Chains
     first_row: int
     first_context: int
-    trade_context: Rows
 
 
 class Book:
@@ -78,25 +79,28 @@ class Book:
         self.features = features if standard is None else standard.of_features(features)
         self._parts: list[_Part] = []
         first_row = first_context = 0
-        found: list[tuple[Rows, NDArray[np.int8], NDArray[np.bool_], NDArray[np.float32]]] = []
+        found: list[list[NDArray[Any]]] = []
         for market in markets:
             chains = chains_of(prepare(market, settings))
-            trade_context = _trade_context(chains, self.sees_position)
-            self._parts.append(_Part(chains, first_row, first_context, trade_context))
-            contexts = _contexts_of(chains, self.sees_position)
-            found.append((contexts[0] + first_row, *contexts[1:]))
+            rows, *columns = _contexts_of(chains, self.sees_position)
+            # The positions stand in the book from here on.
+            chains = chains._replace(position=np.zeros((0, chains.position.shape[1]), np.float32))
+            self._parts.append(_Part(chains, first_row, first_context))
+            found.append([rows + first_row, *columns])
             first_row += len(market)
-            first_context += len(contexts[0])
+            first_context += len(rows)
         rows, self.kinds, self.valid, self.position = (
-            np.concatenate(column) for column in zip(*found, strict=True)
+            # Column by column, and none twice.
+            np.concatenate([columns.pop(0) for columns in found])
+            for _ in range(4)
         )
         # ``order`` sorts contexts by candle; ``_place`` says where a context went.
         order = np.argsort(rows, kind="stable")
         self._place = np.empty_like(order)
         self._place[order] = np.arange(len(order))
-        self.kinds, self.valid, self.position = (
-            values[order] for values in (self.kinds, self.valid, self.position)
-        )
+        self.kinds = self.kinds[order]
+        self.valid = self.valid[order]
+        self.position = self.position[order]
         self.rows, starts = np.unique(rows[order], return_index=True)
         self.starts = np.append(starts, len(order)).astype(np.int64)
 
@@ -110,7 +114,7 @@ class Book:
         """Chains of each market."""
         return [part.chains for part in self._parts]
 
-    def tables(self, probabilities: Floats) -> list[PolicyTable]:
+    def tables(self, probabilities: Floats) -> list[PolicyTable | SideTable]:
         """Return a policy as the evaluation of each market takes it.
 
         Parameters
@@ -118,50 +122,70 @@ class Book:
         probabilities : ndarray of float64, shape (K, 3)
             Of ``ACTIONS_IN``, context by context as in this book.
         """
-        return [self._table(part, probabilities) for part in self._parts]
+        if self.sees_position:
+            return [self._table(part, probabilities) for part in self._parts]
+        return [self._side_table(part, probabilities) for part in self._parts]
 
     def evaluate(
-        self, tables: Sequence[PolicyTable], gamma: float, fee_share: float = 1.0
-    ) -> list[Evaluation]:
+        self,
+        tables: Sequence[PolicyTable | SideTable],
+        gamma: float,
+        fee_share: float = 1.0,
+    ) -> list[Evaluation | SideEvaluation]:
         """Return what a policy is worth on each market."""
+        evaluate: Any = evaluate_policy if self.sees_position else evaluate_by_side
         return [
-            evaluate_policy(part.chains, table, gamma, fee_share=fee_share)
+            evaluate(part.chains, table, gamma, fee_share=fee_share)
             for part, table in zip(self._parts, tables, strict=True)
         ]
 
-    def targets(self, probabilities: Floats, evaluations: Sequence[Evaluation]) -> Targets:
+    def targets(
+        self,
+        probabilities: Floats,
+        evaluations: Sequence[Evaluation | SideEvaluation],
+    ) -> Targets:
         """Return what an update learns from, in the order of this book."""
         advantages, weights = np.zeros((self.n_contexts, 3)), np.zeros(self.n_contexts)
         for part, evaluation in zip(self._parts, evaluations, strict=True):
-            chains = part.chains
-            own, occupancy = _by_context(chains, evaluation, part.trade_context)
-            places = self._place[part.first_context : part.first_context + len(occupancy)]
-            advantages[places], weights[places] = own, occupancy
-        has_choice = self.valid.sum(axis=1) > 1
-        weights = np.where(has_choice, weights, 0.0)
+            flat, trades = self._places_of(part)
+            rows = slice(part.chains.first_row, part.chains.n_rows - 1)
+            advantages[flat] = evaluation.flat_advantages[rows]
+            weights[flat] = evaluation.flat_occupancy[rows]
+            stay, leave, occupancy = _of_trades(evaluation, rows)
+            advantages[trades, 0], advantages[trades, 1] = stay, leave
+            weights[trades] = occupancy
+        weights[self.valid.sum(axis=1, dtype=np.int8) <= 1] = 0.0
         return Targets(self.kinds, self.valid, probabilities, advantages, weights)
 
     def _table(self, part: _Part, probabilities: Floats) -> PolicyTable:
+        flat, leave = self._chances(part, probabilities)
+        return PolicyTable(flat, leave)
+
+    def _side_table(self, part: _Part, probabilities: Floats) -> SideTable:
+        flat, leave = self._chances(part, probabilities)
+        by_side = np.zeros((len(SIDES), len(flat)))
+        by_side[:, part.chains.first_row : -1] = leave.reshape(-1, len(SIDES)).T
+        return SideTable(flat, by_side)
+
+    def _chances(self, part: _Part, probabilities: Floats) -> tuple[Floats, Floats]:
+        """Return a market's probabilities without a position, (T, 3), and of leaving trades."""
         chains = part.chains
-        n_flat, n_own = _n_contexts(chains, self.sees_position)
-        own = probabilities[self._place[part.first_context : part.first_context + n_own]]
+        flat_places, trades = self._places_of(part)
         flat = np.zeros((chains.n_rows, 3))
-        flat[chains.first_row : -1] = own[:n_flat]
-        leave = np.ascontiguousarray(own[n_flat:, 1])
-        return PolicyTable(flat, leave if self.sees_position else leave[part.trade_context])
+        flat[chains.first_row : -1] = probabilities[flat_places]
+        return flat, probabilities[trades, 1]
+
+    def _places_of(self, part: _Part) -> tuple[Rows, Rows]:
+        """Return where a market's contexts stand: without a position, and in trades."""
+        n_flat, n_own = _n_contexts(part.chains, self.sees_position)
+        own = self._place[part.first_context : part.first_context + n_own]
+        return own[:n_flat], own[n_flat:]
 
 
 def _n_contexts(chains: Chains, sees_position: bool) -> tuple[int, int]:
     """Return the contexts without a position, and all contexts of a market."""
     n_flat = chains.n_rows - 1 - chains.first_row
     return n_flat, n_flat + (chains.n_states if sees_position else len(SIDES) * n_flat)
-
-
-def _trade_context(chains: Chains, sees_position: bool) -> Rows:
-    """Return the context of each state, counted behind those without a position; (S,) or (0,)."""
-    if sees_position:
-        return np.zeros(0, dtype=np.int64)
-    return len(SIDES) * (chains.rows - chains.first_row) + chains.sides
 
 
 def _contexts_of(
@@ -172,40 +196,29 @@ def _contexts_of(
     flat_valid = chains.flat_valid[flat_rows]
     if sees_position:
         trade_rows, trade_kinds = chains.rows, 1 + chains.sides
-        position = np.zeros((len(flat_rows) + chains.n_states, chains.position.shape[1]))
+        size = (len(flat_rows) + chains.n_states, chains.position.shape[1])
+        position = np.zeros(size, dtype=np.float32)
         position[len(flat_rows) :] = chains.position
     else:
         trade_rows = np.repeat(flat_rows, len(SIDES))
         trade_kinds = np.tile(np.array([1, 2], dtype=np.int8), len(flat_rows))
-        position = np.zeros((len(flat_rows) * (1 + len(SIDES)), 0))
+        position = np.zeros((len(flat_rows) * (1 + len(SIDES)), 0), dtype=np.float32)
     trade_valid = np.broadcast_to(np.array([True, True, False]), (len(trade_rows), 3))
     return (
         np.concatenate([flat_rows, trade_rows]),
         np.concatenate([np.zeros(len(flat_rows), dtype=np.int8), trade_kinds.astype(np.int8)]),
         np.concatenate([flat_valid, trade_valid]),
-        position.astype(np.float32),
+        position,
     )
 
 
-def _by_context(chains: Chains, evaluation: Evaluation, contexts: Rows) -> tuple[Floats, Floats]:
-    """Return advantages (K, 3) and occupancy (K,) of a market's contexts.
-
-    ``contexts`` says to which one each state belongs; empty where each is one of its own.
-    """
-    rows = slice(chains.first_row, chains.n_rows - 1)
+def _of_trades(
+    evaluation: Evaluation | SideEvaluation, rows: slice
+) -> tuple[Floats, Floats, Floats]:
+    """Return advantages of staying and leaving, and occupancy, of the contexts in trades."""
     stay, leave = evaluation.stay_advantages, evaluation.leave_advantages
-    occupancy: Floats = evaluation.state_occupancy
-    if len(contexts):
-        n_contexts = len(SIDES) * (chains.n_rows - 1 - chains.first_row)
-        weighted = (occupancy, occupancy * stay, occupancy * leave)
-        occupancy, stay, leave = (
-            np.bincount(contexts, weights=values, minlength=n_contexts).astype(np.float64)
-            for values in weighted
-        )
-        share = np.where(occupancy > 0.0, occupancy, 1.0)
-        stay, leave = stay / share, leave / share
-    trades = np.stack([stay, leave, np.zeros_like(stay)], axis=1)
-    return (
-        np.concatenate([evaluation.flat_advantages[rows], trades]),
-        np.concatenate([evaluation.flat_occupancy[rows], occupancy]),
-    )
+    if isinstance(evaluation, Evaluation):
+        return stay, leave, evaluation.state_occupancy
+    by_side = (stay, leave, evaluation.occupancy)
+    stay, leave, occupancy = (each[:, rows].T.reshape(-1) for each in by_side)
+    return stay, leave, occupancy

@@ -30,6 +30,7 @@ from mtf_scalper.ppo.surrogate import (
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import MatmulPrecision, Settings
 from mtf_scalper.simulator.advantages import Evaluation, PolicyTable
+from mtf_scalper.simulator.by_side import SideEvaluation, SideTable
 from mtf_scalper.simulator.chains import Chains
 
 Floats = NDArray[np.float64]
@@ -85,8 +86,6 @@ class ExactLearner:
         self._thinning = self._random if settings.dropout else None
         self._average = self._network.storage.weights.detach().clone()
         self._n_steps = 0
-        self._contexts = np.empty(book.n_contexts, dtype=np.int64)
-        self._owners = np.empty(book.n_contexts, dtype=np.int64)
 
     @team()
     def cycle(self, fee_share: float) -> dict[str, float]:
@@ -108,6 +107,7 @@ class ExactLearner:
                 "it has to be finite at every candle"
             )
         targets = book.targets(probabilities, evaluations)
+        del tables, evaluations
         if settings.normalize_advantage:
             targets = _normalized(targets)
         counts = np.add.reduceat(targets.weights, book.starts[:-1])
@@ -153,10 +153,10 @@ class ExactLearner:
     def _minibatch(self, candles: NDArray[np.int64], targets: Targets) -> Floats:
         """Write the gradients of a minibatch of candles and return its losses."""
         book, settings = self._book, self._settings
-        n_contexts = gather_contexts(
-            candles, book.starts, self._contexts, self._owners, targets.weights
-        )
-        contexts, owners = self._contexts[:n_contexts], self._owners[:n_contexts]
+        room = int((book.starts[candles + 1] - book.starts[candles]).sum())
+        contexts, owners = np.empty(room, dtype=np.int64), np.empty(room, dtype=np.int64)
+        n_contexts = gather_contexts(candles, book.starts, contexts, owners, targets.weights)
+        contexts, owners = contexts[:n_contexts], owners[:n_contexts]
         position = book.position[contexts]
         rows = book.rows[candles]
         logits = self._network.forward(book.features, rows, owners, position, self._thinning)
@@ -215,16 +215,16 @@ def score(book: Book, probabilities: Floats, exit_confidence: float = 0.5) -> Sc
     )
 
 
-def _visits(chains: Chains, table: PolicyTable, evaluation: Evaluation) -> tuple[float, Floats]:
+def _visits(
+    chains: Chains, table: PolicyTable | SideTable, evaluation: Evaluation | SideEvaluation
+) -> tuple[float, Floats]:
     """Return the expected entries, and the expected reward of each row's step, shape (T,)."""
     rows, sides = np.nonzero(chains.chain_at >= 0)
     entries = (evaluation.flat_occupancy[:, None] * table.flat[:, 1:])[rows, sides]
     rewards = np.bincount(
         rows, entries * chains.enter_reward[chains.chain_at[rows, sides]], chains.n_rows
     )
-    in_trade = (1.0 - table.leave) * chains.stay_reward + table.leave * chains.leave_reward
-    held = np.bincount(chains.rows, evaluation.state_occupancy * in_trade, chains.n_rows)
-    return float(entries.sum()), np.asarray(rewards + held, dtype=np.float64)
+    return float(entries.sum()), np.asarray(rewards + evaluation.held_rewards, dtype=np.float64)
 
 
 def _normalized(targets: Targets) -> Targets:
@@ -233,5 +233,6 @@ def _normalized(targets: Targets) -> Targets:
     total = weights.sum()
     if not total > 0.0:
         return targets
-    deviation = float(np.sqrt((weights * targets.advantages**2).sum() / total))
+    weights *= targets.advantages**2
+    deviation = float(np.sqrt(weights.sum() / total))
     return targets._replace(advantages=targets.advantages / (deviation + 1e-8))

@@ -28,7 +28,7 @@ from mtf_scalper.simulator.observation import (
     n_state_inputs,
     position_state,
 )
-from mtf_scalper.simulator.playback import Simulation, play, valid_actions
+from mtf_scalper.simulator.playback import Simulation, play, play_decided, valid_actions
 from mtf_scalper.simulator.prepared import PreparedMarket, prepare
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side, five_actions
 
@@ -305,19 +305,19 @@ def simulate(
     prepared = prepare(market, settings)
     probabilities = policy.probabilities(market.features)
     decisions = decisions_by_side(probabilities, prepared)
-    by_position = policy.settings.add_state_info
 
     def choose(
         row: int, states: NDArray[np.void], extras: NDArray[np.float32]
     ) -> NDArray[np.int64]:
         side = int(states["side"][0])
-        if side == Side.FLAT or not by_position:
+        if side == Side.FLAT:
             return decisions[row, side + 1 : side + 2]
         state, mask = extras[0, :-N_ACTIONS], extras[0, -N_ACTIONS:] > 0.0
         chances = policy.probabilities_in(market.features, row, state)
         return np.array([masked_action(chances, mask, prepared.rules.exit_confidence)])
 
-    (run,) = play(prepared, choose)
+    sees_position = policy.settings.add_state_info
+    (run,) = play(prepared, choose) if sees_position else play_decided(prepared, decisions[None])
     return replace(run, entries=decisions[:, Side.FLAT + 1].copy())
 
 

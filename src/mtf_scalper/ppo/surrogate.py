@@ -68,7 +68,7 @@ def gather_contexts(
     candles : ndarray of int64, shape (B,)
         Indices of the minibatch's candles.
     starts : ndarray of int64, shape (R + 1,)
-    contexts, owners : ndarray of int64, shape (>= K,)
+    contexts, owners : ndarray of int64, with room for all contexts of these candles
         Overwritten with contexts of positive weight, and the place of their candles in ``candles``.
     weights : ndarray of float64, shape (K,)
     """

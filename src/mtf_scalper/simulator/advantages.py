@@ -18,7 +18,7 @@ a)``. Both walks touch every state once: the cost is linear in candles and state
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,22 +54,23 @@ class Evaluation(NamedTuple):
         Expected discounted reward from a row on, without a position; 0 at the last row.
     flat_advantages : ndarray of float64, shape (T, 3)
         Of ``FLAT_ACTIONS`` over that value; 0 where invalid.
-    state_values : ndarray of float64, shape (S,)
     stay_advantages, leave_advantages : ndarray of float64, shape (S,)
     flat_occupancy : ndarray of float64, shape (T,)
         Discounted number of visits to a row without a position.
     state_occupancy : ndarray of float64, shape (S,)
+    held_rewards : ndarray of float64, shape (T,)
+        Expected reward of the steps that are decided in trades, by row.
     objective : float
         ``sum_t mu(t) V(t)``.
     """
 
     flat_values: Floats
     flat_advantages: Floats
-    state_values: Floats
     stay_advantages: Floats
     leave_advantages: Floats
     flat_occupancy: Floats
     state_occupancy: Floats
+    held_rewards: Floats
     objective: float = 0.0
 
 
@@ -109,15 +110,20 @@ def evaluate_policy(
     """
     if weights is None:
         weights = start_weights(chains, gamma)
-    enter_reward = chains.enter_reward
-    if fee_share < 1.0:
-        enter_reward = enter_reward + (1.0 - fee_share) * chains.fee_relief
     found = _nothing(chains)
-    _walk_back(chains, enter_reward, policy, gamma, False, found)
+    first_values = np.zeros(len(chains.enter_reward))
+    _walk_back(chains, charged(chains, fee_share), policy, gamma, first_values, found)
     _walk_on(chains, policy, gamma, weights, found)
     found.flat_occupancy[-1] = 0.0  # nothing is decided on the last row
     # NumPy's dot product would add in another order with another number of threads.
     return found._replace(objective=float((weights * found.flat_values).sum()))
+
+
+def charged(chains: Chains, fee_share: float) -> Floats:
+    """Return the rewards of entries where so much of the fees is charged, shape (C,)."""
+    if fee_share < 1.0:
+        return chains.enter_reward + (1.0 - fee_share) * chains.fee_relief
+    return chains.enter_reward
 
 
 def greedy_policy(chains: Chains) -> tuple[float, PolicyTable]:
@@ -126,9 +132,9 @@ def greedy_policy(chains: Chains) -> tuple[float, PolicyTable]:
     Where two actions are equal, it takes the one that trades less.
     """
     best = PolicyTable(np.zeros((chains.n_rows, 3)), np.zeros(chains.n_states))
-    found = _nothing(chains)
-    _walk_back(chains, chains.enter_reward, best, 1.0, True, found)
-    return float(found.flat_values[chains.first_row]), best
+    values = np.zeros(chains.n_rows)
+    _walk_back_greedily(chains, values, np.zeros(len(chains.enter_reward)), best)
+    return float(values[chains.first_row]), best
 
 
 def _nothing(chains: Chains) -> Evaluation:
@@ -136,11 +142,11 @@ def _nothing(chains: Chains) -> Evaluation:
     return Evaluation(
         flat_values=np.zeros(n_rows),
         flat_advantages=np.zeros((n_rows, 3)),
-        state_values=np.zeros(n_states),
         stay_advantages=np.zeros(n_states),
         leave_advantages=np.zeros(n_states),
         flat_occupancy=np.zeros(n_rows),
         state_occupancy=np.zeros(n_states),
+        held_rewards=np.zeros(n_rows),
     )
 
 
@@ -150,13 +156,12 @@ def _walk_back(
     enter_reward: Floats,
     policy: PolicyTable,
     gamma: float,
-    is_greedy: bool,
+    first_values: Floats,
     found: Evaluation,
 ) -> None:
     """Write values and advantages, from the last row to the first.
 
-    A greedy policy is not read but written, row by row: what is best given the values found so far
-    (Bellman 1957); its advantages stay as they are.
+    ``first_values`` gets what the first state of every chain is worth.
     """
     values, advantages = found.flat_values, found.flat_advantages
     starts, continues = chains.starts, chains.continues
@@ -169,44 +174,143 @@ def _walk_back(
             # After its last state, at row ``row + end - first``, the trade is over or goes on.
             value = values[row + 1 + end - first]
             if continues[chain] >= 0:
-                value = found.state_values[starts[continues[chain]]]
+                value = first_values[continues[chain]]
+            gains = found.leave_advantages[first:end]
+            first_values[chain] = values_of_trade(
+                chains.stay_reward[first:end],
+                chains.leave_reward[first:end],
+                policy.leave[first:end],
+                values[row + 2 : row + 2 + end - first],
+                value,
+                gamma,
+                gains,
+            )
             for state in range(end - 1, first - 1, -1):
-                stay = chains.stay_reward[state] + gamma * value
-                out = chains.leave_reward[state] + gamma * values[row + 2 + state - first]
-                if is_greedy:
-                    policy.leave[state] = out > stay
-                    value = max(stay, out)
-                else:
-                    gain, leave = out - stay, policy.leave[state]
-                    value = stay + leave * gain
-                    found.stay_advantages[state] = -leave * gain
-                    found.leave_advantages[state] = (1.0 - leave) * gain
-                found.state_values[state] = value
-            advantages[row, 1 + side] = enter_reward[chain] + gamma * value
-        advantages[row, 0] = gamma * values[row + 1]
-        if is_greedy:
-            values[row] = _take_best(chains, row, advantages, policy.flat)
-            continue
-        value = 0.0
-        for action in range(3):
-            value += policy.flat[row, action] * advantages[row, action]
-        values[row] = value
-        for action in range(3):
-            if chains.flat_valid[row, action]:
-                advantages[row, action] -= value
-            else:
-                advantages[row, action] = 0.0
+                gain, leave = found.leave_advantages[state], policy.leave[state]
+                found.stay_advantages[state] = -leave * gain
+                found.leave_advantages[state] = (1.0 - leave) * gain
+            advantages[row, 1 + side] = enter_reward[chain] + gamma * first_values[chain]
+        flat_values_of(chains.flat_valid, policy.flat, row, gamma, values, advantages)
 
 
 @njit(cache=True)
-def _take_best(chains: Chains, row: int, worth: Floats, flat: Floats) -> float:
-    """Write the best valid action of a row without a position, and return what it is worth."""
-    best, taken = -np.inf, 0
+def values_of_trade(
+    stay_reward: Floats,
+    leave_reward: Floats,
+    leave: Floats,
+    after: Floats,
+    value: float,
+    gamma: float,
+    gains: Floats,
+) -> float:
+    """Return what a trade is worth at its first state; all arrays are by state, shape (S,).
+
+    Parameters
+    ----------
+    stay_reward, leave_reward : ndarray of float64
+    leave : ndarray of float64
+        Probability of leaving.
+    after : ndarray of float64
+        Worth of the rows at which a leaver has no position.
+    value : float
+        Worth of what follows on the last state.
+    gamma : float
+    gains : ndarray of float64
+        Overwritten with what leaving is worth more than staying.
+    """
+    for state in range(len(stay_reward) - 1, -1, -1):
+        stay = stay_reward[state] + gamma * value
+        gain = leave_reward[state] + gamma * after[state] - stay
+        value = stay + leave[state] * gain
+        gains[state] = gain
+    return value
+
+
+@njit(cache=True)
+def flat_values_of(
+    valid: NDArray[np.bool_],
+    flat: Floats,
+    row: int,
+    gamma: float,
+    values: Floats,
+    advantages: Floats,
+) -> None:
+    """Write value and advantages of a row without a position; those of entries hold their worth."""
+    advantages[row, 0] = gamma * values[row + 1]
+    value = 0.0
     for action in range(3):
-        if chains.flat_valid[row, action] and worth[row, action] > best:
-            best, taken = worth[row, action], action
-    flat[row, taken] = 1.0
-    return best
+        value += flat[row, action] * advantages[row, action]
+    values[row] = value
+    for action in range(3):
+        if valid[row, action]:
+            advantages[row, action] -= value
+        else:
+            advantages[row, action] = 0.0
+
+
+@njit(cache=True)
+def _walk_back_greedily(
+    chains: Chains, values: Floats, first_values: Floats, best: PolicyTable
+) -> None:
+    """Write the best policy and the values of rows, from the last row to the first.
+
+    ``first_values`` gets what the first state of every chain is worth.
+    """
+    starts, continues = chains.starts, chains.continues
+    worth = np.zeros(3)
+    for row in range(len(values) - 2, chains.first_row - 1, -1):
+        worth[0] = values[row + 1]
+        for side in range(2):
+            chain = chains.chain_at[row, side]
+            if chain < 0:
+                continue
+            first, end = starts[chain], starts[chain + 1]
+            value = values[row + 1 + end - first]
+            if continues[chain] >= 0:
+                value = first_values[continues[chain]]
+            first_values[chain] = best_of_trade(
+                chains.stay_reward[first:end],
+                chains.leave_reward[first:end],
+                values[row + 2 : row + 2 + end - first],
+                value,
+                best.leave[first:end],
+            )
+            worth[1 + side] = chains.enter_reward[chain] + first_values[chain]
+        taken = best_action(chains.flat_valid, row, worth)
+        best.flat[row, taken], values[row] = 1.0, worth[taken]
+
+
+@njit(cache=True)
+def best_of_trade(
+    stay_reward: Floats, leave_reward: Floats, after: Floats, value: float, leaves: Any
+) -> float:
+    """Return what a trade is worth at its first state; of two equal actions it takes staying.
+
+    Parameters
+    ----------
+    stay_reward, leave_reward : ndarray of float64, shape (S,)
+    after : ndarray of float64, shape (S,)
+        Worth of the rows at which a leaver has no position, by state.
+    value : float
+        Worth of what follows on the last state.
+    leaves : ndarray, shape (>= S,)
+        Overwritten with where the trade is left.
+    """
+    for state in range(len(stay_reward) - 1, -1, -1):
+        stay, out = stay_reward[state] + value, leave_reward[state] + after[state]
+        leaves[state] = out > stay
+        value = max(stay, out)
+    return value
+
+
+@njit(cache=True)
+def best_action(valid: NDArray[np.bool_], row: int, worth: Floats) -> int:
+    """Return the valid action of a row without a position that is worth most, the first of them."""
+    taken = -1
+    for action in range(3):
+        if valid[row, action] and (taken < 0 or worth[action] > worth[taken]):
+            taken = action
+    return taken
 
 
 @njit(cache=True)
@@ -230,6 +334,9 @@ def _walk_on(
                 passing += found.state_occupancy[state]
                 found.state_occupancy[state] = passing
                 leave = policy.leave[state]
+                step = (1.0 - leave) * chains.stay_reward[state]
+                step += leave * chains.leave_reward[state]
+                found.held_rewards[row + 1 + state - first] += passing * step
                 flat[row + 2 + state - first] += gamma * passing * leave
                 passing *= gamma * (1.0 - leave)
             if continues[chain] >= 0:

@@ -6,24 +6,28 @@ state for each candle at whose close the agent may still leave it. At a state th
 leaves; both rewards are known beforehand, and so are the candle and the price of the exit that the
 rules force. Chains plus the rows without a position are all states that there are.
 
-The rewards come from the compiled environment itself: all chains are stepped together, a candle at
-a time, and each state is tried both ways. Nothing about a trade is said here a second time.
+The rewards come from the compiled environment itself (``lives``): every trade is stayed in to its
+end, and left at each of its states. Nothing about a trade is said here a second time. What is kept
+of a state are the rewards of both actions: 16 bytes.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.jit import njit
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import EntryMode, RewardName, Settings, TradeRules
-from mtf_scalper.simulator import kernels
-from mtf_scalper.simulator.exits import STAY
+from mtf_scalper.settings import EntryMode, Settings, TradeRules
+from mtf_scalper.simulator import kernels, lives
+from mtf_scalper.simulator.lives import enter, follow, stay
 from mtf_scalper.simulator.observation import LONG_TRADE_CANDLES, n_state_inputs
+from mtf_scalper.simulator.playback import valid_actions
 from mtf_scalper.simulator.prepared import PreparedMarket
 from mtf_scalper.simulator.reward_kernels import compiled_reward
 from mtf_scalper.simulator.types import Action, Side
@@ -39,11 +43,12 @@ RENEWED_AFTER = 96
 logger = logging.getLogger(__name__)
 
 _MOST_STATES = 60_000_000
-_BYTES_OF_STATE = {False: 100, True: 310}
+_BYTES_OF_STATE = {False: 20, True: 200}
 """Memory that a training takes for a state at its most, measured; with ``add_state_info`` each is a
 context of its own."""
 _NOTICED_BYTES = 2**30
-_Value = TypeVar("_Value", bound=np.generic)
+_STEPS_AT_ONCE = 2**13
+"""Steps whose outcomes are kept for a reward that asks for more than equity."""
 
 
 class Chains(NamedTuple):
@@ -70,10 +75,6 @@ class Chains(NamedTuple):
     continues : ndarray of int64, shape (C,)
         Chain as whose first state a trade goes on after the last state here; -1 where the rules
         end it.
-    rows : ndarray of int64, shape (S,)
-        Row at whose close the agent decides.
-    sides : ndarray of int8, shape (S,)
-        Index into ``SIDES``.
     stay_reward, leave_reward : ndarray of float64, shape (S,)
         Reward of the step after either decision; a forced exit belongs to the last state's stay.
     position : ndarray of float32, shape (S, 5) or (S, 0)
@@ -100,8 +101,6 @@ class Chains(NamedTuple):
     enter_reward: NDArray[np.float64]
     fee_relief: NDArray[np.float64]
     continues: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    sides: NDArray[np.int8]
     stay_reward: NDArray[np.float64]
     leave_reward: NDArray[np.float64]
     position: NDArray[np.float32]
@@ -114,7 +113,20 @@ class Chains(NamedTuple):
     @property
     def n_states(self) -> int:
         """States of all chains, S."""
-        return len(self.rows)
+        return len(self.stay_reward)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row at whose close the agent decides at each state, int64, shape (S,)."""
+        entries, _ = np.nonzero(self.chain_at >= 0)
+        lengths = np.diff(self.starts)
+        return np.repeat(entries + 1 - self.starts[:-1], lengths) + np.arange(self.n_states)
+
+    @property
+    def sides(self) -> NDArray[np.int8]:
+        """Index into ``SIDES`` of each state, int8, shape (S,)."""
+        _, sides = np.nonzero(self.chain_at >= 0)
+        return np.repeat(sides.astype(np.int8), np.diff(self.starts))
 
 
 def chains_of(prepared: PreparedMarket, *, longest: int | None = None) -> Chains:
@@ -133,32 +145,46 @@ def chains_of(prepared: PreparedMarket, *, longest: int | None = None) -> Chains
     SettingsError
         If there are more states than memory should be spent on.
     """
-    market, rules = prepared.market, prepared.rules
-    is_endless = rules.entry is EntryMode.ANY and rules.max_trade_duration_candles is None
-    limit = (longest or _renewed_after(rules)) if is_endless else len(market)
-    stepper = _Stepper(prepared)
-    flat_valid = stepper.flat_valid()
-    rows, sides = np.nonzero(flat_valid[:, 1:])
+    market = prepared.market
+    limit = longest_chain(prepared, longest)
+    valid = flat_valid(prepared)
+    rows, sides = np.nonzero(valid[:, 1:])
     chain_at = np.full((len(market), len(SIDES)), -1, dtype=np.int64)
     chain_at[rows, sides] = np.arange(len(rows))
     _tell_memory(market, prepared.settings, rows, limit)
-    states, extras, enter_reward, is_open = stepper.enter(rows, sides)
-    walk = _walk(stepper, states, extras, np.flatnonzero(is_open), limit)
-    starts = np.concatenate([[0], np.cumsum(walk.lengths)])
+    trades = _Trades(prepared, rows, sides, limit)
+    lengths, is_cut = trades.lengths()
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    enter_reward = trades.enter()
+    stay_reward, leave_reward, position = trades.live(starts)
     return Chains(
         first_row=prepared.first_row,
-        flat_valid=flat_valid,
+        flat_valid=valid,
         chain_at=chain_at,
         starts=starts,
         enter_reward=enter_reward,
-        fee_relief=stepper.fee_relief(rows, sides, enter_reward),
-        continues=_continuations(walk, rows, sides, chain_at, limit),
-        rows=np.repeat(rows + 1 - starts[:-1], walk.lengths) + np.arange(starts[-1]),
-        sides=np.repeat(sides.astype(np.int8), walk.lengths),
-        stay_reward=walk.in_order(starts, walk.stay),
-        leave_reward=walk.in_order(starts, walk.leave),
-        position=walk.in_order(starts, walk.position),
+        fee_relief=trades.fee_relief(enter_reward),
+        continues=_continuations(lengths, is_cut, rows, sides, chain_at, limit),
+        stay_reward=stay_reward,
+        leave_reward=leave_reward,
+        position=position,
     )
+
+
+def flat_valid(prepared: PreparedMarket) -> NDArray[np.bool_]:
+    """Return which of ``FLAT_ACTIONS`` are valid at every row at which it is decided; (T, 3)."""
+    valid = valid_actions(prepared)[:, Side.FLAT + 1][:, FLAT_ACTIONS]
+    valid[: prepared.first_row] = False
+    valid[-1] = False
+    return np.ascontiguousarray(valid)
+
+
+def longest_chain(prepared: PreparedMarket, longest: int | None = None) -> int:
+    """Return the most states that a chain may have; ``longest`` as in ``chains_of``."""
+    rules = prepared.rules
+    if rules.entry is EntryMode.ANY and rules.max_trade_duration_candles is None:
+        return longest or _renewed_after(rules)
+    return len(prepared)
 
 
 def _tell_memory(market: Market, settings: Settings, rows: NDArray[np.int64], limit: int) -> None:
@@ -192,140 +218,158 @@ def _renewed_after(rules: TradeRules) -> int:
     return LONG_TRADE_CANDLES if goes_by_entry else RENEWED_AFTER
 
 
-class _Stepper:
-    """The compiled environment over one market, for as many states at once as are given."""
+class _Trades:
+    """All trades of a market, lived by the compiled environment."""
 
-    def __init__(self, prepared: PreparedMarket) -> None:
-        settings = prepared.settings
-        self._terms = prepared.terms
-        self._n_rows = len(prepared)
-        self._settings = settings
-        self._first_row = prepared.first_row
-        self._reward = compiled_reward(settings)
-        self.n_position = n_state_inputs(settings)
-
-    def flat_valid(self) -> NDArray[np.bool_]:
-        """Return the masks of ``FLAT_ACTIONS`` at every row, shape (T, 3)."""
-        n_rows = self._n_rows
-        states = np.zeros(n_rows, kernels.STATE)
-        kernels.start_episodes(states, np.arange(n_rows))
-        extras = np.zeros((n_rows, self.n_position + len(Action)), dtype=np.float32)
-        kernels.observe(self._terms, states, extras)
-        valid = extras[:, self.n_position :][:, FLAT_ACTIONS] > 0.5
-        valid[: self._first_row] = False
-        valid[-1] = False
-        return valid
-
-    def enter(
-        self, rows: NDArray[np.int64], sides: NDArray[np.int64], *, with_fees: bool = True
-    ) -> tuple[NDArray[np.void], NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
-        """Enter at every (row, side); return states, extras, rewards and whether it is open."""
-        states = np.zeros(len(rows), kernels.STATE)
-        kernels.start_episodes(states, rows)
-        actions = np.array([Action.LONG_ENTER, Action.SHORT_ENTER], dtype=np.int64)[sides]
-        terms = self._terms if with_fees else kernels.terms_with(self._terms, fee_rate=0.0)
-        return self._stepped(terms, states, actions)
-
-    def stay(
-        self, states: NDArray[np.void]
-    ) -> tuple[NDArray[np.void], NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
-        """Stay in every trade for a candle; as ``enter``."""
-        actions = np.full(len(states), Action.NEUTRAL, dtype=np.int64)
-        return self._stepped(self._terms, states.copy(), actions)
-
-    def leave(self, states: NDArray[np.void]) -> NDArray[np.float64]:
-        """Leave every trade at the next open; return the rewards."""
-        actions = np.where(states["side"] > 0, Action.LONG_EXIT, Action.SHORT_EXIT)
-        return self._stepped(
-            kernels.terms_with(self._terms, always_fills=True), states.copy(), actions
-        )[2]
-
-    def fee_relief(
+    def __init__(
         self,
+        prepared: PreparedMarket,
         rows: NDArray[np.int64],
         sides: NDArray[np.int64],
-        enter_reward: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
-        """Return by how much the reward of an entry is lower for its fees."""
-        if self._settings.reward != RewardName.LOG_RETURN:
-            return np.zeros(len(rows))
-        without = self.enter(rows, sides, with_fees=False)[2]
-        return np.maximum(without - enter_reward, 0.0)
+        limit: int,
+    ) -> None:
+        self._terms = lives.two_ways(prepared.terms)
+        self._rows, self._sides, self._limit = rows, sides, limit
+        self._reward = compiled_reward(prepared.settings)  # None for log returns
+        self._n_position = n_state_inputs(prepared.settings)
 
-    def _stepped(
-        self, terms: kernels.Terms, states: NDArray[np.void], actions: NDArray[np.int64]
-    ) -> tuple[NDArray[np.void], NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
-        n_states = len(states)
-        outcome = np.zeros(n_states, kernels.OUTCOME)
-        extras = np.zeros((n_states, self.n_position + len(Action)), dtype=np.float32)
-        restarts = np.full(n_states, self._first_row, dtype=np.int64)
-        kernels.step(
-            terms,
-            states,
-            actions.astype(np.int64),
-            restarts,
-            outcome,
-            extras,
-            np.zeros_like(extras),
+    def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the states of every trade, and whether it is open after the most that may be."""
+        lengths = np.zeros(len(self._rows), dtype=np.int64)
+        is_cut = np.zeros(len(self._rows), dtype=np.bool_)
+        room = lives.room_for(0)
+        most = _MOST_STATES
+        n_states = _find_lengths(
+            self._terms, self._rows, self._sides, self._limit, room, (lengths, is_cut), most
         )
-        if self._reward is not None:
-            self._reward.write(outcome, actions)
-        is_open = outcome["exit_code"] == STAY
-        return states, extras[:, : self.n_position], outcome["reward"].copy(), is_open
-
-
-class _Walk:
-    """What was found at each age: arrays by age, for the chains that were open at it."""
-
-    def __init__(self, n_chains: int) -> None:
-        self.lengths = np.zeros(n_chains, dtype=np.int64)
-        self.is_cut = np.zeros(n_chains, dtype=np.bool_)
-        self.open: list[NDArray[np.int64]] = []
-        self.stay: list[NDArray[np.float64]] = []
-        self.leave: list[NDArray[np.float64]] = []
-        self.position: list[NDArray[np.float32]] = []
-
-    def in_order(self, starts: NDArray[np.int64], found: list[NDArray[_Value]]) -> NDArray[_Value]:
-        """Return values by age as one array, chain after chain."""
-        ordered = np.empty((starts[-1], *found[0].shape[1:]), dtype=found[0].dtype)
-        for age, (chains, values) in enumerate(zip(self.open, found, strict=True)):
-            ordered[starts[chains] + age] = values
-        return ordered
-
-
-def _walk(
-    stepper: _Stepper,
-    states: NDArray[np.void],
-    position: NDArray[np.float32],
-    chains: NDArray[np.int64],
-    limit: int,
-) -> _Walk:
-    """Go through all chains together, a candle at a time, until the rules have ended them."""
-    walk = _Walk(len(states))
-    states, position = states[chains], position[chains]
-    n_states = 0
-    for age in range(limit):
-        if age and not len(chains):
-            break
-        n_states += len(chains)
-        if n_states > _MOST_STATES:
+        if n_states > most:
             raise SettingsError(
-                f"advantage 'exact': more than {_MOST_STATES:,} states of trades; "
+                f"advantage 'exact': more than {most:,} states of trades; "
                 "set max_trade_duration_candles or use fewer candles"
             )
-        walk.open.append(chains)
-        walk.lengths[chains] += 1
-        walk.leave.append(stepper.leave(states))
-        walk.position.append(position)
-        states, position, reward, is_open = stepper.stay(states)
-        walk.stay.append(reward)
-        chains, states, position = chains[is_open], states[is_open], position[is_open]
-    walk.is_cut[chains] = True
-    return walk
+        return lengths, is_cut
+
+    def enter(self, *, with_fees: bool = True) -> NDArray[np.float64]:
+        """Return the reward of every step that enters, shape (C,)."""
+        terms = self._terms if with_fees else kernels.terms_with(self._terms, fee_rate=0.0)
+        rewards = np.empty(len(self._rows))
+        for first in range(0, len(self._rows), _STEPS_AT_ONCE):
+            piece = slice(first, min(first + _STEPS_AT_ONCE, len(self._rows)))
+            rows, sides = self._rows[piece], self._sides[piece]
+            room = lives.room_for(len(rows), 1 if self._reward is None else len(rows) + 1)
+            _enter_all(terms, rows, sides, room)
+            rewards[piece] = room.stay_reward
+            if self._reward is not None:
+                actions = np.array([Action.LONG_ENTER, Action.SHORT_ENTER], dtype=np.int64)[sides]
+                rewards[piece] = self._rewarded(room.stayed[: len(rows)], actions)
+        return rewards
+
+    def fee_relief(self, enter_reward: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return by how much the reward of every entry is lower for its fees."""
+        if self._reward is not None:
+            return np.zeros(len(enter_reward))
+        return np.maximum(self.enter(with_fees=False) - enter_reward, 0.0)
+
+    def live(
+        self, starts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+        """Return both rewards of every state, and what the agent sees of its position."""
+        n_states = int(starts[-1])
+        stays, leaves = np.empty(n_states), np.empty(n_states)
+        position = np.empty((n_states, self._n_position), dtype=np.float32)
+        pieces = [(0, len(self._rows))] if self._reward is None else self._pieces(starts)
+        for first, last in pieces:
+            here = slice(starts[first], starts[last])
+            n_here = int(starts[last] - starts[first])
+            # Only rewards that ask for more than equity need what every step did.
+            n_outcomes = 1 if self._reward is None else n_here + 1
+            room = lives.room_for(0, n_outcomes)._replace(
+                stay_reward=stays[here], leave_reward=leaves[here], position=position[here]
+            )
+            chains = slice(first, last)
+            rows, sides = self._rows[chains], self._sides[chains]
+            _live_all(self._terms, rows, sides, starts[first : last + 1], self._limit, room)
+            if self._reward is not None:
+                exits = np.array([Action.LONG_EXIT, Action.SHORT_EXIT], dtype=np.int64)
+                left = exits[np.repeat(sides, np.diff(starts[first : last + 1]))]
+                stayed = np.full(n_here, Action.NEUTRAL, dtype=np.int64)
+                stays[here] = self._rewarded(room.stayed[:n_here], stayed)
+                leaves[here] = self._rewarded(room.left[:n_here], left)
+        return stays, leaves, position
+
+    def _pieces(self, starts: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """Yield first and last chain of pieces of few states, or of one chain."""
+        first = 0
+        while first < len(self._rows):
+            most = starts[first] + _STEPS_AT_ONCE
+            last = max(first + 1, int(np.searchsorted(starts, most, side="right")) - 1)
+            yield first, last
+            first = last
+
+    def _rewarded(
+        self, outcomes: NDArray[np.void], actions: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the rewards of steps."""
+        assert self._reward is not None
+        self._reward.write(outcomes, actions)
+        return outcomes["reward"]
+
+
+@njit(cache=True, error_model="numpy")
+def _enter_all(
+    terms: kernels.Terms, rows: NDArray[np.int64], sides: NDArray[np.int64], room: lives.Room
+) -> None:
+    """Enter at every (row, side), one log return each, and one outcome if there is room."""
+    keeps = len(room.stayed) > 1
+    for chain in range(len(rows)):
+        side, place = 1 - 2 * sides[chain], chain if keeps else 0
+        room.stay_reward[chain], _ = enter(terms, rows[chain], side, room, place)
+
+
+@njit(cache=True, error_model="numpy")
+def _find_lengths(
+    terms: kernels.Terms,
+    rows: NDArray[np.int64],
+    sides: NDArray[np.int64],
+    limit: int,
+    room: lives.Room,
+    found: tuple[NDArray[np.int64], NDArray[np.bool_]],
+    most: int,
+) -> int:
+    """Write the states of every trade; return how many there are in all, or more than ``most``."""
+    lengths, is_cut = found
+    n_states = 0
+    for chain in range(len(rows)):
+        _, is_open = enter(terms, rows[chain], 1 - 2 * sides[chain], room, 0)
+        if is_open:
+            lengths[chain], is_cut[chain] = stay(terms, limit, room)
+        n_states += lengths[chain]
+        if n_states > most:
+            break
+    return n_states
+
+
+@njit(cache=True, error_model="numpy")
+def _live_all(
+    terms: kernels.Terms,
+    rows: NDArray[np.int64],
+    sides: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    limit: int,
+    room: lives.Room,
+) -> None:
+    """Live all trades to their ends, one after the other."""
+    keeps = len(room.stayed) > 1
+    for chain in range(len(rows)):
+        first = starts[chain] - starts[0]
+        if starts[chain + 1] > starts[chain]:
+            enter(terms, rows[chain], 1 - 2 * sides[chain], room, first if keeps else 0)
+            follow(terms, limit, room, first)
 
 
 def _continuations(
-    walk: _Walk,
+    lengths: NDArray[np.int64],
+    is_cut: NDArray[np.bool_],
     rows: NDArray[np.int64],
     sides: NDArray[np.int64],
     chain_at: NDArray[np.int64],
@@ -333,8 +377,8 @@ def _continuations(
 ) -> NDArray[np.int64]:
     """Return the chain whose first state stands where a cut chain's next one would."""
     continues = np.full(len(rows), -1, dtype=np.int64)
-    cut = np.flatnonzero(walk.is_cut)
+    cut = np.flatnonzero(is_cut)
     # State 0 of an entry decided at row r stands at row r + 1, state ``limit`` at r + 1 + limit.
     chains = chain_at[rows[cut] + limit, sides[cut]]
-    continues[cut] = np.where(walk.lengths[chains] > 0, chains, -1)
+    continues[cut] = np.where(lengths[chains] > 0, chains, -1)
     return continues

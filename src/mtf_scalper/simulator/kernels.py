@@ -126,7 +126,8 @@ RULES = np.dtype(
     [
         *((name, np.float64) for name in ("fee_rate", "min_equity")),
         *((name, np.int64) for name in ("entry", "timeframe_minutes", "age_limit")),
-        ("max_episode_steps", np.int64),
+        *((name, np.int64) for name in ("max_episode_steps", "last_row")),
+        ("lowest_roi", np.float64),
         *exits.RULES.descr,
         *((name, np.bool_) for name in ("enters_last", "always_fills", "is_log_return")),
     ]
@@ -185,6 +186,8 @@ def rules_of(market: Market, settings: Settings) -> NDArray[np.void]:
         "timeframe_minutes": market.timeframe_minutes,
         "age_limit": age_limit(settings),
         "max_episode_steps": len(market),
+        "last_row": len(market) - 1,
+        "lowest_roi": min(settings.rules.minimal_roi.values(), default=math.inf),
         "fee_rate": market.fee_rate,
         "min_equity": -math.inf,
         "enters_last": market.ends_early,
@@ -278,52 +281,18 @@ def step(
     candles, roi, rules = terms
     rule = rules[0]
     last_row = len(candles) - 1
-    lowest = math.inf
-    for rung in range(len(roi)):
-        lowest = min(lowest, roi[rung, 1])
     events = 0
     for index in range(len(actions)):
         # Of an index with a sign numba asks every time whether it counts from the end.
         env: Any = np.uint64(index)
         state, outcome = states[env], outcomes[env]
-        action, row = actions[env], state.row + 1
-        is_last = row == last_row
-        decided, candle = candles[np.uint64(row - 1)], candles[np.uint64(row)]
-        following = candles[np.uint64(min(row + 1, last_row))]
-        side_before = state.side
-        entries = _entries(decided, rule, (not is_last) | rule.enters_last)
-        executed, is_valid = _executed(side_before, entries, action)
-        state.row = row
-        if (side_before == 0) and (executed != NEUTRAL):
-            _enter(decided, candle, rule, state, 1 if executed == LONG_ENTER else -1)
-        side = state.side
-        if side == 0:
-            outcome.exit_code = STAY
-            outcome.equity = outcome.log_return = state.equity
-        else:
-            code, rate = STAY, following.open
-            state.funding_paid += side * candle.funding
-            if side_before != 0:
-                state.funding_paid += side * candle.funding_between
-            if rule.trailing_stop:
-                _trail(candle, rule, state)
-            if (executed == LONG_EXIT) | (executed == SHORT_EXIT):
-                code, rate = AGENT, candle.exit_rate
-                if state.tick_size != candle.tick_size:
-                    rate = _round_to_tick(candle.open, state.tick_size, 0)
-            elif _may_be_forced(candle, rule, state, lowest) | is_last:
-                code, price = _find_exit(candle, roi, rule, state, is_last)
-                if code != STAY:
-                    rate = _round_to_tick(price, state.tick_size, 0)
-            if (code != STAY) | (state.order_rate > 0.0):
-                code, rate = _filled(candle, following, rule, state, is_last, code, rate)
-            _mark(candle, rule, state, code, rate, outcome)
-        outcome.executed = executed
-        ended = _note_end(rule, state, is_last, outcome)
-        if not rule.is_log_return:
-            outcome.is_valid = is_valid
-            outcome.side_before = side_before
-            _describe(rule, state, side, outcome)
+        row = state.row
+        decided, candle = candles[np.uint64(row)], candles[np.uint64(row + 1)]
+        following = candles[np.uint64(min(row + 2, last_row))]
+        code, price = STAY, 0.0
+        if begin(decided, candle, rule, state, actions[env], outcome):
+            code, price = find_exit(candle, roi, rule, state)
+        ended = settle(candle, following, rule, state, code, price, outcome)
         events += ended | (outcome.exit_code != STAY)
         if ended:
             _observe(candles, rule, state, last_extras, env)
@@ -331,6 +300,100 @@ def step(
     observe(terms, states, extras)
     _write_log_returns(rules, outcomes)
     return events
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def begin(decided: Any, candle: Any, rule: Any, state: Any, action: int, outcome: Any) -> bool:
+    """Begin a step: execute a decision, pay funding and move the stop.
+
+    A step is ``begin``, ``find_exit`` where that returned True, and ``settle``; three functions,
+    so that none that is inlined takes an array.
+
+    Parameters
+    ----------
+    decided, candle : record of CANDLE
+        That at whose close the decision was made, and the next one.
+    rule : record of RULES
+    state : record of STATE
+        Read and overwritten, as is ``outcome``.
+    action : int
+    outcome : record of OUTCOME
+
+    Returns
+    -------
+    bool
+        Whether a rule may force an exit.
+    """
+    state.row += 1
+    is_last = state.row == rule.last_row
+    side_before = state.side
+    entries = _entries(decided, rule, (not is_last) | rule.enters_last)
+    executed, is_valid = _executed(side_before, entries, action)
+    if (side_before == 0) and (executed != NEUTRAL):
+        _enter(decided, candle, rule, state, 1 if executed == LONG_ENTER else -1)
+    outcome.executed = executed
+    if not rule.is_log_return:
+        outcome.is_valid = is_valid
+        outcome.side_before = side_before
+    side = state.side
+    if side == 0:
+        return False
+    state.funding_paid += side * candle.funding
+    if side_before != 0:
+        state.funding_paid += side * candle.funding_between
+    if rule.trailing_stop:
+        _trail(candle, rule, state)
+    if (executed == LONG_EXIT) | (executed == SHORT_EXIT):
+        return False
+    return bool(_may_be_forced(candle, rule, state) | is_last)
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def settle(
+    candle: Any,
+    following: Any,
+    rule: Any,
+    state: Any,
+    code: int,
+    price: float,
+    outcome: Any,
+) -> bool:
+    """End a step: fill what is to be filled and mark the account.
+
+    Parameters
+    ----------
+    candle, following : record of CANDLE
+        That of the step, and the next one; at the end the last one once more.
+    rule, state, outcome
+        As in ``begin``. Of the outcome all but the reward is overwritten; ``log_return`` is the
+        equity before, see ``log_ratio``.
+    code, price : int, float
+        From ``find_exit``, ``STAY`` where it was not asked.
+
+    Returns
+    -------
+    bool
+        Whether the episode ends here.
+    """
+    side, is_last, executed = state.side, state.row == rule.last_row, outcome.executed
+    if side == 0:
+        outcome.exit_code = STAY
+        outcome.equity = outcome.log_return = state.equity
+    else:
+        rate = following.open
+        if (executed == LONG_EXIT) | (executed == SHORT_EXIT):
+            code, rate = AGENT, candle.exit_rate
+            if state.tick_size != candle.tick_size:
+                rate = _round_to_tick(candle.open, state.tick_size, 0)
+        elif code != STAY:
+            rate = _round_to_tick(price, state.tick_size, 0)
+        if (code != STAY) | (state.order_rate > 0.0):
+            code, rate = _filled(candle, following, rule, state, is_last, code, rate)
+        _mark(candle, rule, state, code, rate, outcome)
+    ended = _note_end(rule, state, is_last, outcome)
+    if not rule.is_log_return:
+        _describe(rule, state, side, outcome)
+    return ended
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
@@ -342,20 +405,28 @@ def _start(state: Any, row: int) -> None:
     state.closed_equity = 1.0
 
 
-# numba itself inlines this one, so that ``extras`` is not counted. Its rows are written by index: a
-# view of a row would be counted too.
+# numba itself inlines these two, so that ``extras`` is not counted. Its rows are written by index:
+# a view of a row would be counted too.
+@njit(cache=True, error_model="numpy", inline="always")
+def observe_position(
+    candle: Any, rules: Any, state: Any, extras: NDArray[np.float32], env: int
+) -> None:
+    """Write what an agent sees of its position at the close of ``candle`` to ``extras[env]``."""
+    profit, age, best, worst = _position_state(candle.close, rules, state)
+    extras[env, 0] = state.side
+    extras[env, 1] = profit
+    extras[env, 2] = age
+    extras[env, 3] = best
+    extras[env, 4] = worst
+
+
 @njit(cache=True, error_model="numpy", inline="always")
 def _observe(candles: Any, rules: Any, state: Any, extras: NDArray[np.float32], env: int) -> None:
     side, row = state.side, state.row
     candle = candles[np.uint64(row)]
     mask = extras.shape[1] - N_ACTIONS
     if mask > 0:
-        profit, age, best, worst = _position_state(candle.close, rules, state)
-        extras[env, 0] = side
-        extras[env, 1] = profit
-        extras[env, 2] = age
-        extras[env, 3] = best
-        extras[env, 4] = worst
+        observe_position(candle, rules, state, extras, env)
     neutral, long, short = _entries(candle, rules, row + 2 < len(candles) + rules.enters_last)
     is_flat = side == 0
     extras[env, mask + NEUTRAL] = neutral | (not is_flat)
@@ -456,14 +527,14 @@ def _write_log_returns(rules: NDArray[np.void], outcomes: NDArray[np.void]) -> N
     is_reward = rules[0].is_log_return
     for index in range(len(outcomes)):
         outcome = outcomes[np.uint64(index)]
-        log_return = _log_ratio(outcome.equity, outcome.log_return)
+        log_return = log_ratio(outcome.equity, outcome.log_return)
         outcome.log_return = log_return
         if is_reward:
             outcome.reward = log_return
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _log_ratio(numerator: float, denominator: float) -> float:
+def log_ratio(numerator: float, denominator: float) -> float:
     """Return the log of a ratio: log(a / b) = 2 artanh((a - b) / (a + b)).
 
     Near 1 by the series of artanh, of which nothing is left out that a double would show.
@@ -491,7 +562,7 @@ def _note_end(rules: Any, state: Any, is_last: bool, outcome: Any) -> bool:
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def _may_be_forced(candle: Any, rules: Any, state: Any, lowest_roi: float) -> bool:
+def _may_be_forced(candle: Any, rules: Any, state: Any) -> bool:
     """Return False only where no rule forces an exit, by comparisons without a division.
 
     Profit ratios are compared as products with what was paid, prices as losses; ``MARGIN`` is far
@@ -511,7 +582,7 @@ def _may_be_forced(candle: Any, rules: Any, state: Any, lowest_roi: float) -> bo
     )
     age = state.row - state.open_row
     too_old = age >= rules.max_trade_duration_candles
-    takes_profit = at_best > (lowest_roi - MARGIN) * paid
+    takes_profit = at_best > (rules.lowest_roi - MARGIN) * paid
     # Distances from the entry in shares of the stake; both prices are rounded by up to a tick.
     stop = math.inf if math.isnan(rules.stoploss) else -rules.stoploss
     loss = (side * (open_rate - worst) + state.tick_size + MARGIN * open_rate) * leverage
@@ -541,9 +612,7 @@ def _first_stop(rules: Any, state: Any) -> float:
 
 
 @njit(cache=True, error_model="numpy")
-def _find_exit(
-    candle: Any, roi: NDArray[np.float64], rules: Any, state: Any, is_last: bool
-) -> tuple[int, float]:
+def find_exit(candle: Any, roi: NDArray[np.float64], rules: Any, state: Any) -> tuple[int, float]:
     """Return the exit that the rules force, if any, and its price."""
     side, opened = state.side, candle.open
     profit = _profit(rules, state, side, opened, True)
@@ -571,7 +640,7 @@ def _find_exit(
         is_new = state.row == state.open_row
         rate = _trailing_fill(candle, rules, side, state.stop, is_new, best, state.leverage)
         return TRAILING_STOP, rate
-    return (END_OF_DATA if is_last else STAY), opened
+    return (END_OF_DATA if state.row == rules.last_row else STAY), opened
 
 
 @njit(cache=True, error_model="numpy")

@@ -1,20 +1,24 @@
 """One market traded from its first full window to its end, by many decision makers at once.
 
-``play`` drives the compiled kernel with all runs on the same candle, so that a decision for all of
-them is one Python call; what it leaves is a ``Simulation`` each.
+``play_decided`` walks runs whose decisions stand in a table by candle and position, and
+``play_by_chance`` those that leave their trades at random: compiled, from the first candle to the
+last. ``play`` drives the compiled kernel with all runs on the same candle, so that a decision for
+all of them is one Python call, for decisions that depend on more. What is left is a ``Simulation``
+each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode
-from mtf_scalper.simulator import kernels
+from mtf_scalper.simulator import kernels, walks
 from mtf_scalper.simulator.exits import EXIT_CODES
 from mtf_scalper.simulator.observation import POSITION_STATE
 from mtf_scalper.simulator.prepared import PreparedMarket
@@ -30,6 +34,10 @@ Choose = Callable[[int, NDArray[np.void], NDArray[np.float32]], NDArray[np.int64
 of shape (N,). ``states`` is ``kernels.STATE`` of shape (N,) and ``extras`` float32 of shape
 (N, 10): the five numbers of ``position_state``, then the action mask. Both are buffers to read and
 not to keep. An invalid action is executed as the first valid one."""
+
+
+_STEPS_AT_ONCE = 2**17
+"""Candles times runs that are walked in one call; each takes room for a trade."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +200,104 @@ def play(prepared: PreparedMarket, choose: Choose, n_runs: int = 1) -> tuple[Sim
     return record.simulations()
 
 
+def play_decided(
+    prepared: PreparedMarket, decisions: NDArray[np.integer[Any]]
+) -> tuple[Simulation, ...]:
+    """Let runs trade a market as tables say; ``play`` with the same actions returns the same.
+
+    Parameters
+    ----------
+    prepared : PreparedMarket
+    decisions : ndarray of int, shape (N, T, 3)
+        Action of each run by row and ``side + 1``.
+
+    Returns
+    -------
+    tuple of Simulation, length N
+    """
+    tables, terms = np.ascontiguousarray(decisions, dtype=np.int8), prepared.terms
+
+    def advance(start: int, stop: int, runs: walks.Runs) -> int:
+        return walks.walk(terms, tables, walks.NO_CHANCE, start, stop, runs)
+
+    return walked(prepared, len(tables), advance)
+
+
+def play_by_chance(
+    prepared: PreparedMarket,
+    entries: NDArray[np.int64],
+    chances: NDArray[np.float64],
+    n_runs: int,
+    rng: np.random.Generator,
+) -> tuple[Simulation, ...]:
+    """Let runs enter as they are told and leave their trades by chance.
+
+    Parameters
+    ----------
+    prepared : PreparedMarket
+    entries : ndarray of int64, shape (T,)
+        Action of a run without a position.
+    chances : ndarray of float64, shape (A,)
+        Chance with which a trade is left after so many candles; the last one holds beyond.
+    n_runs : int
+        N.
+    rng : numpy.random.Generator
+        Draws a number per candle and run, candle by candle.
+
+    Returns
+    -------
+    tuple of Simulation, length N
+    """
+    table = np.zeros((1, len(prepared), 3), dtype=np.int8)
+    table[0, :, Side.FLAT + 1] = entries
+
+    def advance(start: int, stop: int, runs: walks.Runs) -> int:
+        chance = walks.Chance(chances, rng.random((stop - start, n_runs)))
+        return walks.walk(prepared.terms, table, chance, start, stop, runs)
+
+    return walked(prepared, n_runs, advance)
+
+
+def walked(
+    prepared: PreparedMarket, n_runs: int, advance: Callable[[int, int, walks.Runs], int]
+) -> tuple[Simulation, ...]:
+    """Return runs that are walked a piece of the market at a time.
+
+    Parameters
+    ----------
+    prepared : PreparedMarket
+    n_runs : int
+        N.
+    advance : callable
+        ``advance(start, stop, runs)`` lets all runs go on from row ``start`` to ``stop`` and
+        returns how many trades they closed, as ``walks.walk`` does.
+
+    Returns
+    -------
+    tuple of Simulation, length N
+    """
+    market, first_row, last_row = prepared.market, prepared.first_row, len(prepared) - 1
+    n_rows = max(1, min(last_row - first_row, _STEPS_AT_ONCE // n_runs))
+    runs = walks.Runs(
+        states=np.zeros(n_runs, kernels.STATE),
+        equity=np.empty((n_runs, len(prepared))),
+        actions=np.zeros((n_runs, len(prepared)), dtype=np.int64),
+        closed=np.empty(n_rows * n_runs + 1, kernels.OUTCOME),
+        closed_by=np.empty(n_rows * n_runs + 1, dtype=np.int64),
+    )
+    runs.equity[:, : first_row + 1] = 1.0
+    kernels.start_episodes(runs.states, np.full(n_runs, first_row, dtype=np.int64))
+    trades: list[list[Trade]] = [[] for _ in range(n_runs)]
+    for start in range(first_row, last_row, n_rows):
+        stop = min(start + n_rows, last_row)
+        n_closed = advance(start, stop, runs)
+        _add_trades(trades, market.pair, runs.closed[:n_closed], runs.closed_by[:n_closed].tolist())
+    return tuple(
+        Simulation(tuple(made), equity, actions, feature_names=market.feature_names)
+        for made, equity, actions in zip(trades, runs.equity, runs.actions, strict=True)
+    )
+
+
 class _Record:
     """What happened to N runs, candle by candle."""
 
@@ -241,25 +347,33 @@ class _Record:
 
     def _trades(self) -> list[list[Trade]]:
         trades: list[list[Trade]] = [[] for _ in self._ends]
-        if not self._closed:
-            return trades
         closed = np.frombuffer(b"".join(self._closed), kernels.OUTCOME)
-        reasons = {code: ExitReason(reason) for code, reason in EXIT_CODES.items()}
-        names = ("trade_side", "open_row", "row", "open_rate", "close_rate", "leverage")
-        columns = [closed[name].tolist() for name in (*names, "profit_ratio", "exit_code")]
-        for run, values in zip(self._closed_by, zip(*columns, strict=True), strict=True):
-            side, open_row, close_row, open_rate, close_rate, leverage, profit, code = values
-            trades[run].append(
-                Trade(
-                    pair=self._pair,
-                    side=Side(side),
-                    open_row=open_row,
-                    close_row=close_row,
-                    open_rate=open_rate,
-                    close_rate=close_rate,
-                    leverage=leverage,
-                    profit_ratio=profit,
-                    exit_reason=reasons[code],
-                )
-            )
+        _add_trades(trades, self._pair, closed, self._closed_by)
         return trades
+
+
+_REASONS = {code: ExitReason(reason) for code, reason in EXIT_CODES.items()}
+_SIDES = {int(side): side for side in Side}
+
+
+def _add_trades(
+    trades: list[list[Trade]], pair: str, closed: NDArray[np.void], closed_by: list[int]
+) -> None:
+    """Add trades that were closed, in their order, to those of the runs that closed them."""
+    names = ("trade_side", "open_row", "row", "open_rate", "close_rate", "leverage")
+    columns = [closed[name].tolist() for name in (*names, "profit_ratio", "exit_code")]
+    for run, values in zip(closed_by, zip(*columns, strict=True), strict=True):
+        side, open_row, close_row, open_rate, close_rate, leverage, profit, code = values
+        trades[run].append(
+            Trade(
+                pair=pair,
+                side=_SIDES[side],
+                open_row=open_row,
+                close_row=close_row,
+                open_rate=open_rate,
+                close_rate=close_rate,
+                leverage=leverage,
+                profit_ratio=profit,
+                exit_reason=_REASONS[code],
+            )
+        )
