@@ -60,6 +60,7 @@ bench: install
 bench-learning: install
 	$(BIN)/python -m pip install -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/learning.py
+	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/real_candles.py
 
 clean:

@@ -27,7 +27,7 @@ from mtf_scalper.ppo.exact_learner import ExactLearner, Score
 from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.ppo.selection import held_back
 from mtf_scalper.rollouts import rollout_training
-from mtf_scalper.settings import Settings
+from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.oracle import oracle
 from mtf_scalper.simulator.playback import Simulation, play
 from mtf_scalper.simulator.prepared import prepare
@@ -237,7 +237,9 @@ def _curve(result: TrainResult, watch: Watch, market: Market) -> list[list[float
 
 def play_reference(planted: PlantedMarket, settings: Settings) -> Simulation:
     """Return what the reference policy, which knows the hidden signal, earns."""
-    targets = reference_targets(planted, first_row=settings.window_size - 1)
+    prepared = prepare(planted.market, settings)
+    entry = prepared.rules.entry or EntryMode.ANY
+    targets = reference_targets(planted, entry, first_row=settings.window_size - 1)
 
     def choose(
         row: int, states: NDArray[np.void], _extras: NDArray[np.float32]
@@ -250,4 +252,4 @@ def play_reference(planted: PlantedMarket, settings: Settings) -> Simulation:
             action = Action.LONG_EXIT if side > 0 else Action.SHORT_EXIT
         return np.array([action], dtype=np.int64)
 
-    return play(prepare(planted.market, settings), choose)[0]
+    return play(prepared, choose)[0]

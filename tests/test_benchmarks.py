@@ -35,7 +35,7 @@ NAMES = (
     "inference",
     "simulate",
 )
-LEARNING_NAMES = ("evaluation", "learning", "real_candles")
+LEARNING_NAMES = ("evaluation", "learning", "families", "real_candles")
 
 pytest.importorskip(
     "freqtrade.freqai.prediction_models.ReinforcementLearner", reason="freqtrade is not installed"
@@ -416,6 +416,28 @@ def test_evaluations_that_differ_are_not_timed(
     monkeypatch.setattr(evaluation, "evaluate_policy", spoiled)
     with pytest.raises(benchmarks["report"].ParityError, match=wrong):
         evaluation.check_parity()
+
+
+def test_families(benchmarks: dict[str, ModuleType], project: Path) -> None:
+    """Two draws in tiny: every side trades, and all runs stand in the tables."""
+    families = benchmarks["families"]
+    plan = families.quick_plan(families.Plan())
+    runs = [families.run(task) for task in families.tasks_of(plan).values()]
+    assert [set(run["log_returns"]) for run in runs] == [{"exact", "ridge", "lightgbm"}] * 2
+    assert len({run["form"] for run in runs}) == 2
+    told = [
+        {**run, "reference": 1.0, "log_returns": dict.fromkeys(run["log_returns"], 0.5)}
+        for run in runs
+    ]
+    told[1]["log_returns"]["ridge"] = 0.6
+    measured = families.measured(plan, told)
+    whole = written(benchmarks, project, "families", measured, LEARNING_DOCUMENT)
+    assert len(whole["runs"]) == 2
+    leads = [each.measured for each in measured.requirements]
+    assert leads == pytest.approx([0.0, -0.1])
+    nothing = families.measured(plan, [{**run, "reference": 0.01} for run in runs])
+    assert not nothing.requirements
+    assert "2 of 2 draws are left out" in nothing.tables[-1]
 
 
 def tiny_learning(benchmarks: dict[str, ModuleType], **changes: Any) -> Any:

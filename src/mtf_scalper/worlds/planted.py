@@ -73,7 +73,8 @@ class PlantedMarket:
 
     Attributes
     ----------
-    kind : PlantedKind
+    kind : str
+        A ``PlantedKind``, or the name of a draw of a family.
     spec : PlantedSpec
         Half-life, strength and noise.
     market : Market
@@ -85,7 +86,7 @@ class PlantedMarket:
         Share of candles with a classic entry; None without entries.
     """
 
-    kind: PlantedKind
+    kind: str
     spec: PlantedSpec
     market: Market
     expected_return: Float64
@@ -138,16 +139,16 @@ def planted_market(
     spec = PLANTED_SPECS[kind]
     # A kind's number of features and its mapping decide the world, the seed what happens in it.
     world = random_generator(f"planted|{kind}|{mapping_seed}|{n_features}")
-    draws = _Streams(f"planted|{kind}|{mapping_seed}|{seed}")
-    latent = _autoregressions(draws, "latent", np.full(N_FACTORS, spec.half_life), n_candles)
+    draws = Streams(f"planted|{kind}|{mapping_seed}|{seed}")
+    latent = autoregressions(draws, "latent", np.full(N_FACTORS, spec.half_life), n_candles)
     signal = latent[:, 0]
-    context = _context(spec, draws, n_candles)
+    context = signs_in_turn(spec, draws, n_candles)
     features = _features(kind, spec, world, draws, latent, context, n_features)
     expected_return = spec.strength * signal
-    entry_long, entry_short = _entries(draws, signal, entry_share)
+    entry_long, entry_short = classic_entries(draws, signal, entry_share)
     market = Market(
         features=features.astype(np.float32),
-        ohlc=_candles(spec, draws, expected_return),
+        ohlc=planted_candles(CandleNoise(spec.volatility), draws, expected_return),
         entry_long=entry_long,
         entry_short=entry_short,
         fee_rate=fee_rate,
@@ -162,7 +163,33 @@ def planted_market(
     )
 
 
-class _Streams:
+@dataclass(frozen=True)
+class CandleNoise:
+    """What cannot be foretold of a candle.
+
+    Attributes
+    ----------
+    volatility : float
+        Root mean square of the unpredictable part of a candle's log return.
+    clustering : float
+        Deviation of the logarithm of the volatility.
+    tail : float
+        Degrees of freedom of Student's t, above 2; infinite for normal returns.
+    """
+
+    volatility: float
+    clustering: float = VOLATILITY_CLUSTERING
+    tail: float = math.inf
+
+    def shocks(self, draw: np.random.Generator, n_candles: int) -> Float64:
+        """Return shocks of variance 1, shape (T,)."""
+        if math.isinf(self.tail):
+            return draw.standard_normal(n_candles)
+        shocks = draw.standard_t(self.tail, n_candles) / math.sqrt(self.tail / (self.tail - 2.0))
+        return np.asarray(shocks, dtype=np.float64)
+
+
+class Streams:
     """Independent random streams by name, so that more candles never shift another stream."""
 
     def __init__(self, key: str) -> None:
@@ -201,14 +228,14 @@ def _check(
             raise SettingsError(f"{name}: {value} must be {rule}")
 
 
-def _autoregressions(draws: _Streams, name: str, half_lives: Float64, n_candles: int) -> Float64:
+def autoregressions(draws: Streams, name: str, half_lives: Float64, n_candles: int) -> Float64:
     """Return standard normal autoregressions, shape (T, len(half_lives))."""
     shocks = draws[name].standard_normal((n_candles, len(half_lives)))
     columns = zip(shocks.T, half_lives, strict=True)
     return np.stack([stationary_ar1(each, float(life)) for each, life in columns], axis=1)
 
 
-def _context(spec: PlantedSpec, draws: _Streams, n_candles: int) -> Float64:
+def signs_in_turn(spec: PlantedSpec, draws: Streams, n_candles: int) -> Float64:
     """Return a context of -1 and 1 in turn, shape (T,); it starts at either, in mid-life."""
     if math.isinf(spec.context_life):
         return np.ones(n_candles)
@@ -225,7 +252,7 @@ def _features(
     kind: PlantedKind,
     spec: PlantedSpec,
     world: np.random.Generator,
-    draws: _Streams,
+    draws: Streams,
     latent: Float64,
     context: Float64,
     n_features: int,
@@ -244,7 +271,7 @@ def _features(
         noise = np.concatenate([noise, np.full(CONTEXT_FEATURES, spec.context_noise)])
     n_shown = len(noise)
     shown = shown + noise * draws["observation"].standard_normal((n_candles, n_shown))
-    features = _autoregressions(draws, "noise features", half_lives, n_candles)
+    features = autoregressions(draws, "noise features", half_lives, n_candles)
     features[:, columns[:n_shown]] = signs[:n_shown] * shown / np.sqrt(1.0 + noise**2)
     return features
 
@@ -268,7 +295,7 @@ def _factors(kind: PlantedKind, rotation: Float64, latent: Float64, context: Flo
     return np.asarray(latent @ rotation.T, dtype=np.float64)
 
 
-def _candles(spec: PlantedSpec, draws: _Streams, expected_return: Float64) -> Float64:
+def planted_candles(noise: CandleNoise, draws: Streams, expected_return: Float64) -> Float64:
     """Return open, high, low and close, shape (T, 4).
 
     The extremes are those of a Brownian bridge from open to close, drawn from their distribution:
@@ -278,9 +305,9 @@ def _candles(spec: PlantedSpec, draws: _Streams, expected_return: Float64) -> Fl
     n_candles = len(expected_return)
     clusters = stationary_ar1(draws["volatility"].standard_normal(n_candles), VOLATILITY_HALF_LIFE)
     # E[exp(2 x)] = 1 for x normal with mean -variance.
-    log_volatility = VOLATILITY_CLUSTERING * clusters - VOLATILITY_CLUSTERING**2
-    volatility = spec.volatility * np.exp(log_volatility)
-    move = volatility * draws["returns"].standard_normal(n_candles)
+    log_volatility = noise.clustering * clusters - noise.clustering**2
+    volatility = noise.volatility * np.exp(log_volatility)
+    move = volatility * noise.shocks(draws["returns"], n_candles)
     move[1:] += expected_return[:-1]
     close = np.cumsum(move)
     opened = np.concatenate([[0.0], close[:-1]])
@@ -295,8 +322,8 @@ def _candles(spec: PlantedSpec, draws: _Streams, expected_return: Float64) -> Fl
     return prices
 
 
-def _entries(
-    draws: _Streams, signal: Float64, entry_share: float | None
+def classic_entries(
+    draws: Streams, signal: Float64, entry_share: float | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return where the classic rule fires long and short, each of shape (T,)."""
     if entry_share is None:
