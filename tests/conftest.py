@@ -41,14 +41,15 @@ MARKED_FIXTURES = {
 SLOW_FILES = {
     "checks": ("facts",),
     "evaluation": (
-        *("baselines", "bootstrap", "edge", "importance", "judge_into", "overfitting", "report"),
+        *("baselines", "bootstrap", "edge", "importance", "judge_into", "overfitting", "peers"),
+        "report",
         "superiority",
     ),
     "exchange": ("server",),
     "freqai": ("datafiles", "faces", "funding", "sections"),
     "market": ("base_timeframes",),
     "page": ("commands", "live", "render"),
-    "ppo": ("compute", "ensemble", "exact_training", "rounded", "standard"),
+    "ppo": ("compute", "ensemble", "exact_training", "forecasts", "rounded", "standard"),
     "records": ("killed", "sampler"),
     "rollouts": ("fast_ppo", "freqtrade_env", "process_env", "vec_env"),
     "runs": ("agreement", "evaluation", "left_out", "parity"),
@@ -58,7 +59,7 @@ SLOW_FILES = {
         *("readme", "threads_and_bits", "training"),
     ),
     "walk_forward": ("walk",),
-    "worlds": ("planted", "synthetic"),
+    "worlds": ("families", "planted", "synthetic"),
 }
 
 

@@ -196,7 +196,8 @@ def test_every_setting_and_its_default_is_in_the_table() -> None:
         "| `evidence`, `patience`, `validation_share` | "
         f"{defaults.evidence:g}, {defaults.patience}, {defaults.validation_share} |",
         f"| `float32_matmul_precision` | `{defaults.float32_matmul_precision}` |",
-        f"{defaults.used_n_epochs} with `exact`",
+        f"{defaults.used_learning_rate:.0e}".replace("e-0", "e-")
+        + f", {defaults.used_n_epochs} with forecasts",
         f"| `random_state` | {defaults.random_state} |",
     ):
         assert row in table

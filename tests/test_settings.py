@@ -449,6 +449,7 @@ def test_a_trade_rule_changes_the_episode(name, make_market, tiny_settings) -> N
 
 _EXACT_ONLY = (
     "advantage",
+    "policy_inputs",
     "weight_decay",
     "dropout",
     "weight_average",

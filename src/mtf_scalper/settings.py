@@ -101,6 +101,17 @@ class Advantage(StrEnum):
     GAE = "gae"
 
 
+class PolicyInputs(StrEnum):
+    """What a policy's network sees of the market.
+
+    ``forecasts``: of the next returns, see ``mtf_scalper.ppo.forecasts``; with exact advantages.
+    ``features``: all features of the window.
+    """
+
+    FORECASTS = "forecasts"
+    FEATURES = "features"
+
+
 class Algorithm(StrEnum):
     """What learns: this package's ``FastPPO``, or stable-baselines3's ``PPO`` with the same result.
 
@@ -338,6 +349,8 @@ class Settings(_Frozen):
     learning_rate ... target_kl
         PPO's own settings, named as in stable-baselines3. Where ``learning_rate`` and
         ``n_epochs`` are not given they go by ``advantage``.
+    policy_inputs : PolicyInputs
+        Where it is not given it goes by ``advantage``, see ``used_policy_inputs``.
     weight_decay : float
         Decoupled weight decay of Adam. This one and those below: with exact advantages only.
     dropout : float
@@ -400,6 +413,7 @@ class Settings(_Frozen):
     max_grad_norm: Bound = 0.5
     target_kl: Bound | None = None
 
+    policy_inputs: PolicyInputs | None = None
     weight_decay: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.1
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     weight_average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
@@ -442,6 +456,12 @@ class Settings(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _forecasts_are_for_exact_advantages(self) -> Self:
+        if self.policy_inputs is PolicyInputs.FORECASTS and self.advantage is not Advantage.EXACT:
+            raise ValueError("policy_inputs 'forecasts' needs advantage 'exact'")
+        return self
+
+    @model_validator(mode="after")
     def _fills_and_environment_agree(self) -> Self:
         if self.fills is Fills.BACKTEST:
             if self.n_actions != N_ACTIONS:
@@ -460,17 +480,29 @@ class Settings(_Frozen):
 
     @property
     def used_learning_rate(self) -> float:
-        """``learning_rate``, or 3e-4 after rollouts and 1e-3 with exact advantages."""
+        """``learning_rate``, or 3e-4 after rollouts, 1e-3 of features, 2e-3 of forecasts."""
         if self.learning_rate is not None:
             return self.learning_rate
+        if self.used_policy_inputs is PolicyInputs.FORECASTS:
+            return 2e-3
         return 1e-3 if self.advantage is Advantage.EXACT else 3e-4
 
     @property
     def used_n_epochs(self) -> int:
-        """``n_epochs``, or 10 after a rollout and 2 after an exact evaluation."""
+        """``n_epochs``, or 10 after a rollout, 2 of features, 1 of forecasts."""
         if self.n_epochs is not None:
             return self.n_epochs
+        if self.used_policy_inputs is PolicyInputs.FORECASTS:
+            return 1
         return 2 if self.advantage is Advantage.EXACT else 10
+
+    @property
+    def used_policy_inputs(self) -> PolicyInputs:
+        """``policy_inputs``, or features after rollouts and forecasts with exact advantages."""
+        if self.policy_inputs is not None:
+            return self.policy_inputs
+        is_exact = self.advantage is Advantage.EXACT
+        return PolicyInputs.FORECASTS if is_exact else PolicyInputs.FEATURES
 
     @property
     def rollout_steps(self) -> int:

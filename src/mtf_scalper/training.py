@@ -17,7 +17,7 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.market.names import check_names, feature_difference
 from mtf_scalper.ppo.checkpoints import DRAWING, release
 from mtf_scalper.ppo.compute import ComputeSetup, configure_torch
-from mtf_scalper.ppo.exact_training import learn_exactly
+from mtf_scalper.ppo.exact_training import as_judged, learn_exactly
 from mtf_scalper.ppo.policy import Policy, remember_features, remembered_features, simulate
 from mtf_scalper.ppo.selection import held_back
 from mtf_scalper.records.events import EventLog, HistoryRow, ProgressCallback
@@ -48,7 +48,8 @@ class TrainResult:
         Wall time of the training, environments' start and end and the reports included.
     reports : tuple of Report
         How the policy trades each validation market, beside the baselines and the hindsight
-        optimum. The weights were chosen there: later candles may well say less.
+        optimum, with forecasts that have not seen it; those of ``policy`` are then fitted on all
+        candles. The weights were chosen there: later candles may well say less.
     """
 
     policy: Policy
@@ -170,7 +171,8 @@ def train(
     release(model)
     remember_features(model, markets[0].feature_names)
     policy = Policy(model, settings)
-    reports = tuple(_report(policy, each) for each in held)
+    with as_judged(model):
+        reports = tuple(_report(policy, each) for each in held)
     result = TrainResult(
         policy=policy,
         history=tuple(history),

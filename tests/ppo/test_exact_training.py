@@ -13,6 +13,8 @@ from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtf_scalper.errors import MarketError, SettingsError
+from mtf_scalper.ppo.exact_training import as_judged
+from mtf_scalper.ppo.forecasts import N_FORECASTS
 from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.ppo.selection import held_back
 from mtf_scalper.records.events import EventLog, Progress, read_events
@@ -31,7 +33,9 @@ def tiny() -> Settings:
 
 def weights(result: TrainResult) -> dict[str, np.ndarray]:
     state = result.policy.model.policy.state_dict()
-    return {name: value.numpy().copy() for name, value in state.items()}
+    # Forecasts are fitted anew in every training.
+    own = {name: value for name, value in state.items() if not name.startswith("forecasts.")}
+    return {name: value.numpy().copy() for name, value in own.items()}
 
 
 def distance(first: TrainResult, second: TrainResult) -> float:
@@ -106,6 +110,7 @@ def test_the_same_seed_gives_the_same_policy(
         {"gamma": 0.5},
         {"normalize_advantage": False},
         {"max_grad_norm": 1e-4},
+        {"policy_inputs": "forecasts"},
         {"validation_share": 0.3},
         {"train_cycles": 2},
         {"add_state_info": True},
@@ -117,12 +122,21 @@ def test_every_setting_has_an_effect(
     make_market: Any, tiny: Settings, change: dict[str, Any]
 ) -> None:
     market = make_market(n_candles=200, volatility=0.01)
-    settings = tiny.changed(rules={"entry": "any", "max_trade_duration_candles": 10})
+    # A market without a signal has no forecasts either; here it is enough that there are inputs.
+    settings = tiny.changed(
+        rules={"entry": "any", "max_trade_duration_candles": 10}, policy_inputs="features"
+    )
     if "add_state_info" in change:
         names = weights(train(market, settings.changed(**change))).keys()
         assert "mlp_extractor.position_to_head.weight" in names
         return
     settings = settings.changed(validation_share=change.pop("validation_share", 0.15))
+    if "policy_inputs" in change:
+        first = weights(train(market, settings.changed(**change)))[
+            "mlp_extractor.policy_net.0.weight"
+        ]
+        assert first.shape == (16, N_FORECASTS)
+        return
     if not change:
         assert len(held_back([market], settings)[1][0]) == 60
         return
@@ -164,7 +178,9 @@ def test_the_weights_of_the_best_pass_are_kept(exit_confidence: float, tiny: Set
     market, validation = hinting_market(3), hinting_market(4, 600)
     result = train(market, settings, validation)
     returns = [row.validation_log_return for row in result.history]
-    run = simulate(result.policy, validation)
+    with as_judged(result.policy.model):
+        run = simulate(result.policy, validation)
+        at_half = simulate(result.policy, validation, exit_threshold=0.5)
     # Passes are compared by the mean of their last five returns.
     means = [float(np.mean(returns[max(0, i - 4) : i + 1])) for i in range(len(returns))]
     best = int(np.argmax(means))
@@ -175,7 +191,6 @@ def test_the_weights_of_the_best_pass_are_kept(exit_confidence: float, tiny: Set
     assert len(run.trades) == result.history[best].validation_trades
     (report,) = result.reports
     assert report.log_return == run.log_return
-    at_half = simulate(result.policy, validation, exit_threshold=0.5)
     assert (at_half.trades == run.trades) is (exit_confidence == 0.5)
 
 
@@ -237,7 +252,9 @@ def test_training_goes_on_from_other_weights(make_market: Any, tiny: Settings) -
     ours, theirs = weights(first), weights(again)
     for name in ours:
         np.testing.assert_allclose(theirs[name], ours[name], atol=1e-6)
-    with pytest.raises(SettingsError, match="net_arch, the window or the features differ"):
+    with pytest.raises(
+        SettingsError, match="net_arch, the window, policy_inputs or the features differ"
+    ):
         train(
             make_market(n_candles=200),
             tiny.changed(net_arch=(8,)),

@@ -108,7 +108,13 @@ def test_rounding_learns_about_the_same_and_only_where_it_is_asked_for(
     market = make_market(n_candles=300)
     found = {
         precision: train(
-            market, Settings(**TINY, validation_share=0.0, float32_matmul_precision=precision)
+            market,
+            Settings(
+                **TINY,
+                validation_share=0.0,
+                float32_matmul_precision=precision,
+                policy_inputs="features",
+            ),
         ).policy
         for precision in ("medium", "highest")
     }

@@ -162,7 +162,7 @@ def without_units(path: Path) -> None:
 
 def test_a_checkpoint_from_before_sees_everything_as_it_is(tmp_path: Path) -> None:
     market = hinting_market(5)
-    policy = learned(market, EXACT)
+    policy = learned(market, {**EXACT, "policy_inputs": "features"})
     policy.save(tmp_path / "old.zip")
     without_units(tmp_path / "old.zip")
     old = Policy.load(tmp_path / "old.zip", policy.settings)
@@ -172,7 +172,7 @@ def test_a_checkpoint_from_before_sees_everything_as_it_is(tmp_path: Path) -> No
     np.testing.assert_allclose(
         old.probabilities(market.features)[52], by_hand.detach().numpy()[0], atol=1e-6
     )
-    goes_on = learned(market, {**EXACT, "train_cycles": 1})
+    goes_on = learned(market, {**EXACT, "policy_inputs": "features", "train_cycles": 1})
     settings = goes_on.settings
     again = train(market.slice(0, 600), settings, initial=old.model).policy.model.policy
     assert float(again.standard.centre.abs().sum()) == 0.0

@@ -24,7 +24,7 @@ SEED = 7
 # Small, quick, and content with little evidence, so that the agent leaves trades by itself.
 CONFIG = """{"freqai": {"rl_config": {
  "train_cycles": 20, "net_arch": [32], "device": "cpu", "evidence": 0.0,
- "learning_rate": 3e-3, "weight_average": 0.9, "keep_bias": 0.5
+ "learning_rate": 1e-2, "weight_average": 0.9, "keep_bias": 0.0
 }}}"""
 
 

@@ -26,6 +26,8 @@ def settings_of(**values):
         "cpu_count": 1,
         "device": "cpu",
         "evidence": 0.0,
+        # A few days have no evident forecast; of their features some policy is learned.
+        "policy_inputs": "features",
         "learning_rate": 5e-3,
         "weight_average": 0.0,
         "keep_bias": 0.5,

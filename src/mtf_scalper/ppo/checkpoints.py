@@ -109,11 +109,10 @@ def load_weights(policy: ActorCriticPolicy, weights: Mapping[str, torch.Tensor])
     SettingsError
         If they are of another shape, or not finite.
     """
-    theirs = {name: tuple(value.shape) for name, value in weights.items()}
-    ours = {name: tuple(value.shape) for name, value in policy.state_dict().items()}
-    if theirs != ours:
+    if _shapes(weights) != _shapes(policy.state_dict()):
         raise SettingsError(
-            "net_arch, the window or the features differ from those of the model to go on from; "
+            "net_arch, the window, policy_inputs or the features differ from those of the model to "
+            "go on from; "
             "switch continual learning off or start under another identifier"
         )
     bad = first_not_finite(weights)
@@ -123,6 +122,15 @@ def load_weights(policy: ActorCriticPolicy, weights: Mapping[str, torch.Tensor])
             "learning off or start under another identifier"
         )
     policy.load_state_dict(weights)
+
+
+def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all weights but those of forecasts, which every training fits anew."""
+    return {
+        name: tuple(value.shape)
+        for name, value in weights.items()
+        if not name.startswith("forecasts.")
+    }
 
 
 def _take_over(model: PPO, initial: PPO) -> None:

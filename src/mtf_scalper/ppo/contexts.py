@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
-from mtf_scalper.ppo.standard import Standard
 from mtf_scalper.ppo.surrogate import Targets
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.advantages import Evaluation, PolicyTable, evaluate_policy
@@ -28,6 +27,7 @@ from mtf_scalper.simulator.chains import SIDES, Chains, chains_of
 from mtf_scalper.simulator.prepared import prepare
 
 Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
@@ -48,15 +48,15 @@ class Book:
     markets : sequence of Market
         With the same features.
     settings : Settings
-    standard : Standard, optional
-        What brings features into the policy's units; without it they stay as they are.
+    features : ndarray of float32, shape (T, F), optional
+        What the policy's network sees, of all markets one after the other; without it their own.
 
     Attributes
     ----------
     pairs : str
         Names of the markets.
     features : ndarray of float32, shape (T, F)
-        Of all markets, one after the other.
+        What the network sees, of all markets one after the other.
     rows : ndarray of int64, shape (R,)
         Candles at which there may be a choice, increasing.
     starts : ndarray of int64, shape (R + 1,)
@@ -70,13 +70,13 @@ class Book:
     """
 
     def __init__(
-        self, markets: Sequence[Market], settings: Settings, standard: Standard | None = None
+        self, markets: Sequence[Market], settings: Settings, features: Floats32 | None = None
     ) -> None:
         self._settings = settings
         self.sees_position = settings.add_state_info
         self.pairs = ", ".join(dict.fromkeys(market.pair for market in markets))
-        features = np.concatenate([market.features for market in markets])
-        self.features = features if standard is None else standard.of_features(features)
+        own = np.concatenate([market.features for market in markets])
+        self.features = own if features is None else features
         self._parts: list[_Part] = []
         first_row = first_context = 0
         found: list[list[NDArray[Any]]] = []

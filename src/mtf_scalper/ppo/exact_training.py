@@ -11,14 +11,16 @@ slow the learning by heart, and the training ends when nothing better comes.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.utils import configure_logger
 
@@ -28,15 +30,15 @@ from mtf_scalper.ppo.checkpoints import Spaces, give_up, load_weights, new_model
 from mtf_scalper.ppo.compute import ComputeSetup
 from mtf_scalper.ppo.contexts import Book
 from mtf_scalper.ppo.exact_learner import ExactLearner
+from mtf_scalper.ppo.forecasting import fit_forecasts
 from mtf_scalper.ppo.late_buffer import LateRolloutBuffer
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.position_policy import PositionPolicy
 from mtf_scalper.ppo.selection import Judge
-from mtf_scalper.ppo.standard import Standard
 from mtf_scalper.ppo.surrogate import LOSSES
 from mtf_scalper.ppo.team import team
 from mtf_scalper.records.events import EventLog, HistoryRow, Progress, ProgressCallback
-from mtf_scalper.settings import Settings
+from mtf_scalper.settings import PolicyInputs, Settings
 from mtf_scalper.simulator.observation import n_extras
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
@@ -79,36 +81,65 @@ def learn_exactly(
     rows = np.concatenate([market.features for market in markets])
     for model, start in zip(models, starts, strict=True):
         if start is None:
-            _standard_of(model).fit(rows, settings.window_size)
+            _policy_of(model).standard.fit(rows, settings.window_size)
             _begin_with_a_bias(model, settings)
         else:
             load_weights(model.policy, start)
-    book = Book(markets, settings, _standard_of(models[0]))
-    held = Book(validation, settings, _standard_of(models[0])) if validation else None
+    seen, foretold = _what_networks_see(models, markets, validation, settings)
+    book = Book(markets, settings, np.concatenate(seen[: len(markets)]))
+    held = None
+    if validation:
+        held = Book(validation, settings, np.concatenate(seen[len(markets) :]))
     for member, model in enumerate(models):
         name = "PPO" if settings.n_seeds == 1 else f"PPO_seed_{model.seed}"
         if tensorboard_log is not None:
             model.set_logger(configure_logger(0, tensorboard_log, name))
         first_step = member * settings.train_cycles * steps_per_pass
         with team():
-            _learn(model, settings, book, held, reports, first_step, steps_per_pass)
+            learner = ExactLearner(model.policy, book, settings, seed=model.seed or 0)
+            judge = Judge(learner, held, settings, model, foretold)
+            _learn(judge, learner, settings, reports, first_step, steps_per_pass)
     model = models[0] if settings.n_seeds == 1 else _ensemble(models, markets[0], settings, compute)
     model.num_timesteps = reports.steps
     return model, reports.history
 
 
-def _learn(
-    model: PPO,
+def _what_networks_see(
+    models: Sequence[PPO],
+    markets: Sequence[Market],
+    validation: Sequence[Market],
     settings: Settings,
-    book: Book,
-    held: Book | None,
+) -> tuple[list[NDArray[np.float32]], float]:
+    """Fit what stands before the networks.
+
+    Returns
+    -------
+    list of ndarray of float32, shape (T, F)
+        Their inputs of each market, those held back last.
+    float
+        Standard errors at which returns agree with the best forecast.
+    """
+    policies = [_policy_of(model) for model in models]
+    every = [*markets, *validation]
+    features = [policies[0].standard.of_features(market.features) for market in every]
+    if settings.used_policy_inputs is PolicyInputs.FEATURES:
+        return features, 0.0
+    fitted = fit_forecasts(features, every, len(validation), settings)
+    for policy in policies:
+        policy.forecasts.take(fitted.tables, fitted.without_held_back)
+    return fitted.seen, max(fitted.evidence)
+
+
+def _learn(
+    judge: Judge,
+    learner: ExactLearner,
+    settings: Settings,
     reports: _Reports,
     first_step: int,
     steps_per_pass: int,
 ) -> None:
     """Train one policy."""
-    learner = ExactLearner(model.policy, book, settings, seed=model.seed or 0)
-    judge = Judge(learner, held, settings, model)
+    model = judge.model
     try:
         for cycle in range(settings.train_cycles):
             fee_share = _fee_share(cycle, settings)
@@ -134,6 +165,7 @@ def _new_model(
     sees_position = settings.add_state_info
     layers: Any = list(settings.net_arch)
     length = settings.window_size * market.n_features + n_extras(settings)
+    forecasts = settings.used_policy_inputs is PolicyInputs.FORECASTS
     return new_model(
         PPO,
         PositionPolicy if sees_position else MaskedPolicy,
@@ -147,6 +179,7 @@ def _new_model(
         net_arch=layers if sees_position else {"pi": layers, "vf": []},
         optimizer_class=torch.optim.AdamW,
         optimizer_kwargs={"eps": 1e-5, "weight_decay": settings.weight_decay},
+        **({"forecast_window": settings.window_size} if forecasts else {}),
         **policy_kwargs,
     )
 
@@ -186,10 +219,20 @@ def _begin_with_a_bias(model: PPO, settings: Settings) -> None:
         _logit_biases(model)[Action.NEUTRAL] += settings.keep_bias
 
 
-def _standard_of(model: PPO) -> Standard:
-    """Return the units of a model; those of an ensemble's members are the same."""
+@contextlib.contextmanager
+def as_judged(model: PPO) -> Iterator[None]:
+    """Let a model that was just trained see validation candles as it did when it was judged."""
+    policy = model.policy
+    if isinstance(policy, MaskedPolicy) and policy.forecast_window is not None:
+        with policy.forecasts.judged():
+            yield
+    else:
+        yield
+
+
+def _policy_of(model: PPO) -> MaskedPolicy:
     assert isinstance(model.policy, MaskedPolicy)
-    return model.policy.standard
+    return model.policy
 
 
 def _logit_biases(model: PPO) -> torch.Tensor:

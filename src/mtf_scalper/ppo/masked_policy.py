@@ -21,9 +21,10 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from torch import nn
 
+from mtf_scalper.ppo.forecasts import N_FORECASTS, Forecasts
 from mtf_scalper.ppo.products import make_steady
 from mtf_scalper.ppo.standard import Standard
 
@@ -46,7 +47,8 @@ class MaskedPolicy(ActorCriticPolicy):
     """``MlpPolicy`` for observations that end with the action mask as zeros and ones.
 
     Takes the arguments of ``ActorCriticPolicy`` but for the features extractor, which is its own,
-    and ``n_members``, the number of networks in the ensemble.
+    ``n_members``, the number of networks in the ensemble, and ``forecast_window``: where it is
+    given, the networks see forecasts made of windows of so many candles in place of features.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class MaskedPolicy(ActorCriticPolicy):
         action_space: spaces.Discrete,
         *args: Any,
         n_members: int = 1,
+        forecast_window: int | None = None,
         **kwargs: Any,
     ) -> None:
+        self.forecast_window = forecast_window
         kwargs.update(
             features_extractor_class=WithoutMask,
             features_extractor_kwargs={"n_actions": int(action_space.n)},
@@ -73,6 +77,9 @@ class MaskedPolicy(ActorCriticPolicy):
             for _ in range(n_members - 1)
         )
         self.standard = Standard(self.features_dim).to(self.device)
+        if forecast_window is not None:
+            n_features = self._n_window // forecast_window
+            self.forecasts = Forecasts(forecast_window, n_features).to(self.device)
         make_steady(self)
 
     @property
@@ -104,7 +111,7 @@ class MaskedPolicy(ActorCriticPolicy):
 
     def predict_values(self, obs: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Return the values of observations, shape (N, 1)."""
-        inputs = self.standard(obs[:, : self.features_dim])
+        inputs = self._seen(obs[:, : self.features_dim])
         values: torch.Tensor = self.value_net(self.mlp_extractor.forward_critic(inputs))
         return values
 
@@ -126,13 +133,39 @@ class MaskedPolicy(ActorCriticPolicy):
 
     def member_logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return every member's logits, shape (n_members, N, n_actions)."""
-        inputs = self.standard(inputs)
+        inputs = self._seen(inputs)
         own = self.action_net(self.mlp_extractor.forward_actor(inputs))
         others = [
             other["action_net"](other["mlp_extractor"].forward_actor(inputs))  # type: ignore[index]
             for other in self.others
         ]
         return torch.stack([own, *others])
+
+    @property
+    def _n_window(self) -> int:
+        """Numbers of a window among those that are observed."""
+        return self.features_dim
+
+    @property
+    def _n_seen(self) -> int:
+        """Numbers of a window that the networks see."""
+        return self._n_window if self.forecast_window is None else N_FORECASTS
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = MlpExtractor(
+            self._n_seen,
+            net_arch=self.net_arch,
+            activation_fn=self.activation_fn,
+            device=self.device,
+        )
+
+    def _seen(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return what the networks see of what is observed."""
+        inputs = self.standard(inputs)
+        if self.forecast_window is None:
+            return inputs
+        n_window = self._n_window
+        return torch.cat([self.forecasts(inputs[:, :n_window]), inputs[:, n_window:]], dim=1)
 
     def member_state(self, member: int) -> dict[str, torch.Tensor]:
         """Return one member's weights, as the ``state_dict`` of a policy of its own."""

@@ -63,8 +63,11 @@ class PositionPolicy(MaskedPolicy):
     ``net_arch`` in the policy's arguments is a list: the layers of the encoder.
     """
 
+    @property
+    def _n_window(self) -> int:
+        return self.features_dim - len(POSITION_STATE)
+
     def _build_mlp_extractor(self) -> None:
         assert isinstance(self.net_arch, list)
-        n_window = self.features_dim - len(POSITION_STATE)
-        extractor = JoinedExtractor(n_window, self.net_arch, self.activation_fn)
+        extractor = JoinedExtractor(self._n_seen, self.net_arch, self.activation_fn)
         self.mlp_extractor = extractor.to(self.device)  # type: ignore[assignment]

@@ -39,6 +39,12 @@ def held_back(markets: Sequence[Market], settings: Settings) -> tuple[list[Marke
     return train, validation
 
 
+EVIDENT_FORECASTS = 1.5
+"""How many times ``evidence`` forecasts need in place of held-back returns."""
+LEAST_TRADES = 3
+"""Held-back trades of weights that are kept because forecasts are evident."""
+
+
 class Judge:
     """Keeps the weights that earn most on held-back candles, and says when nothing better comes.
 
@@ -48,15 +54,29 @@ class Judge:
     training: one that trades nothing, or leaves all exits to the rules. The error is that of the
     paired difference: candle by candle, what one policy earned more than the other. Returns of
     different candles are next to uncorrelated, so the root of the summed squares estimates it.
+
+    The held-back candles are few, and a true but small advantage is hard to see on them. Where
+    returns agree with a forecast over all candles at ``EVIDENT_FORECASTS`` times ``evidence``
+    standard errors (``foretold``), that there is something to learn is known. Then the held-back
+    candles choose among the passes, and only must not speak against the best of them: it may be no
+    more than half of ``evidence`` below the policy from before, and in ``LEAST_TRADES`` trades,
+    because one position that was held all the time may have been the market's drift.
     """
 
     def __init__(
-        self, learner: ExactLearner, held: Book | None, settings: Settings, model: PPO
+        self,
+        learner: ExactLearner,
+        held: Book | None,
+        settings: Settings,
+        model: PPO,
+        foretold: float = 0.0,
     ) -> None:
         self._learner = learner
-        self._model = model
+        self.model = model
         self._patience = settings.patience
-        self._evidence = settings.evidence
+        is_known = foretold >= EVIDENT_FORECASTS * settings.evidence
+        self._evidence = -settings.evidence / 2.0 if is_known else settings.evidence
+        self._least_trades = LEAST_TRADES if is_known else 0
         self._book = held
         self._oracle = 0.0
         self._weights = copy.deepcopy(model.policy.state_dict())
@@ -85,17 +105,18 @@ class Judge:
     def look(self, *, is_at_full_fees: bool) -> None:
         """Let the policy trade the held-back candles."""
         with self._learner.averaged():
-            weights = copy.deepcopy(self._model.policy.state_dict())
-            score = None if self._book is None else self._learner.score(self._book)
-        if score is None or self._start is None:
+            weights = copy.deepcopy(self.model.policy.state_dict())
+            found = None if self._book is None else self._learner.score(self._book)
+        if found is None or self._start is None:
             self._weights = weights
             return
-        self.log_return, self.n_trades = score.log_return, score.n_trades
-        self._latest.append(score.log_return)
+        self.log_return, self.n_trades = found.log_return, found.n_trades
+        self._latest.append(found.log_return)
         smoothed = float(np.mean(self._latest))
         # NumPy's norm would add in another order with another number of threads.
-        error = float(np.sqrt(((score.rewards - self._start.rewards) ** 2).sum()))
+        error = float(np.sqrt(((found.rewards - self._start.rewards) ** 2).sum()))
         is_evident = smoothed - self._start.log_return > self._evidence * error
+        is_evident &= found.n_trades >= self._least_trades
         if is_evident and smoothed > self._best:
             self._best, self._weights = smoothed, weights
             self._waited = 0
@@ -111,4 +132,4 @@ class Judge:
                 self._book.pairs,
                 self._evidence,
             )
-        self._model.policy.load_state_dict(self._weights)
+        self.model.policy.load_state_dict(self._weights)
