@@ -91,6 +91,7 @@ def train(
         Later candles of the same features; after every update the policy trades them, and the
         weights with the best log return there are kept. With exact advantages the last
         ``settings.validation_share`` of each market is held back for that where none is given.
+        Forecasts of still later candles are fitted on these as well: judge a policy on others.
     initial : PPO, optional
         A model whose weights and optimiser state to go on from (continual learning); it stays as
         it is, and everything else comes from ``settings``.

@@ -164,6 +164,7 @@ def training_facts(
     return {
         "total_steps": total_steps,
         "advantage": str(settings.advantage),
+        "policy_inputs": str(settings.used_policy_inputs),
         "algorithm": type(model).__name__,
         "n_envs": model.n_envs,
         "vec_env": str(settings.vec_env),

@@ -12,6 +12,7 @@ slow the learning by heart, and the training ends when nothing better comes.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -41,6 +42,8 @@ from mtf_scalper.records.events import EventLog, HistoryRow, Progress, ProgressC
 from mtf_scalper.settings import PolicyInputs, Settings
 from mtf_scalper.simulator.observation import n_extras
 from mtf_scalper.simulator.types import N_ACTIONS, Action
+
+logger = logging.getLogger(__name__)
 
 
 def learn_exactly(
@@ -127,7 +130,14 @@ def _what_networks_see(
     fitted = fit_forecasts(features, every, len(validation), settings)
     for policy in policies:
         policy.forecasts.take(fitted.tables, fitted.without_held_back)
-    return fitted.seen, max(fitted.evidence)
+    best = max(fitted.evidence)
+    logger.info(
+        "%s: returns agree with the best of %d forecasts at %.1f standard errors",
+        ", ".join(dict.fromkeys(market.pair for market in markets)),
+        len(fitted.evidence),
+        best,
+    )
+    return fitted.seen, best
 
 
 def _learn(
