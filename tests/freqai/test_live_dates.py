@@ -95,9 +95,9 @@ class Bot:
         return int(self.model.dd.get_pair_dict_info(pair)[1])
 
     def trained_after(self, moment: int, pair: str = PAIR) -> int:
-        """Wait for a training in FreqAI's own thread."""
+        """Wait for a training in FreqAI's own thread, which notes the moment before it saves."""
         for _ in range(300):
-            if self.trained(pair) > moment:
+            if self.trained(pair) > moment and pair in self.model.dd.model_dictionary:
                 break
             time.sleep(0.1)
         return self.trained(pair)
