@@ -1,4 +1,4 @@
-"""The kept libraries of statistics and of supervised peers, imported where they are first needed."""
+"""Libraries of statistics and of supervised peers, imported where they are first needed."""
 
 from __future__ import annotations
 
