@@ -185,8 +185,11 @@ def test_a_policy_of_forecasts_earns_most_of_what_can_be_known(tmp_path: Path) -
     )
 
 
-def test_the_report_is_of_forecasts_that_have_not_seen_its_candles(linear: Market) -> None:
-    result = train(linear, SETTINGS)
+@pytest.mark.parametrize("n_seeds", [1, 2])
+def test_the_report_is_of_forecasts_that_have_not_seen_its_candles(
+    linear: Market, n_seeds: int
+) -> None:
+    result = train(linear, SETTINGS.changed(n_seeds=n_seeds))
     _, held = held_back([linear], SETTINGS)
     told = result.reports[0].log_return
     with as_judged(result.policy.model):

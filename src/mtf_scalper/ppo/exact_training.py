@@ -202,6 +202,9 @@ def _ensemble(
     assert isinstance(ensemble.policy, MaskedPolicy)
     for member, model in enumerate(models):
         ensemble.policy.set_member_state(member, model.policy.state_dict())
+    if ensemble.policy.forecast_window is not None:
+        # The members' own, which know how held-back candles were foretold.
+        ensemble.policy.forecasts = _policy_of(models[0]).forecasts
     return ensemble
 
 
