@@ -358,9 +358,11 @@ class Settings(_Frozen):
     weight_average : float
         Decay per step of the average of the weights; the average is judged and kept.
     keep_bias : float
-        What the logit of keeping the present position is raised by before the training.
+        What the logit of keeping the present position is raised by before the training; where
+        forecasts are seen, only where no thresholds decide.
     fee_warmup : float
-        Share of the training during which fees rise from zero to what they are.
+        Share of the training during which fees rise from zero to what they are. Where it is not
+        given it goes by what the policy sees, see ``used_fee_warmup``.
     validation_share : float
         Share of the candles held back to choose weights on, where no validation market is given.
     evidence : float
@@ -418,7 +420,7 @@ class Settings(_Frozen):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     weight_average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
     keep_bias: Annotated[float, Field(ge=-50.0, le=50.0)] = 2.0
-    fee_warmup: Ratio = 0.4
+    fee_warmup: Ratio | None = None
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.15
     evidence: Annotated[float, Field(ge=0.0, le=1e6)] = 2.0
     patience: Passes = 10
@@ -480,12 +482,18 @@ class Settings(_Frozen):
 
     @property
     def used_learning_rate(self) -> float:
-        """``learning_rate``, or 3e-4 after rollouts, 1e-3 of features, 2e-3 of forecasts."""
+        """``learning_rate``, or 1e-3 of features with exact advantages, and 3e-4 else."""
         if self.learning_rate is not None:
             return self.learning_rate
-        if self.used_policy_inputs is PolicyInputs.FORECASTS:
-            return 2e-3
-        return 1e-3 if self.advantage is Advantage.EXACT else 3e-4
+        is_exact = self.advantage is Advantage.EXACT
+        return 1e-3 if is_exact and self.used_policy_inputs is PolicyInputs.FEATURES else 3e-4
+
+    @property
+    def used_fee_warmup(self) -> float:
+        """``fee_warmup``, or 0.4 of features, 0 of forecasts."""
+        if self.fee_warmup is not None:
+            return self.fee_warmup
+        return 0.4 if self.used_policy_inputs is PolicyInputs.FEATURES else 0.0
 
     @property
     def used_n_epochs(self) -> int:

@@ -28,7 +28,7 @@ def judge_exact(facts: RunFacts, recipe: Recipe) -> tuple[Check, ...]:
 def _least_passes(recipe: Recipe) -> int:
     """Return after how many passes a training may end for want of anything better."""
     settings = Settings()
-    return math.ceil(settings.fee_warmup * recipe.train_cycles) + settings.patience
+    return math.ceil(settings.used_fee_warmup * recipe.train_cycles) + settings.patience
 
 
 def _expected_passes(facts: RunFacts, recipe: Recipe) -> str:

@@ -28,6 +28,7 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.optional import library
 from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.by_side import SideTable, evaluate_by_side
+from mtf_scalper.simulator.by_threshold import decide_by_threshold
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, chains_of
 from mtf_scalper.simulator.playback import Simulation, play_decided, valid_actions
 from mtf_scalper.simulator.prepared import PreparedMarket, prepare
@@ -117,25 +118,13 @@ def _by_forecast(
     sizes = np.quantile(np.abs(held), ENTER_QUANTILES)
     grid = [(size, share * size) for size in sizes for share in LEAVE_SHARES]
     prepared = prepare(choosing, settings)
-    runs = play_decided(prepared, np.stack([_by_size(prepared, held, *each) for each in grid]))
+    runs = play_decided(
+        prepared, np.stack([decide_by_threshold(prepared, held, *each) for each in grid])
+    )
     best = grid[int(np.argmax([run.log_return for run in runs]))]
     prepared = prepare(tested, settings)
-    decisions = _by_size(prepared, predict(units(tested)), *best)
+    decisions = decide_by_threshold(prepared, predict(units(tested)), *best)
     return play_decided(prepared, decisions[None])[0]
-
-
-def _by_size(prepared: PreparedMarket, forecast: Floats, enter: float, leave: float) -> Decisions:
-    """Return what is decided by row and ``side + 1``, shape (T, 3)."""
-    first = prepared.first_row
-    decisions = np.zeros((len(prepared), 3), dtype=np.int8)
-    valid = valid_actions(prepared)[first:, Side.FLAT + 1]
-    own = decisions[first:]
-    for side, sign in ((Side.LONG, 1.0), (Side.SHORT, -1.0)):
-        action = Action.LONG_ENTER if side is Side.LONG else Action.SHORT_ENTER
-        own[(sign * forecast > enter) & valid[:, action], Side.FLAT + 1] = action
-        exits = Action.LONG_EXIT if side is Side.LONG else Action.SHORT_EXIT
-        own[sign * forecast < leave, side + 1] = exits
-    return decisions
 
 
 def _by_worth_of_leaving(

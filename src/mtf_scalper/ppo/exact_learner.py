@@ -56,6 +56,22 @@ class Score:
     n_trades: int
     rewards: Floats
 
+    def __add__(self, other: Score) -> Score:
+        """Return the score on the candles of both."""
+        return Score(
+            self.log_return + other.log_return,
+            self.n_trades + other.n_trades,
+            np.concatenate([self.rewards, other.rewards]),
+        )
+
+    def error_of_difference(self, other: Score) -> float:
+        """Return the standard error of the difference between two scores on the same candles.
+
+        Returns of different candles are next to uncorrelated.
+        """
+        # NumPy's norm would add in another order with another number of threads.
+        return float(np.sqrt(((self.rewards - other.rewards) ** 2).sum()))
+
 
 class ExactLearner:
     """Improves a policy on a book of contexts.
@@ -138,6 +154,11 @@ class ExactLearner:
         decay = min(self._settings.weight_average, (1 + self._n_steps) / (10 + self._n_steps))
         self._average.lerp_(self._network.storage.weights.data, 1.0 - decay)
         self._n_steps += 1
+
+    @property
+    def book(self) -> Book:
+        """What is learned on."""
+        return self._book
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.ppo.base_policy import BasePolicy
 from mtf_scalper.ppo.flat_storage import FlatStorage, Layer
 from mtf_scalper.ppo.position_policy import JoinedExtractor
 from mtf_scalper.ppo.towers import Tower
@@ -51,6 +52,7 @@ class WindowNetwork:
         self._tower = _tower(stack, batch_size, dropout, is_rounded)
         self._inputs = _inputs(self._tower, batch_size)
         self._gradient = torch.zeros_like(self._tower.output)
+        self._base = base_policy_of(policy)
 
     def forward(
         self,
@@ -79,8 +81,10 @@ class WindowNetwork:
         ndarray of float32, shape (K, 5)
         """
         inputs = _gathered(self._inputs, features, rows)
-        logits = self._tower.forward(inputs, random).numpy()
-        return logits[owners]
+        logits = self._tower.forward(inputs, random)
+        if self._base is not None:
+            logits = logits + self._base(inputs)
+        return logits.numpy()[owners]
 
     def backward(self, gradient: Floats, owners: Rows, n_rows: int) -> None:
         """Write the gradients of all parameters, given those of the logits, shape (K, 5)."""
@@ -116,6 +120,7 @@ class JoinedNetwork:
         self._into, self._into_gradient = weight.data, weight.grad
         self._out = Layer.of(policy.action_net)  # type: ignore[arg-type]
         self._position = self._hidden = torch.empty(0)
+        self._base = base_policy_of(policy)
 
     def forward(
         self,
@@ -126,12 +131,16 @@ class JoinedNetwork:
         random: np.random.Generator | None = None,
     ) -> Floats:
         """Return the logits of contexts; see ``WindowNetwork.forward``."""
-        encoded = self._tower.forward(_gathered(self._inputs, features, rows), random)
+        inputs = _gathered(self._inputs, features, rows)
+        encoded = self._tower.forward(inputs, random)
         self._position = torch.from_numpy(position)
         hidden = encoded.index_select(0, torch.from_numpy(owners))
         hidden.addmm_(self._position, self._into.t()).relu_()
         self._hidden = hidden
-        return torch.addmm(self._out.bias, hidden, self._out.weight.t()).numpy()
+        logits = torch.addmm(self._out.bias, hidden, self._out.weight.t())
+        if self._base is not None:
+            logits += self._base(inputs).index_select(0, torch.from_numpy(owners))
+        return logits.numpy()
 
     def backward(self, gradient: Floats, owners: Rows, n_rows: int) -> None:
         """Write the gradients of all parameters; see ``WindowNetwork.backward``."""
@@ -153,6 +162,12 @@ def network_of(
     is_joined = isinstance(policy.mlp_extractor, JoinedExtractor)
     kind = JoinedNetwork if is_joined else WindowNetwork
     return kind(policy, batch_size, dropout, is_rounded=is_rounded)
+
+
+def base_policy_of(policy: ActorCriticPolicy) -> BasePolicy | None:
+    """Return what a policy's logits are added to, if anything."""
+    base: BasePolicy | None = getattr(policy, "base_policy", None)
+    return base
 
 
 def _tower(stack: list[nn.Module], batch_size: int, dropout: float, is_rounded: bool) -> Tower:

@@ -27,11 +27,13 @@ from stable_baselines3.common.utils import configure_logger
 
 from mtf_scalper.errors import SettingsError, WeightsError
 from mtf_scalper.market.market import Market
+from mtf_scalper.ppo.base_policy import base_of, choose_thresholds
 from mtf_scalper.ppo.checkpoints import Spaces, give_up, load_weights, new_model, training_facts
 from mtf_scalper.ppo.compute import ComputeSetup
 from mtf_scalper.ppo.contexts import Book
 from mtf_scalper.ppo.exact_learner import ExactLearner
 from mtf_scalper.ppo.forecasting import fit_forecasts
+from mtf_scalper.ppo.forecasts import N_FORECASTS
 from mtf_scalper.ppo.late_buffer import LateRolloutBuffer
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
 from mtf_scalper.ppo.position_policy import PositionPolicy
@@ -84,11 +86,15 @@ def learn_exactly(
     rows = np.concatenate([market.features for market in markets])
     for model, start in zip(models, starts, strict=True):
         if start is None:
-            _policy_of(model).standard.fit(rows, settings.window_size)
-            _begin_with_a_bias(model, settings)
+            policy = _policy_of(model)
+            policy.standard.fit(rows, settings.window_size)
+            if settings.used_policy_inputs is PolicyInputs.FORECASTS:
+                policy.base_policy.take(base_of(None, N_FORECASTS, settings.keep_bias))
+            else:
+                _begin_with_a_bias(model, settings)
         else:
             load_weights(model.policy, start)
-    seen, foretold = _what_networks_see(models, markets, validation, settings)
+    seen, foretold, base = _what_networks_see(models, markets, validation, settings)
     book = Book(markets, settings, np.concatenate(seen[: len(markets)]))
     held = None
     if validation:
@@ -101,6 +107,9 @@ def learn_exactly(
         with team():
             learner = ExactLearner(model.policy, book, settings, seed=model.seed or 0)
             judge = Judge(learner, held, settings, model, foretold)
+            # What is judged against is from before this.
+            if base is not None:
+                _policy_of(model).base_policy.take(base)
             _learn(judge, learner, settings, reports, first_step, steps_per_pass)
     model = models[0] if settings.n_seeds == 1 else _ensemble(models, markets[0], settings, compute)
     model.num_timesteps = reports.steps
@@ -112,8 +121,8 @@ def _what_networks_see(
     markets: Sequence[Market],
     validation: Sequence[Market],
     settings: Settings,
-) -> tuple[list[NDArray[np.float32]], float]:
-    """Fit what stands before the networks.
+) -> tuple[list[NDArray[np.float32]], float, NDArray[np.float32] | None]:
+    """Fit what stands before the networks and beside them.
 
     Returns
     -------
@@ -121,12 +130,14 @@ def _what_networks_see(
         Their inputs of each market, those held back last.
     float
         Standard errors at which returns agree with the best forecast.
+    ndarray of float32, shape (2 D + 1, 5), or None
+        The base policy's weights, where forecasts are seen.
     """
     policies = [_policy_of(model) for model in models]
     every = [*markets, *validation]
     features = [policies[0].standard.of_features(market.features) for market in every]
     if settings.used_policy_inputs is PolicyInputs.FEATURES:
-        return features, 0.0
+        return features, 0.0, None
     fitted = fit_forecasts(features, every, len(validation), settings)
     for policy in policies:
         policy.forecasts.take(fitted.tables, fitted.without_held_back)
@@ -137,7 +148,8 @@ def _what_networks_see(
         len(fitted.evidence),
         best,
     )
-    return fitted.seen, best
+    found = choose_thresholds(markets, fitted.seen[: len(markets)], settings)
+    return fitted.seen, best, base_of(found, N_FORECASTS, settings.keep_bias)
 
 
 def _learn(
@@ -256,7 +268,7 @@ def _logit_biases(model: PPO) -> torch.Tensor:
 
 def _fee_share(cycle: int, settings: Settings) -> float:
     """Return the share of the fees that is charged: linear over the first part of the training."""
-    rising = settings.fee_warmup * settings.train_cycles
+    rising = settings.used_fee_warmup * settings.train_cycles
     return 1.0 if cycle >= rising else cycle / rising
 
 

@@ -24,6 +24,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from torch import nn
 
+from mtf_scalper.ppo.base_policy import BasePolicy
 from mtf_scalper.ppo.forecasts import N_FORECASTS, Forecasts
 from mtf_scalper.ppo.products import make_steady
 from mtf_scalper.ppo.standard import Standard
@@ -48,7 +49,8 @@ class MaskedPolicy(ActorCriticPolicy):
 
     Takes the arguments of ``ActorCriticPolicy`` but for the features extractor, which is its own,
     ``n_members``, the number of networks in the ensemble, and ``forecast_window``: where it is
-    given, the networks see forecasts made of windows of so many candles in place of features.
+    given, the networks see forecasts made of windows of so many candles in place of features, and
+    their logits are added to those of a ``BasePolicy``.
     """
 
     def __init__(
@@ -66,14 +68,13 @@ class MaskedPolicy(ActorCriticPolicy):
             features_extractor_kwargs={"n_actions": int(action_space.n)},
         )
         super().__init__(observation_space, action_space, *args, **kwargs)
+        parts = ["mlp_extractor", "action_net"]
+        if forecast_window is not None:
+            self.base_policy = BasePolicy(N_FORECASTS).to(self.device)
+            parts.append("base_policy")
         # The first member is the policy's own network; the others stand beside it.
         self.others = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "mlp_extractor": copy.deepcopy(self.mlp_extractor),
-                    "action_net": copy.deepcopy(self.action_net),
-                }
-            )
+            nn.ModuleDict({part: copy.deepcopy(getattr(self, part)) for part in parts})
             for _ in range(n_members - 1)
         )
         self.standard = Standard(self.features_dim).to(self.device)
@@ -134,12 +135,7 @@ class MaskedPolicy(ActorCriticPolicy):
     def member_logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return every member's logits, shape (n_members, N, n_actions)."""
         inputs = self._seen(inputs)
-        own = self.action_net(self.mlp_extractor.forward_actor(inputs))
-        others = [
-            other["action_net"](other["mlp_extractor"].forward_actor(inputs))  # type: ignore[index]
-            for other in self.others
-        ]
-        return torch.stack([own, *others])
+        return torch.stack([_logits_of(each, inputs) for each in (self, *self.others)])
 
     @property
     def _n_window(self) -> int:
@@ -167,6 +163,15 @@ class MaskedPolicy(ActorCriticPolicy):
         n_window = self._n_window
         return torch.cat([self.forecasts(inputs[:, :n_window]), inputs[:, n_window:]], dim=1)
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **named: Any
+    ) -> None:
+        # In checkpoints from before there was a base policy it adds nothing.
+        for name, value in self.state_dict(prefix=prefix).items():
+            if name.endswith("base_policy.weights"):
+                state_dict.setdefault(name, torch.zeros_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **named)
+
     def member_state(self, member: int) -> dict[str, torch.Tensor]:
         """Return one member's weights, as the ``state_dict`` of a policy of its own."""
         state = self.state_dict()
@@ -184,3 +189,11 @@ class MaskedPolicy(ActorCriticPolicy):
             return
         other = self.others[member - 1]
         other.load_state_dict({name: state[name] for name in other.state_dict()})
+
+
+def _logits_of(member: Any, inputs: torch.Tensor) -> torch.Tensor:
+    """Return the logits of a member: the policy itself, or the parts of another network."""
+    logits: torch.Tensor = member.action_net(member.mlp_extractor.forward_actor(inputs))
+    if hasattr(member, "base_policy"):
+        logits = logits + member.base_policy(inputs[:, :N_FORECASTS])
+    return logits

@@ -39,10 +39,10 @@ def held_back(markets: Sequence[Market], settings: Settings) -> tuple[list[Marke
     return train, validation
 
 
-EVIDENT_FORECASTS = 1.5
-"""How many times ``evidence`` forecasts need in place of held-back returns."""
-LEAST_TRADES = 3
-"""Held-back trades of weights that are kept because forecasts are evident."""
+OVER_ALL = 1.5
+"""How many times ``evidence`` is asked for over all candles, in place of the held-back ones."""
+LEAST_TRADES = 10
+"""Trades, on all candles, of weights that are kept by evidence over all of them."""
 
 
 class Judge:
@@ -56,11 +56,12 @@ class Judge:
     different candles are next to uncorrelated, so the root of the summed squares estimates it.
 
     The held-back candles are few, and a true but small advantage is hard to see on them. Where
-    returns agree with a forecast over all candles at ``EVIDENT_FORECASTS`` times ``evidence``
-    standard errors (``foretold``), that there is something to learn is known. Then the held-back
-    candles choose among the passes, and only must not speak against the best of them: it may be no
-    more than half of ``evidence`` below the policy from before, and in ``LEAST_TRADES`` trades,
-    because one position that was held all the time may have been the market's drift.
+    returns agree with a forecast over all candles at ``OVER_ALL`` times ``evidence`` standard
+    errors (``foretold``), that there is something to learn is known. Then the held-back candles
+    choose among the passes, and only must not speak against the best of them (half of ``evidence``
+    below the policy from before at most); the advantage over all candles has to be as evident as
+    the forecasts are, in at least ``LEAST_TRADES`` trades, because one position that was held all
+    the time may have been the market's drift.
     """
 
     def __init__(
@@ -74,17 +75,20 @@ class Judge:
         self._learner = learner
         self.model = model
         self._patience = settings.patience
-        is_known = foretold >= EVIDENT_FORECASTS * settings.evidence
+        self._over_all = OVER_ALL * settings.evidence
+        is_known = foretold >= self._over_all
         self._evidence = -settings.evidence / 2.0 if is_known else settings.evidence
-        self._least_trades = LEAST_TRADES if is_known else 0
         self._book = held
         self._oracle = 0.0
         self._weights = copy.deepcopy(model.policy.state_dict())
         self._best = -math.inf
         self._start: Score | None = None
+        self._start_of_all: Score | None = None
         if self._book is not None:
             self._oracle = sum(greedy_policy(chains)[0] for chains in self._book.chains)
             self._start = learner.score(self._book)
+            if is_known:
+                self._start_of_all = self._start + learner.score(learner.book)
         self._latest: deque[float] = deque(maxlen=_SMOOTHED_PASSES)
         self._waited = 0
         self.log_return: float | None = None
@@ -113,23 +117,35 @@ class Judge:
         self.log_return, self.n_trades = found.log_return, found.n_trades
         self._latest.append(found.log_return)
         smoothed = float(np.mean(self._latest))
-        # NumPy's norm would add in another order with another number of threads.
-        error = float(np.sqrt(((found.rewards - self._start.rewards) ** 2).sum()))
-        is_evident = smoothed - self._start.log_return > self._evidence * error
-        is_evident &= found.n_trades >= self._least_trades
-        if is_evident and smoothed > self._best:
+        error = found.error_of_difference(self._start)
+        is_better = smoothed - self._start.log_return > self._evidence * error
+        if is_better and smoothed > self._best and self._is_evident_over_all(found):
             self._best, self._weights = smoothed, weights
             self._waited = 0
         elif is_at_full_fees:
             self._waited += 1
 
+    def _is_evident_over_all(self, held: Score) -> bool:
+        """Say whether the advantage over all candles is, where that is what is asked for."""
+        if self._start_of_all is None:
+            return True
+        with self._learner.averaged():
+            found = held + self._learner.score(self._learner.book)
+        gain = found.log_return - self._start_of_all.log_return
+        error = found.error_of_difference(self._start_of_all)
+        return found.n_trades >= LEAST_TRADES and gain > self._over_all * error
+
     def load_best(self) -> None:
         """Put the weights that are kept into the model."""
         if self._book is not None and self._best == -math.inf:
+            candles, errors = "the held-back candles", self._evidence
+            if self._start_of_all is not None:
+                candles, errors = "all candles", self._over_all
             logger.warning(
-                "%s: nothing was learned: no pass earned %g standard errors more on the held-back "
-                "candles than the policy before the training, which is kept",
+                "%s: nothing was learned: no pass earned %g standard errors more on %s than the "
+                "policy before the training, which is kept",
                 self._book.pairs,
-                self._evidence,
+                errors,
+                candles,
             )
         self.model.policy.load_state_dict(self._weights)

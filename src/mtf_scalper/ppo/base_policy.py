@@ -1,0 +1,200 @@
+"""Where a policy of forecasts starts: thresholds that would have earned most, as logits.
+
+To hold a position for as long as a forecast says so, and to pay no more fees than that is worth,
+takes two thresholds. A network that starts from nothing has to find them among all that the noise
+of a month seems to say, and often finds something else. So the network is a *residual*: its logits
+are added to those of a base policy that trades a forecast by thresholds (Silver et al. 2018,
+*Residual policy learning*, https://arxiv.org/abs/1812.06298). What it learns from exact advantages
+is what thresholds do not know: several forecasts at once, the rules' exits, the state of a trade.
+
+The thresholds are those that earn most on the training candles, by forecasts out of folds. What
+they earn on candles that are held back has no part in the choice; these judge them as they judge
+all that is learned. Where none earn more than doing nothing, or than leaving all exits to the
+rules, the base policy keeps its position.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mtf_scalper.jit import njit
+from mtf_scalper.market.market import Market
+from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.by_threshold import ACTIONS_BY_SIDE, decide_by_threshold
+from mtf_scalper.simulator.playback import play_decided
+from mtf_scalper.simulator.prepared import PreparedMarket, prepare
+from mtf_scalper.simulator.types import N_ACTIONS, Action
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+STEEPNESS: Final = 3.0
+"""By how much a logit changes with one unit of a forecast."""
+QUANTILES: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Shares of the forecasts below the size at which a position is entered."""
+SHARES: Final = (-math.inf, -1.0, -0.7, -0.4, -0.2, 0.0, 0.2, 0.5)
+"""Where it is left, as a share of that size; the first one never."""
+
+
+class Thresholds(NamedTuple):
+    """A forecast and where it is traded.
+
+    Attributes
+    ----------
+    mix : ndarray of float64, shape (2 D,)
+        Weights of the forecasts.
+    enter, leave : float
+        See ``decide_by_threshold``.
+    """
+
+    mix: Doubles
+    enter: float
+    leave: float
+
+
+def choose_thresholds(
+    markets: Sequence[Market], forecasts: Sequence[Floats], settings: Settings
+) -> Thresholds | None:
+    """Return the thresholds that earn most on markets, None where none earn anything.
+
+    Every forecast is tried, and the mean of the two kinds for each horizon: by a few thresholds
+    first, the best of them by all.
+
+    Parameters
+    ----------
+    markets : sequence of Market
+    forecasts : sequence of ndarray of float32, shape (T, 2 D)
+        Out of folds, 0 where there is no full window.
+    settings : Settings
+        The rules, and the window.
+    """
+    first = settings.window_size - 1
+    prepared = [prepare(market, settings) for market in markets]
+    known = [each[first:].astype(np.float64) for each in forecasts]
+    used = np.any([each.any(axis=0) for each in known], axis=0)
+    mixes = [mix for mix in _mixes(len(used)) if used[mix > 0.0].all()]
+    nothing = Thresholds(np.zeros(len(used)), math.inf, -math.inf)
+    few = [_grid(mix, known, QUANTILES[1::3], SHARES[1::3]) for mix in mixes]
+    best = _best([nothing, *(each for some in few for each in some)], prepared, known)
+    if best is nothing:
+        return None
+    return _best([best, *_grid(best.mix, known, QUANTILES, SHARES)], prepared, known)
+
+
+def _mixes(n_forecasts: int) -> Iterator[Doubles]:
+    own = np.eye(n_forecasts)
+    yield from own
+    yield from (own[: n_forecasts // 2] + own[n_forecasts // 2 :]) / 2.0
+
+
+def _mixed(values: Doubles, mix: Doubles) -> Doubles:
+    """Return weighted sums of forecasts; a product of matrices would go by the threads."""
+    return np.asarray((values * mix).sum(axis=1))
+
+
+def _grid(
+    mix: Doubles, known: Sequence[Doubles], quantiles: Sequence[float], shares: Sequence[float]
+) -> list[Thresholds]:
+    values = np.abs(np.concatenate([_mixed(each, mix) for each in known]))
+    sizes = [float(np.quantile(values, quantile)) for quantile in quantiles]
+    return [Thresholds(mix, size, share * size) for size in sizes for share in shares]
+
+
+def _best(
+    tried: Sequence[Thresholds], prepared: Sequence[PreparedMarket], known: Sequence[Doubles]
+) -> Thresholds:
+    """Return what earns most; the first of equals."""
+    earned = np.zeros(len(tried))
+    for market, values in zip(prepared, known, strict=True):
+        tables = [
+            decide_by_threshold(market, _mixed(values, each.mix), each.enter, each.leave)
+            for each in tried
+        ]
+        earned += [run.log_return for run in play_decided(market, np.stack(tables))]
+    return tried[int(np.argmax(earned))]
+
+
+def base_of(thresholds: Thresholds | None, n_forecasts: int, keep_bias: float) -> Floats:
+    """Return the base policy's logits as a linear function of forecasts and 1.
+
+    Parameters
+    ----------
+    thresholds : Thresholds or None
+    n_forecasts : int
+        2 D.
+    keep_bias : float
+        By how much the logit of keeping the position is the larger where no threshold decides.
+
+    Returns
+    -------
+    ndarray of float32, shape (2 D + 1, 5)
+    """
+    base = np.zeros((n_forecasts + 1, N_ACTIONS))
+    base[-1] = -keep_bias
+    base[-1, Action.NEUTRAL] = 0.0
+    if thresholds is not None:
+        for _, sign, enters, leaves in ACTIONS_BY_SIDE:
+            _put(base[:, enters], sign * thresholds.mix, -thresholds.enter)
+            _put(base[:, leaves], -sign * thresholds.mix, thresholds.leave)
+    return base.astype(np.float32)
+
+
+def _put(column: Doubles, mix: Doubles, constant: float) -> None:
+    if math.isfinite(constant):
+        column[:-1] = STEEPNESS * mix
+        column[-1] = STEEPNESS * constant
+
+
+@njit(cache=True, nogil=True)
+def base_logits(forecasts: Floats, base: Floats) -> Floats:
+    """Return the base policy's logits, row by row in a fixed order.
+
+    Parameters
+    ----------
+    forecasts : ndarray of float32, shape (N, 2 D)
+    base : ndarray of float32, shape (2 D + 1, 5)
+
+    Returns
+    -------
+    ndarray of float32, shape (N, 5)
+    """
+    n_rows, n_forecasts = forecasts.shape
+    logits = np.empty((n_rows, base.shape[1]), dtype=np.float32)
+    for row in range(n_rows):
+        logits[row] = base[n_forecasts]
+        for index in range(n_forecasts):
+            logits[row] += forecasts[row, index] * base[index]
+    return logits
+
+
+class BasePolicy(nn.Module):
+    """Adds a fixed linear function of forecasts to a network's logits; before ``take`` nothing.
+
+    Parameters
+    ----------
+    n_forecasts : int
+        2 D.
+    """
+
+    weights: Tensor
+
+    def __init__(self, n_forecasts: int) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.zeros(n_forecasts + 1, N_ACTIONS))
+
+    def take(self, weights: Floats) -> None:
+        """Go by ``base_of``'s numbers from now on."""
+        self.weights.copy_(torch.from_numpy(weights))
+
+    def forward(self, forecasts: Tensor) -> Tensor:
+        """Return logits (N, 5) for forecasts of shape (N, 2 D)."""
+        values = forecasts.detach().cpu().contiguous().numpy()
+        logits = base_logits(values, self.weights.cpu().numpy())
+        return torch.from_numpy(logits).to(forecasts.device)
