@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from markets import classic_market
 
-from mtf_scalper.evaluation.degenerate import degeneracy, exposure
+from mtf_scalper.evaluation.degenerate import (
+    MOST_TAKEN,
+    Choices,
+    aside_in_words,
+    choices_of,
+    degeneracy,
+    exposure,
+)
 from mtf_scalper.market.market import Market
-from mtf_scalper.settings import Settings
+from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.playback import Simulation, play
 from mtf_scalper.simulator.prepared import prepare
 
@@ -196,3 +203,39 @@ def test_a_ruined_account_is_judged_by_what_it_decided(make_market, trade_by) ->
     run = trade_by(crash, game, enter_and_stay)
     assert run.equity[-1] < 1e-5
     assert degeneracy(run, crash, game) == "stays in the market on one side (long)"
+
+
+@pytest.mark.parametrize("entry", ["classic", "any"])
+@pytest.mark.parametrize(("n_entries", "is_aside"), [(0, True), (1, True), (10**9, False)])
+def test_who_declines_nearly_all_stands_aside(entry, n_entries, is_aside, market, trade_by) -> None:
+    game, left = settings(entry, **STOPS), [n_entries]
+
+    def decide(row: int, side: int, _age: int) -> int:
+        """Take the first chances, and leave at once."""
+        if side:
+            return leave(side)
+        possible = market.entry_long[row] if entry == "classic" else row >= 4
+        left[0] -= bool(possible)
+        return int(possible and left[0] >= 0)
+
+    found = choices_of(trade_by(market, game, decide), market, game)
+    assert found.mode == entry
+    assert found.is_aside is is_aside
+    assert found.n_taken == min(n_entries, found.n_taken) <= found.n_chances
+    assert (found.n_taken / found.n_chances <= MOST_TAKEN) or not is_aside
+
+
+def test_where_every_entry_is_taken_nobody_stands_aside(market, trade_by) -> None:
+    game = settings("always")
+    found = choices_of(trade_by(market, game, stay_always), market, game)
+    assert (found.n_chances, found.is_aside) == (0, False)
+
+
+def test_accounts_stand_aside_together_or_not_at_all() -> None:
+    classic = Choices(EntryMode.CLASSIC, 1, 1200, is_aside=True)
+    assert aside_in_words([classic, classic]) == "took 2 of 2,400 classic entries"
+    busy = Choices(EntryMode.CLASSIC, 900, 1200, is_aside=False)
+    assert aside_in_words([classic, busy]) is None
+    assert aside_in_words([]) is None
+    anywhere = Choices(EntryMode.ANY, 3, 1200, is_aside=True)
+    assert aside_in_words([anywhere]) == "entered at 3 of 1,200 candles"

@@ -55,6 +55,21 @@ def test_a_degenerate_policy_has_no_edge_whatever_it_earned():
     assert "degenerate, it never exits by itself" in edge.sentence
 
 
+def test_standing_aside_is_said_as_the_finding_that_it_is():
+    took = "took 3 of 412 classic entries"
+    edge = judge_edge(variant(1, 0.0), degenerate="never trades", aside=took)
+    assert (edge.found, edge.stands_aside) == (False, True)
+    assert edge.sentence.startswith(
+        "no evidence of an edge: standing aside is the finding, the agent took 3 of 412 classic "
+        f"entries (log return {variant(1, 0.0).log_return.sum():+.3f}, all of them under the "
+    )
+    assert edge.sentence.endswith("; 1 variant tried)")
+    # Few trades that are evidence of an edge are that.
+    found = judge_edge(variant(1, 0.015), aside=took)
+    assert (found.found, found.stands_aside) == (True, False)
+    assert found.sentence.startswith("evidence of an edge over ")
+
+
 def test_a_fortnight_is_the_least_that_tells_anything():
     edge = judge_edge(variant(1, 0.05, n_days=13))
     assert not edge.found

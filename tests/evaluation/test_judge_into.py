@@ -330,6 +330,17 @@ def test_a_strategy_that_made_no_entry_has_declined_them_all() -> None:
     assert judged.figures[0].get("classic_exits") is None
 
 
+def test_an_agent_that_declined_them_all_stands_aside() -> None:
+    settings = SETTINGS.changed(rules=RULES.changed(entry=EntryMode.CLASSIC))
+    whole = market(BTC, 1)
+    judged = judge_trades([], {BTC: whole}, settings, n_draws=3)
+    took = f"took 0 of {offered(whole):,} classic entries"
+    assert judged.figures[0]["stands_aside"] == took
+    assert f"standing aside is the finding, the agent {took}" in verdict_sentence(judged)
+    _, policy = verdict_checks(judged)
+    assert (policy["verdict"], policy["measured"]) == ("passed", f"stands aside, {took}")
+
+
 def offered(market: Market) -> int:
     decided = slice(SETTINGS.window_size - 1, -2)
     return int((market.entry_long | market.entry_short)[decided].sum())

@@ -332,6 +332,16 @@ def test_a_degenerate_policy_is_named_first(bare) -> None:
     assert 'class="verdict bad" id="verdict">DEGENERATE, never trades (0 of 12 chances). No' in html
 
 
+def test_standing_aside_is_no_degeneracy(bare) -> None:
+    row = {"pair": "all", "degenerate": "never trades", "stands_aside": "took 0 of 12 entries"}
+    bare.write_json("figures", [{**row, "log_return": 0.0}])
+    bare.finish("No evidence of an edge: standing aside is the finding, the agent took 0 of 12.")
+    html = write_page(bare.folder).read_text(encoding="utf-8")
+    assert 'class="verdict " id="verdict">No evidence of an edge: standing aside is the' in html
+    assert "to decline nearly all of them is a decision" in html
+    assert "DEGENERATE" not in html
+
+
 def test_missing_figures_are_not_invented(bare) -> None:
     bare.write_json("figures", [{"pair": "BTC", "log_return": 0.5, "sharpe": None}])
     bare.finish()

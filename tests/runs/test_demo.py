@@ -55,12 +55,17 @@ def test_a_replay_that_differs_is_told_and_a_policy_that_is_none() -> None:
     (line,) = demo._verdict_lines([differs])
     assert line == "BTC/USDT:USDT: the replay differs from the backtest: leverage is 2"
     policies = [
-        check_row(f"{pair}: is a policy", "measured", "not degenerate", why)
-        for pair, why in (("BTC/USDT:USDT", None), ("ETH/USDT:USDT", "never trades"))
+        check_row(f"{pair}: is a policy", found, "not degenerate", why)
+        for pair, found, why in (
+            ("BTC/USDT:USDT", "not degenerate", None),
+            ("ETH/USDT:USDT", "never exits", "never exits"),
+            ("SOL/USDT:USDT", "stands aside, took 1 of 99 classic entries", None),
+        )
     ]
-    first, second, *legend = demo._verdict_lines(policies)
+    first, second, third, *legend = demo._verdict_lines(policies)
     assert first == "BTC/USDT:USDT: not degenerate"
-    assert second == "ETH/USDT:USDT: DEGENERATE, never trades"
+    assert second == "ETH/USDT:USDT: DEGENERATE, never exits"
+    assert third == "SOL/USDT:USDT: stands aside, took 1 of 99 classic entries"
     assert [text.split()[0] for text in legend[:3]] == ["of", "hold", "random"]
 
 

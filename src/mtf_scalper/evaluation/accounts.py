@@ -23,7 +23,7 @@ from mtf_scalper.evaluation.bootstrap import (
     resampled_rows,
 )
 from mtf_scalper.evaluation.days import FIGURES, Days, days_by_row, days_of, pooled_days
-from mtf_scalper.evaluation.degenerate import degeneracy
+from mtf_scalper.evaluation.degenerate import Choices, aside_in_words, choices_of, degeneracy
 from mtf_scalper.evaluation.rank import TIE, rank
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
@@ -59,6 +59,8 @@ class Account:
         known.
     degenerate : tuple of str
         What the accounts' policies are instead of policies, where they are none.
+    choices : tuple of Choices
+        What each of the accounts' agents made of its chances to enter.
     """
 
     days: Days
@@ -67,6 +69,7 @@ class Account:
     draws: Floats
     drawdown: float
     degenerate: tuple[str, ...] = ()
+    choices: tuple[Choices, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of days D."""
@@ -122,6 +125,7 @@ class Account:
             found[key] = _interval(float(excess.sum()), excess[rows].sum(axis=1), n_blocks)
         found |= random_figures(returns.sum(), self.draws.sum(axis=1))
         found["degenerate"] = "; ".join(dict.fromkeys(self.degenerate)) or None
+        found["stands_aside"] = aside_in_words(self.choices)
         return found
 
 
@@ -203,6 +207,7 @@ def measure_pair(
         for number, draw in enumerate(drawn):
             draws[number] = days_of(draw, days, n_days).log_return
         reason = degeneracy(run, offered or market, settings)
+        choices = choices_of(run, offered or market, settings)
         accounts[seed] = Account(
             days=days_of(run, days, n_days),
             baselines={**by_day, RANDOM_EXITS: draws.mean(axis=0)},
@@ -210,6 +215,7 @@ def measure_pair(
             draws=draws,
             drawdown=run.max_drawdown,
             degenerate=() if reason is None else (reason,),
+            choices=(choices,),
         )
     return PairEvidence(market, settings, runs, baselines, best, accounts)
 
@@ -243,6 +249,7 @@ def _combined(accounts: Sequence[Account], how: Any, days: Days, drawdown: float
         draws=how([each.draws for each in accounts], axis=0),
         drawdown=drawdown,
         degenerate=tuple(reason for each in accounts for reason in each.degenerate),
+        choices=tuple(choices for each in accounts for choices in each.choices),
     )
 
 

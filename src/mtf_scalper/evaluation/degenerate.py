@@ -1,6 +1,13 @@
-"""Policies that have learned nothing, named in plain words."""
+"""Policies that have learned nothing, and those that stand aside, named in plain words.
+
+Where the agent may decline entries, to decline them is a decision, and on most candles the right
+one: it costs nothing. What it is not is trading, and it is said in words of its own.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +21,54 @@ from mtf_scalper.simulator.types import Action, ExitReason, Side
 
 ALWAYS_IN_MARKET = 0.99
 """Exposure from which a run with one side only counts as staying in the market."""
+
+MOST_TAKEN = 0.05
+"""Share of the classic entries, or of the time, up to which an agent stands aside."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What an agent made of its chances to enter.
+
+    Attributes
+    ----------
+    mode : EntryMode
+    n_taken, n_chances : int
+        Decisions without a position at which it entered, and at which it could.
+    is_aside : bool
+        Whether it declined nearly all: under ``classic`` at most ``MOST_TAKEN`` of the chances were
+        taken, under ``any`` it was in the market for at most so much of the time.
+    """
+
+    mode: EntryMode
+    n_taken: int
+    n_chances: int
+    is_aside: bool
+
+
+def choices_of(run: Simulation, market: Market, settings: Settings) -> Choices:
+    """Return what an agent made of its chances to enter; see ``degeneracy`` for the arguments."""
+    prepared = prepare(market, settings)
+    mode = prepared.rules.entry
+    assert mode is not None
+    rows, sides, valid = _decisions(run, prepared)
+    # Under "always" there is nothing to decline.
+    is_chance = (sides == Side.FLAT) & valid[:, 1:].any(axis=1) & valid[:, 0]
+    n_chances = int(is_chance.sum())
+    n_taken = int((run.actions[rows][is_chance] != Action.NEUTRAL).sum())
+    taken = exposure(run, settings) if mode is EntryMode.ANY else n_taken / max(n_chances, 1)
+    return Choices(mode, n_taken, n_chances, n_chances > 0 and taken <= MOST_TAKEN)
+
+
+def aside_in_words(choices: Sequence[Choices]) -> str | None:
+    """Say how few chances several accounts took, None where not all of them stand aside."""
+    if not choices or not all(each.is_aside for each in choices):
+        return None
+    n_taken = sum(each.n_taken for each in choices)
+    n_chances = sum(each.n_chances for each in choices)
+    anywhere = any(each.mode is EntryMode.ANY for each in choices)
+    where = "candles" if anywhere else "classic entries"
+    return f"{'entered at' if anywhere else 'took'} {n_taken:,} of {n_chances:,} {where}"
 
 
 def exposure(run: Simulation, settings: Settings) -> float:

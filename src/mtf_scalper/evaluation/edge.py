@@ -90,6 +90,8 @@ class Edge:
         where there are too few.
     overfitting : Overfitting or None
         None with one variant.
+    stands_aside : bool
+        Whether the finding is that the agent declined nearly all.
     """
 
     found: bool
@@ -104,12 +106,14 @@ class Edge:
     excess_sharpe: float
     days_needed: float | None
     overfitting: Overfitting | None
+    stands_aside: bool
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it for JSON."""
         return {
             "found": self.found,
             "verdict": self.sentence,
+            "stands_aside": self.stands_aside,
             "rule": f"every p_value < {SIGNIFICANCE} and deflated_sharpe > {CONFIDENCE}",
             "n_days": self.n_days,
             "n_variants": self.n_variants,
@@ -131,6 +135,7 @@ def judge_edge(
     others: Sequence[Variant] = (),
     *,
     degenerate: str | None = None,
+    aside: str | None = None,
     n_draws: int = 2000,
     seed: int = 0,
 ) -> Edge:
@@ -143,6 +148,8 @@ def judge_edge(
         All others that were tried on the same days.
     degenerate : str, optional
         Why the policy is none, in plain words: there is no edge to speak of then.
+    aside : str, optional
+        How few chances to enter the agent took, where it declined nearly all, in plain words.
     n_draws : int
         Resamples of the bootstrap.
     seed : int
@@ -170,7 +177,9 @@ def judge_edge(
     )
     return Edge(
         found=found,
-        sentence=_sentence(found, degenerate, n_days, n_variants, hardest, deflated, judged),
+        sentence=_aside(aside, n_variants, judged)
+        if aside is not None and not found
+        else _sentence(found, degenerate, n_days, n_variants, hardest, deflated, judged),
         n_days=n_days,
         n_variants=n_variants,
         hardest=hardest.baseline,
@@ -183,7 +192,23 @@ def judge_edge(
         overfitting=None
         if tried is None
         else backtest_overfitting(np.column_stack([judged.log_return, tried])),
+        stands_aside=aside is not None and not found,
     )
+
+
+def _aside(aside: str, n_variants: int, judged: Variant) -> str:
+    earned = f"log return {judged.log_return.sum():+.3f}"
+    classic = judged.baselines.get("classic exits")
+    if classic is not None:
+        earned += f", all of them under the rules' exits {classic.sum():+.3f}"
+    return (
+        f"no evidence of an edge: standing aside is the finding, the agent {aside} ({earned}; "
+        f"{_tried(n_variants)})"
+    )
+
+
+def _tried(n_variants: int) -> str:
+    return f"{n_variants} variant{'' if n_variants == 1 else 's'} tried"
 
 
 def _sentence(
@@ -195,7 +220,7 @@ def _sentence(
     deflated: float | None,
     judged: Variant,
 ) -> str:
-    tried = f"{n_variants} variant{'' if n_variants == 1 else 's'} tried"
+    tried = _tried(n_variants)
     if degenerate is not None:
         return f"no evidence of an edge: the policy is degenerate, it {degenerate} ({tried})"
     if hardest.p_value is None or deflated is None:

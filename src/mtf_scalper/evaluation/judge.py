@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mtf_scalper.evaluation.accounts import Account, PairEvidence, averaged, together
+from mtf_scalper.evaluation.degenerate import aside_in_words
 from mtf_scalper.evaluation.edge import Edge, Variant, judge_edge
 from mtf_scalper.evaluation.trades import JUDGED
 from mtf_scalper.records.writer import RunRecord
@@ -103,7 +104,12 @@ def judge_pairs(
     judged = Variant("judged", whole.days.log_return, whole.baselines)
     n_accounts = sum(len(each.accounts) for each in pairs)
     reasons = whole.degenerate if len(whole.degenerate) == n_accounts else ()
-    edge = judge_edge(judged, others(judged), degenerate=_in_short(reasons))
+    edge = judge_edge(
+        judged,
+        others(judged),
+        degenerate=_in_short(reasons),
+        aside=aside_in_words(whole.choices),
+    )
     figures = _figures(pairs, means, whole, windows or {})
     return Judged(calendar, tuple(pairs), by_pair, whole, edge, figures)
 

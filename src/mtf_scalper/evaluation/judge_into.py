@@ -13,6 +13,7 @@ from typing import Final
 
 from mtf_scalper.evaluation.accounts import measure_pair
 from mtf_scalper.evaluation.days import calendar_of
+from mtf_scalper.evaluation.degenerate import aside_in_words
 from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.judge import Judged, NotJudged, judge_pairs, write_judged
 from mtf_scalper.evaluation.replay import replay, with_entries_made
@@ -145,10 +146,12 @@ def verdict_checks(judged: Judged | NotJudged) -> list[dict[str, str]]:
     rows = []
     for pair, account in judged.by_pair.items():
         n_trades = f"{account.days.n_trades.sum():.0f} trades"
-        why = "; ".join(account.degenerate)
+        aside = aside_in_words(account.choices)
+        why = "" if aside else "; ".join(account.degenerate)
         policy = "not degenerate"
+        found = f"stands aside, {aside}" if aside else why or policy
         rows.append(check_row(f"{pair}: {AGREES}", n_trades, same, None))
-        rows.append(check_row(f"{pair}: {IS_POLICY}", why or policy, policy, why))
+        rows.append(check_row(f"{pair}: {IS_POLICY}", found, policy, why))
     return rows
 
 

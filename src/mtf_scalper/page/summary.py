@@ -65,7 +65,8 @@ def verdict_of(run: Run) -> tuple[str, str]:
     rows = run.figures()
     reasons = [str(row["degenerate"]) for row in rows if row.get("degenerate")]
     text = said or "Finished; no verdict is recorded."
-    if reasons and "degenerate" not in text.lower():
+    is_aside = bool(pooled(rows).get("stands_aside"))
+    if reasons and not is_aside and "degenerate" not in text.lower():
         # What a pooled row says of its parts is the shortest.
         whole = pooled(rows).get("degenerate") or reasons[0]
         text = f"DEGENERATE, {whole}. {text[:1].upper()}{text[1:]}"
@@ -76,7 +77,12 @@ def verdict_of(run: Run) -> tuple[str, str]:
 
 
 def _reasons(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say for each pair as a whole why its policy is degenerate."""
+    """Say for each pair as a whole why its policy is degenerate, or that standing aside is not."""
+    if pooled(rows).get("stands_aside"):
+        return (
+            "Where an agent may decline entries, to decline nearly all of them is a decision: "
+            "on these candles nothing that it learned was worth the fees."
+        )
     found = [
         f"{short_pair(str(row['pair']))}: {row['degenerate']}"
         for row in rows

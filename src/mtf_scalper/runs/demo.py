@@ -187,7 +187,7 @@ def _verdict_lines(checks: Sequence[Mapping[str, str]]) -> Iterator[str]:
         why = check["reason"]
         if name == IS_POLICY:
             is_judged = True
-            yield f"{pair}: {f'DEGENERATE, {why}' if why else 'not degenerate'}"
+            yield f"{pair}: {f'DEGENERATE, {why}' if why else check['measured']}"
         elif why:
             yield f"{pair}: the replay differs from the backtest: {why}"
     if is_judged:
