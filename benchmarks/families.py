@@ -9,6 +9,7 @@ a rule earns that knows the signal is 1. Runs that are done are kept.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import sys
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from learning_runs import HELD_OUT, play_reference
 from report import (
     HERE,
@@ -36,7 +38,7 @@ from run_store import Result, RunStore, Task, commits, on_one_thread
 
 from mtf_scalper.evaluation.peers import PEERS, peer_runs
 from mtf_scalper.ppo.compute import available_cpus
-from mtf_scalper.ppo.policy import simulate
+from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.ppo.selection import held_back
 from mtf_scalper.settings import Settings
 from mtf_scalper.training import train
@@ -54,7 +56,8 @@ LEAST_REFERENCE = 0.05
 """Log return of the reference below which a share of it says nothing; such draws are left out."""
 MOST_BELOW = -0.02
 """How far below the better peer a median may be."""
-OURS = "exact"
+OURS, BASE = "exact", "base"
+"""What is learned, and the thresholds that it starts from, alone."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def run(task: Task) -> Result:
     seconds = time.monotonic() - started
     (seen,), (choosing,) = held_back([market], settings)
     runs = {OURS: simulate(result.policy, test.market)}
+    runs |= {BASE: simulate(without_network(result.policy), test.market)}
     runs |= peer_runs(seen, choosing, test.market, settings)
     return {
         **{name: task[name] for name in ("half", "index", "seed")},
@@ -135,6 +139,16 @@ def run(task: Task) -> Result:
         "trades": {name: len(run.trades) for name, run in runs.items()},
         "seconds": seconds,
     }
+
+
+def without_network(policy: Policy) -> Policy:
+    """Return the policy with the base policy's logits alone, of every member."""
+    alone = copy.deepcopy(policy)
+    with torch.no_grad():
+        for name, weights in alone.model.policy.named_parameters():
+            if "action_net" in name:
+                weights.zero_()
+    return alone
 
 
 def measured(plan: Plan, results: Sequence[Result]) -> Measured:
@@ -176,7 +190,7 @@ class _Draw:
             name: statistics.median(
                 run["log_returns"][name] / max(run["reference"], 1e-9) for run in runs
             )
-            for name in (OURS, *PEERS)
+            for name in (OURS, BASE, *PEERS)
         }
         self.best_peer = max(self.shares[name] for name in PEERS)
         self.lead = self.shares[OURS] - self.best_peer
@@ -197,7 +211,7 @@ def _quarters(draws: Sequence[_Draw]) -> list[tuple[str, list[_Draw]]]:
 
 def _by_draw(draws: Sequence[_Draw]) -> str:
     header = ["draw", "form", "candles", "features", "half-life", "entry", "reference"]
-    header += [OURS, *PEERS, "trades"]
+    header += [OURS, BASE, *PEERS, "trades"]
     rows = []
     for draw in draws:
         run = draw.first
@@ -210,7 +224,7 @@ def _by_draw(draws: Sequence[_Draw]) -> str:
                 number(run["half_life"]),
                 run["entry"],
                 number(draw.reference),
-                *(f"{draw.shares[name]:.2f}" for name in (OURS, *PEERS)),
+                *(f"{draw.shares[name]:.2f}" for name in (OURS, BASE, *PEERS)),
                 f"{draw.trades:.0f}",
             ]
         )
@@ -222,6 +236,7 @@ def _by_quarter(draws: Sequence[_Draw]) -> str:
         "draws by the better peer's share",
         "draws",
         OURS,
+        BASE,
         *PEERS,
         "exact less the better peer",
     ]
@@ -232,7 +247,7 @@ def _by_quarter(draws: Sequence[_Draw]) -> str:
             str(len(group)),
             *(
                 f"{statistics.median(draw.shares[each] for draw in group):.2f}"
-                for each in (OURS, *PEERS)
+                for each in (OURS, BASE, *PEERS)
             ),
             f"{statistics.median(draw.lead for draw in group):+.2f}",
         ]

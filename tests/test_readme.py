@@ -178,7 +178,7 @@ def test_every_setting_and_its_default_is_in_the_table() -> None:
     aliases = {"reward_parameters": "model_reward_parameters", "window_size": "conv_width"}
     for name in set(Settings.model_fields) - {"rules"}:
         assert f"`{aliases.get(name, name)}`" in table, name
-    defaults = Settings()
+    defaults, features = Settings(), Settings(policy_inputs="features")
     for row in (
         f"| `train_cycles` | {defaults.train_cycles} |",
         f"| `n_envs`, `vec_env` | {defaults.n_envs}, `{defaults.vec_env}` |",
@@ -190,7 +190,8 @@ def test_every_setting_and_its_default_is_in_the_table() -> None:
         f"| `entry` | `{read_settings({'freqai': {}}).rules.entry}` |",
         f"| `advantage` | `{defaults.advantage}` |",
         f"| `n_seeds` | {defaults.n_seeds} |",
-        f"| `fee_warmup`, `keep_bias` | {defaults.fee_warmup}, {defaults.keep_bias:g} |",
+        f"| `fee_warmup`, `keep_bias` | {defaults.used_fee_warmup:g} with forecasts, "
+        f"{features.used_fee_warmup} with features; {defaults.keep_bias:g} |",
         "| `dropout`, `weight_average`, `weight_decay` | "
         f"{defaults.dropout}, {defaults.weight_average}, {defaults.weight_decay} |",
         "| `evidence`, `patience`, `validation_share` | "
