@@ -3,7 +3,9 @@
 Run: ``python benchmarks/families.py``, an hour on two quiet cores. Draws of the half ``reporting``;
 defaults are chosen on ``choosing`` (``--half choosing``, which writes no tables). Each draw is
 learned with some seeds of noise and traded on a market of the same world that nobody has seen. What
-a rule earns that knows the signal is 1. Runs that are done are kept.
+a rule earns that knows the signal is 1. Beside the defaults stand the thresholds that they start
+from, and with the first seed a network on all features. How often the verdict finds an edge in the
+25 days of a tested market is its power. Runs that are done are kept.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,16 @@ from report import (
 )
 from run_store import Result, RunStore, Task, commits, on_one_thread
 
+from mtf_scalper.evaluation.accounts import measure_pair
+from mtf_scalper.evaluation.days import calendar_of
+from mtf_scalper.evaluation.judge import judge_pairs
 from mtf_scalper.evaluation.peers import PEERS, peer_runs
+from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.ppo.selection import held_back
 from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.playback import Simulation
 from mtf_scalper.training import train
 from mtf_scalper.worlds.families import (
     HELD_OUT_CANDLES,
@@ -56,8 +63,13 @@ LEAST_REFERENCE = 0.05
 """Log return of the reference below which a share of it says nothing; such draws are left out."""
 MOST_BELOW = -0.02
 """How far below the better peer a median may be."""
-OURS, BASE = "exact", "base"
-"""What is learned, and the thresholds that it starts from, alone."""
+OURS, BASE, FEATURES = "exact", "base", "features"
+"""What is learned, the thresholds that it starts from alone, and what features would give."""
+FIRST_DAY = np.datetime64("2024-01-01", "m")
+TIMEFRAME_MINUTES = 5
+HELD_OUT_DAYS = HELD_OUT_CANDLES * TIMEFRAME_MINUTES // 1440
+N_RANDOM_EXITS = 40
+COLUMNS = (OURS, BASE, FEATURES, *PEERS)
 
 
 @dataclass(frozen=True)
@@ -86,18 +98,23 @@ class Plan:
 
 def tasks_of(plan: Plan) -> dict[str, Task]:
     """Return the runs of a plan by name."""
+    common = {"cpu_count": 1, **(plan.settings or {})}
+    sides = {
+        OURS: (Settings(**common), plan.seeds),
+        FEATURES: (Settings(**common, policy_inputs="features"), plan.seeds[:1]),
+    }
     return {
-        f"{plan.half}-{index}-{seed}": {
+        f"{plan.half}-{index}-{side}-{seed}": {
             "half": plan.half,
             "index": index,
+            "side": side,
             "seed": seed,
             "n_candles": plan.n_candles,
-            "settings": Settings(**{"cpu_count": 1, **(plan.settings or {})}).model_dump(
-                mode="json"
-            ),
+            "settings": settings.model_dump(mode="json"),
         }
         for index in range(plan.draws)
-        for seed in plan.seeds
+        for side, (settings, seeds) in sides.items()
+        for seed in seeds
     }
 
 
@@ -112,22 +129,23 @@ def rules_of(draw: FamilyDraw) -> dict[str, Any]:
 
 
 def run(task: Task) -> Result:
-    """Learn a draw once, and let the peers learn it; return plain values."""
+    """Learn a draw once, and beside the defaults let the peers learn it; return plain values."""
     draw = family_draw(task["half"], task["index"])
     settings = Settings(**task["settings"]).changed(random_state=task["seed"], rules=rules_of(draw))
-    seed, n_candles = task["seed"], task["n_candles"]
+    seed, side, n_candles = task["seed"], task["side"], task["n_candles"]
     learned = family_market(draw, seed)
     market = learned.market if n_candles is None else learned.market.slice(0, n_candles)
     test = family_market(draw, seed + HELD_OUT, n_candles or HELD_OUT_CANDLES)
     started = time.monotonic()
     result = train(market, settings)
     seconds = time.monotonic() - started
-    (seen,), (choosing,) = held_back([market], settings)
-    runs = {OURS: simulate(result.policy, test.market)}
-    runs |= {BASE: simulate(without_network(result.policy), test.market)}
-    runs |= peer_runs(seen, choosing, test.market, settings)
+    runs = {side: simulate(result.policy, test.market)}
+    if side == OURS:
+        (seen,), (choosing,) = held_back([market], settings)
+        runs[BASE] = simulate(without_network(result.policy), test.market)
+        runs |= peer_runs(seen, choosing, test.market, settings)
     return {
-        **{name: task[name] for name in ("half", "index", "seed")},
+        **{name: task[name] for name in ("half", "index", "side", "seed")},
         "commit": commit(),
         "form": str(draw.form),
         "n_candles": len(market),
@@ -137,6 +155,7 @@ def run(task: Task) -> Result:
         "reference": play_reference(test, settings).log_return,
         "log_returns": {name: run.log_return for name, run in runs.items()},
         "trades": {name: len(run.trades) for name, run in runs.items()},
+        "edge_found": has_edge(runs[side], test.market, settings),
         "seconds": seconds,
     }
 
@@ -151,15 +170,31 @@ def without_network(policy: Policy) -> Policy:
     return alone
 
 
+def has_edge(run: Simulation, market: Market, settings: Settings) -> bool:
+    """Return whether the verdict on a tested market is that there is an edge."""
+    minutes = np.arange(len(market)) * np.timedelta64(TIMEFRAME_MINUTES, "m")
+    dated = replace(market, dates=(FIRST_DAY + minutes).astype("datetime64[ns]"))
+    calendar = calendar_of([dated])
+    pair = measure_pair(
+        dated, settings, {settings.random_state: run}, calendar, n_draws=N_RANDOM_EXITS
+    )
+    return judge_pairs(calendar, [pair]).edge.found
+
+
 def measured(plan: Plan, results: Sequence[Result]) -> Measured:
     """Return the tables of all finished runs."""
     draws = [
         _Draw(runs)
         for index in range(plan.draws)
         if (runs := [run for run in results if run["index"] == index])
+        and {run["side"] for run in runs} == {OURS, FEATURES}
     ]
     told = [draw for draw in draws if draw.reference >= LEAST_REFERENCE]
+    power = {side: [f for draw in told for f in draw.found[side]] for side in (OURS, FEATURES)}
     tables = [_by_draw(told), _by_quarter(told)]
+    if all(power.values()):
+        shares = (f"{side} in {np.mean(found):.0%}" for side, found in power.items())
+        tables.append(f"The verdict finds an edge in {HELD_OUT_DAYS} days: {', '.join(shares)}.")
     left_out = len(draws) - len(told)
     tables.append(
         f"{left_out} of {len(draws)} draws are left out, because the reference earns less than "
@@ -188,13 +223,19 @@ class _Draw:
         self.reference = statistics.median(run["reference"] for run in runs)
         self.shares = {
             name: statistics.median(
-                run["log_returns"][name] / max(run["reference"], 1e-9) for run in runs
+                run["log_returns"][name] / max(run["reference"], 1e-9)
+                for run in runs
+                if name in run["log_returns"]
             )
-            for name in (OURS, BASE, *PEERS)
+            for name in COLUMNS
+        }
+        self.found = {
+            side: [run["edge_found"] for run in runs if run["side"] == side]
+            for side in (OURS, FEATURES)
         }
         self.best_peer = max(self.shares[name] for name in PEERS)
         self.lead = self.shares[OURS] - self.best_peer
-        self.trades = statistics.median(run["trades"][OURS] for run in runs)
+        self.trades = statistics.median(run["trades"][OURS] for run in runs if run["side"] == OURS)
 
 
 def _quarters(draws: Sequence[_Draw]) -> list[tuple[str, list[_Draw]]]:
@@ -211,7 +252,7 @@ def _quarters(draws: Sequence[_Draw]) -> list[tuple[str, list[_Draw]]]:
 
 def _by_draw(draws: Sequence[_Draw]) -> str:
     header = ["draw", "form", "candles", "features", "half-life", "entry", "reference"]
-    header += [OURS, BASE, *PEERS, "trades"]
+    header += [*COLUMNS, "trades"]
     rows = []
     for draw in draws:
         run = draw.first
@@ -224,7 +265,7 @@ def _by_draw(draws: Sequence[_Draw]) -> str:
                 number(run["half_life"]),
                 run["entry"],
                 number(draw.reference),
-                *(f"{draw.shares[name]:.2f}" for name in (OURS, BASE, *PEERS)),
+                *(f"{draw.shares[name]:.2f}" for name in COLUMNS),
                 f"{draw.trades:.0f}",
             ]
         )
@@ -235,9 +276,7 @@ def _by_quarter(draws: Sequence[_Draw]) -> str:
     header = [
         "draws by the better peer's share",
         "draws",
-        OURS,
-        BASE,
-        *PEERS,
+        *COLUMNS,
         "exact less the better peer",
     ]
     groups = [*_quarters(draws), ("all", list(draws))] if draws else []
@@ -245,10 +284,7 @@ def _by_quarter(draws: Sequence[_Draw]) -> str:
         [
             name,
             str(len(group)),
-            *(
-                f"{statistics.median(draw.shares[each] for draw in group):.2f}"
-                for each in (OURS, BASE, *PEERS)
-            ),
+            *(f"{statistics.median(draw.shares[each] for draw in group):.2f}" for each in COLUMNS),
             f"{statistics.median(draw.lead for draw in group):+.2f}",
         ]
         for name, group in groups

@@ -423,16 +423,19 @@ def test_families(benchmarks: dict[str, ModuleType], project: Path) -> None:
     families = benchmarks["families"]
     plan = families.quick_plan(families.Plan())
     runs = [families.run(task) for task in families.tasks_of(plan).values()]
-    assert [set(run["log_returns"]) for run in runs] == [{"exact", "ridge", "lightgbm"}] * 2
+    ours, features = {"exact", "base", "ridge", "lightgbm"}, {"features"}
+    assert [set(run["log_returns"]) for run in runs] == [ours, features] * 2
     assert len({run["form"] for run in runs}) == 2
     told = [
         {**run, "reference": 1.0, "log_returns": dict.fromkeys(run["log_returns"], 0.5)}
         for run in runs
     ]
-    told[1]["log_returns"]["ridge"] = 0.6
+    told[2]["log_returns"]["ridge"] = 0.6
+    told[2]["edge_found"] = True
     measured = families.measured(plan, told)
     whole = written(benchmarks, project, "families", measured, LEARNING_DOCUMENT)
-    assert len(whole["runs"]) == 2
+    assert len(whole["runs"]) == 4
+    assert "finds an edge in 25 days: exact in 50%, features in 0%" in "".join(measured.tables)
     leads = [each.measured for each in measured.requirements]
     assert leads == pytest.approx([0.0, -0.1])
     nothing = families.measured(plan, [{**run, "reference": 0.01} for run in runs])
