@@ -218,7 +218,7 @@ class TradeRules(_Frozen):
     Attributes
     ----------
     entry : EntryMode, optional
-        Where the agent may enter. By default ``always`` on a market with classic entries, and
+        Where the agent may enter. By default ``classic`` on a market with classic entries, and
         ``any`` on one that has none.
     can_short : bool
         Whether short trades exist.
@@ -286,7 +286,7 @@ class TradeRules(_Frozen):
         if self.entry is not None:
             return self
         has_entries = bool(market.entry_long.any() or market.entry_short.any())
-        return self.changed(entry=EntryMode.ALWAYS if has_entries else EntryMode.ANY)
+        return self.changed(entry=EntryMode.CLASSIC if has_entries else EntryMode.ANY)
 
     @model_validator(mode="after")
     def _check_trailing_stop(self) -> Self:

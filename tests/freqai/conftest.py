@@ -43,7 +43,8 @@ END = pd.Timestamp("2024-01-31 03:20", tz="UTC")
 PERIOD = f"20240130-{END.timestamp():.0f}"
 BACKTEST = ("backtesting", "--timerange", PERIOD, "--cache", "none", "--backtest-directory")
 
-# One day to train on, a network that learns in a second, and no processes.
+# One day to train on, a network that learns in a second, and no processes. What it learns from one
+# day declines entries at random, or all of them; tests of what happens to trades need trades.
 SMALL: dict[str, Any] = {
     "freqai": {
         "train_period_days": 1,
@@ -52,6 +53,7 @@ SMALL: dict[str, Any] = {
         "activate_tensorboard": False,
         "model_training_parameters": {"n_epochs": 2},
         "rl_config": {
+            "entry": "always",
             "train_cycles": 1,
             "cpu_count": 1,
             "n_envs": 2,

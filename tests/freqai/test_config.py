@@ -75,7 +75,7 @@ def test_the_shipped_config_holds_the_reference_recipe(shipped: Config) -> None:
     assert (settings.n_epochs, settings.learning_rate) == (None, None)
     assert settings.window_size == 10
     assert settings.random_state == 42
-    assert settings.rules.entry is EntryMode.ALWAYS
+    assert settings.rules.entry is EntryMode.CLASSIC
 
 
 def test_the_shipped_config_trades_futures_dry_in_30_and_7_days(shipped: Config) -> None:
@@ -173,7 +173,7 @@ def test_trade_rules_are_the_strategys() -> None:
         can_short=False,
     )
     assert trade_rules({**SILENT, "liquidation_buffer": 0.1}, strategy) == TradeRules(
-        entry=EntryMode.ALWAYS,
+        entry=EntryMode.CLASSIC,
         can_short=False,
         stoploss=-0.1,
         minimal_roi={0: 0.04, 30: 0.02},

@@ -137,14 +137,14 @@ def read_settings(config: Mapping[str, Any], rules: TradeRules | None = None) ->
 
 
 def _entry_mode(rl_config: Mapping[str, Any], strategy: Any = None) -> EntryMode:
-    """Return the mode that the user asked for, by default "always" where there is a classic rule.
+    """Return the mode that the user asked for, by default "classic" where there is such a rule.
 
     A strategy whose source never names the columns of such a rule has none.
     """
     entry = rl_config.get("entry")
     if "entry" not in rl_config:
         has_rule = strategy is None or sets_classic_entries(strategy)
-        return EntryMode.ALWAYS if has_rule else EntryMode.ANY
+        return EntryMode.CLASSIC if has_rule else EntryMode.ANY
     if entry not in list(EntryMode):
         raise SettingsError(
             f"freqai.rl_config.entry: {entry!r} is not one of {', '.join(EntryMode)}"

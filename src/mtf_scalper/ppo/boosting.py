@@ -15,18 +15,18 @@ from mtf_scalper.ppo.folds import Part, columns_of, learned_on
 from mtf_scalper.ppo.forecasts import DECAYS
 from mtf_scalper.ppo.trees import NO_TREES, Doubles, Trees, add_leaves, trees_of
 
-TREE_COUNTS = (0, 25, 50, 100, 200)
+TREE_COUNTS = (0, 12, 25, 50, 100)
 """How many trees may be used."""
 BOOSTING = {
     "objective": "regression",
-    "learning_rate": 0.05,
-    "num_leaves": 15,
+    "learning_rate": 0.1,
+    "num_leaves": 8,
     "min_data_in_leaf": 50,
     "bagging_fraction": 0.7,
     "bagging_freq": 1,
     "feature_fraction": 0.3,
     "lambda_l2": 10.0,
-    "max_bin": 63,
+    "max_bin": 31,
     "num_threads": 1,
     "deterministic": True,
     "force_row_wise": True,
