@@ -16,7 +16,7 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.ppo.base_policy import BasePolicy
 from mtf_scalper.ppo.flat_storage import FlatStorage, Layer
 from mtf_scalper.ppo.position_policy import JoinedExtractor
-from mtf_scalper.ppo.towers import Tower
+from mtf_scalper.ppo.thinned import ThinnedTower
 from mtf_scalper.simulator.kernels import gather_windows
 
 Floats = NDArray[np.float32]
@@ -170,16 +170,18 @@ def base_policy_of(policy: ActorCriticPolicy) -> BasePolicy | None:
     return base
 
 
-def _tower(stack: list[nn.Module], batch_size: int, dropout: float, is_rounded: bool) -> Tower:
+def _tower(
+    stack: list[nn.Module], batch_size: int, dropout: float, is_rounded: bool
+) -> ThinnedTower:
     activations = {type(m) for m in stack if not isinstance(m, nn.Linear)}
     if not activations <= {nn.ReLU}:
         names = ", ".join(sorted(kind.__name__ for kind in activations))
         raise SettingsError(f"advantage 'exact': activations must be ReLU, got {names}")
     layers = [Layer.of(m) for m in stack if isinstance(m, nn.Linear)]
-    return Tower(layers, True, batch_size, dropout, is_rounded=is_rounded)
+    return ThinnedTower(layers, batch_size, dropout, is_rounded=is_rounded)
 
 
-def _inputs(tower: Tower, batch_size: int) -> Tensor:
+def _inputs(tower: ThinnedTower, batch_size: int) -> Tensor:
     first = tower.layers[0].weight
     return first.new_empty(batch_size, first.shape[1])
 

@@ -6,20 +6,15 @@ as long as two separate ones.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from mtf_scalper.errors import SettingsError
-from mtf_scalper.jit import njit
 from mtf_scalper.ppo.flat_storage import FlatStorage, Layer
 from mtf_scalper.ppo.products import affine, slopes
 from mtf_scalper.ppo.rounded import RoundedLayer
 from mtf_scalper.ppo.team import team
-
-_GOLDEN, _MIX_1, _MIX_2 = np.uint32(0x9E3779B9), np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
 
 
 class Tower:
@@ -32,10 +27,6 @@ class Tower:
         ReLU between layers, else tanh.
     batch_size : int
         Largest number of rows.
-    dropout : float
-        Share of the hidden units that ``forward`` leaves out at random on demand, rounded to
-        1/256; the others count for more in turn. With ReLU only (Srivastava et al. 2014, "Dropout:
-        a simple way to prevent neural networks from overfitting").
     is_rounded : bool
         Round factors and products of all layers but the last one to bfloat16; with ReLU only.
     """
@@ -45,14 +36,11 @@ class Tower:
         layers: list[Layer],
         is_relu: bool,
         batch_size: int,
-        dropout: float = 0.0,
         *,
         is_rounded: bool = False,
     ) -> None:
         self.layers = layers
         self._rounded = [RoundedLayer(each, batch_size) for each in layers[:-1] if is_rounded]
-        self._n_dropped = min(255, round(256 * dropout))
-        self._scale = 1.0
         self._is_relu = is_relu
         self._inputs = torch.empty(0)
         self._outputs = [
@@ -65,12 +53,8 @@ class Tower:
         """The last layer's output, shape (batch_size, out); rows beyond the last batch are old."""
         return self._outputs[-1]
 
-    def forward(self, inputs: Tensor, random: np.random.Generator | None = None) -> Tensor:
-        """Return the output of ``inputs``, shape (n, in) with n <= batch_size; a view.
-
-        With ``random`` hidden units are left out, and ``backward`` goes by the same.
-        """
-        self._scale = 1.0 if random is None else 256 / (256 - self._n_dropped)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the output of ``inputs``, shape (n, in) with n <= batch_size; a view."""
         self._inputs = hidden = inputs
         n_rows, last = len(inputs), len(self.layers) - 1
         for depth, layer in enumerate(self.layers):
@@ -82,9 +66,6 @@ class Tower:
                     affine(here, output, layer.bias, hidden, layer.weight)
             if depth < last:
                 output.relu_() if self._is_relu else output.tanh_()
-                if random is not None:
-                    seed = int(random.integers(2**32))
-                    leave_out(output.view(-1).numpy(), seed, self._n_dropped)
             hidden = output
         return hidden
 
@@ -106,9 +87,6 @@ class Tower:
                 return
             if self._is_relu:
                 torch.ops.aten.threshold_backward.grad_input(below, hidden, 0, grad_input=below)
-                # A unit that was left out is zero and passes nothing, like one that is off.
-                if self._scale != 1.0:
-                    below.mul_(self._scale)
             else:
                 torch.ops.aten.tanh_backward.grad_input(below, hidden, grad_input=below)
             gradient = below
@@ -165,31 +143,3 @@ class Towers:
     def is_bound_to(self, policy: ActorCriticPolicy, batch_size: int) -> bool:
         """Tell whether this storage still is that of ``policy`` and of its optimiser."""
         return len(self.value_tower.output) >= batch_size and self.storage.is_bound_to(policy)
-
-
-@njit(cache=True)
-def leave_out(values: NDArray[np.float32], seed: int, n_dropped: int) -> None:
-    """Set values to zero at random, and scale the others so that their mean stays.
-
-    Parameters
-    ----------
-    values : ndarray of float32, shape (N,)
-        Overwritten.
-    seed : int
-        In [0, 2^32). Each place has a random number of its own, the hash of seed and place
-        (Wellons 2018, https://nullprogram.com/blog/2018/07/31/): processors make sixteen at once,
-        where a generator makes one after the other.
-    n_dropped : int
-        Of 256 values so many are left out on average; at most 255.
-    """
-    scale = np.float32(256.0 / (256 - n_dropped))
-    least = np.uint32(n_dropped)
-    for place in range(len(values)):
-        mixed = np.uint32(seed) + np.uint32(place) * _GOLDEN
-        mixed ^= mixed >> np.uint32(16)
-        mixed *= _MIX_1
-        mixed ^= mixed >> np.uint32(15)
-        mixed *= _MIX_2
-        mixed ^= mixed >> np.uint32(16)
-        is_kept = (mixed & np.uint32(255)) >= least
-        values[place] = values[place] * scale if is_kept else np.float32(0.0)
