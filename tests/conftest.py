@@ -52,7 +52,7 @@ SLOW_FILES = {
     "ppo": ("compute", "ensemble", "exact_training", "forecasts", "rounded", "standard"),
     "records": ("killed", "sampler"),
     "rollouts": ("fast_ppo", "freqtrade_env", "process_env", "vec_env"),
-    "runs": ("agreement", "evaluation", "left_out", "parity"),
+    "runs": ("agreement", "evaluated_peers", "evaluation", "left_out", "parity"),
     "simulator": ("advantages", "chains", "orders_parity", "playback", "user_rewards"),
     "tests": (
         *("benchmarks", "cli", "finite_weights", "installed", "jit", "notebook", "read_only"),

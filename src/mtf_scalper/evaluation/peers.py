@@ -29,8 +29,8 @@ from mtf_scalper.optional import library
 from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.by_side import SideTable, evaluate_by_side
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, chains_of
-from mtf_scalper.simulator.playback import Simulation, play_decided, valid_actions
-from mtf_scalper.simulator.prepared import PreparedMarket, prepare
+from mtf_scalper.simulator.playback import Simulation, play_decided
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, Side
 
 Floats = NDArray[np.float64]
@@ -73,6 +73,18 @@ def peer_runs(
 ) -> dict[str, Simulation]:
     """Return what each peer makes of the tested candles, by name.
 
+    Parameters, errors: those of ``peer_decisions``.
+    """
+    prepared = prepare(tested, settings)
+    decided = peer_decisions(seen, choosing, tested, settings)
+    return {name: play_decided(prepared, each[None])[0] for name, each in decided.items()}
+
+
+def peer_decisions(
+    seen: Market, choosing: Market, tested: Market, settings: Settings
+) -> dict[str, Decisions]:
+    """Return what each peer decides at every tested candle, by name.
+
     Parameters
     ----------
     seen : Market
@@ -83,6 +95,12 @@ def peer_runs(
         Later candles of the same features.
     settings : Settings
         Window, rules, and the seed of the trees.
+
+    Returns
+    -------
+    dict of str to ndarray of int8, shape (T, 3)
+        Actions by row and ``side + 1``, as ``play_decided`` takes them: 0 before the first full
+        window, and where an action is not valid the first valid one takes its place.
 
     Raises
     ------
@@ -104,9 +122,21 @@ def peer_runs(
     return {name: decide(fit, units, markets, settings) for name, fit in PEERS.items()}
 
 
+def check_installed() -> None:
+    """Import what the peers need.
+
+    Raises
+    ------
+    MtfScalperError
+        If a library is not installed: names it, and what to install.
+    """
+    for name in ("sklearn.linear_model", "threadpoolctl", "lightgbm"):
+        library(name)
+
+
 def _by_forecast(
     fit: Fit, units: _Units, markets: tuple[Market, Market, Market], settings: Settings
-) -> Simulation:
+) -> Decisions:
     seen, choosing, tested = markets
     first = settings.window_size - 1
     # What follows the last two rows is not known.
@@ -116,23 +146,19 @@ def _by_forecast(
     held = predict(units(choosing))
     sizes = np.quantile(np.abs(held), ENTER_QUANTILES)
     grid = [(size, share * size) for size in sizes for share in LEAVE_SHARES]
-    prepared = prepare(choosing, settings)
-    runs = play_decided(prepared, np.stack([_by_size(prepared, held, *each) for each in grid]))
+    tables = np.stack([_by_size(first, held, *each) for each in grid])
+    runs = play_decided(prepare(choosing, settings), tables)
     best = grid[int(np.argmax([run.log_return for run in runs]))]
-    prepared = prepare(tested, settings)
-    decisions = _by_size(prepared, predict(units(tested)), *best)
-    return play_decided(prepared, decisions[None])[0]
+    return _by_size(first, predict(units(tested)), *best)
 
 
-def _by_size(prepared: PreparedMarket, forecast: Floats, enter: float, leave: float) -> Decisions:
-    """Return what is decided by row and ``side + 1``, shape (T, 3)."""
-    first = prepared.first_row
-    decisions = np.zeros((len(prepared), 3), dtype=np.int8)
-    valid = valid_actions(prepared)[first:, Side.FLAT + 1]
+def _by_size(first: int, forecast: Floats, enter: float, leave: float) -> Decisions:
+    """Return what is decided by row and ``side + 1``, shape (T, 3), from row ``first`` on."""
+    decisions = np.zeros((first + len(forecast), 3), dtype=np.int8)
     own = decisions[first:]
     for side, sign in ((Side.LONG, 1.0), (Side.SHORT, -1.0)):
         action = Action.LONG_ENTER if side is Side.LONG else Action.SHORT_ENTER
-        own[(sign * forecast > enter) & valid[:, action], Side.FLAT + 1] = action
+        own[sign * forecast > enter, Side.FLAT + 1] = action
         exits = Action.LONG_EXIT if side is Side.LONG else Action.SHORT_EXIT
         own[sign * forecast < leave, side + 1] = exits
     return decisions
@@ -140,7 +166,7 @@ def _by_size(prepared: PreparedMarket, forecast: Floats, enter: float, leave: fl
 
 def _by_worth_of_leaving(
     fit: Fit, units: _Units, markets: tuple[Market, Market, Market], settings: Settings
-) -> Simulation:
+) -> Decisions:
     seen, choosing, tested = markets
     first = settings.window_size - 1
     worth, weights = worth_of_leaving(seen, settings)
@@ -157,26 +183,17 @@ def _by_worth_of_leaving(
     known = held[np.isfinite(held)]
     thresholds = np.quantile(known, LEAVE_QUANTILES) if len(known) else np.array([np.inf])
     thresholds[-1] = np.inf  # never
-    prepared = prepare(choosing, settings)
-    tables = np.stack([_by_worth(prepared, held, each) for each in thresholds])
-    runs = play_decided(prepared, tables)
+    tables = np.stack([_by_worth(held, each) for each in thresholds])
+    runs = play_decided(prepare(choosing, settings), tables)
     best = float(thresholds[int(np.argmax([run.log_return for run in runs]))])
-    prepared = prepare(tested, settings)
-    return play_decided(prepared, _by_worth(prepared, later, best)[None])[0]
+    return _by_worth(later, best)
 
 
-def _by_worth(prepared: PreparedMarket, worth: Floats, threshold: float) -> Decisions:
-    first = prepared.first_row
-    decisions = np.zeros((len(prepared), 3), dtype=np.int8)
-    valid = valid_actions(prepared)[first:, Side.FLAT + 1]
-    own = decisions[first:]
-    for action in (Action.SHORT_ENTER, Action.LONG_ENTER):
-        own[valid[:, action], Side.FLAT + 1] = action
-    for index, side, exits in (
-        (0, Side.LONG, Action.LONG_EXIT),
-        (1, Side.SHORT, Action.SHORT_EXIT),
-    ):
-        own[worth[index, first:] > threshold, side + 1] = exits
+def _by_worth(worth: Floats, threshold: float) -> Decisions:
+    """Return what is decided, shape (T, 3): the rule's entries are taken without being asked."""
+    decisions = np.zeros((worth.shape[1], 3), dtype=np.int8)
+    decisions[worth[0] > threshold, Side.LONG + 1] = Action.LONG_EXIT
+    decisions[worth[1] > threshold, Side.SHORT + 1] = Action.SHORT_EXIT
     return decisions
 
 
