@@ -15,7 +15,7 @@ the same held-back ones, and trade through the same kernels with the same fees a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -69,19 +69,27 @@ Fit = Callable[[NDArray[np.float32], Floats, Floats, int], Predict]
 
 
 def peer_runs(
-    seen: Market, choosing: Market, tested: Market, settings: Settings
+    seen: Market,
+    choosing: Market,
+    tested: Market,
+    settings: Settings,
+    names: Sequence[str] = ("ridge", "lightgbm"),
 ) -> dict[str, Simulation]:
     """Return what each peer makes of the tested candles, by name.
 
     Parameters, errors: those of ``peer_decisions``.
     """
     prepared = prepare(tested, settings)
-    decided = peer_decisions(seen, choosing, tested, settings)
+    decided = peer_decisions(seen, choosing, tested, settings, names)
     return {name: play_decided(prepared, each[None])[0] for name, each in decided.items()}
 
 
 def peer_decisions(
-    seen: Market, choosing: Market, tested: Market, settings: Settings
+    seen: Market,
+    choosing: Market,
+    tested: Market,
+    settings: Settings,
+    names: Sequence[str] = ("ridge", "lightgbm"),
 ) -> dict[str, Decisions]:
     """Return what each peer decides at every tested candle, by name.
 
@@ -95,6 +103,8 @@ def peer_decisions(
         Later candles of the same features.
     settings : Settings
         Window, rules, and the seed of the trees.
+    names : sequence of str
+        Of the peers that are wanted.
 
     Returns
     -------
@@ -119,7 +129,7 @@ def peer_decisions(
     is_entered = prepare(seen, settings).rules.entry is EntryMode.ALWAYS
     decide = _by_worth_of_leaving if is_entered else _by_forecast
     markets = (seen, choosing, tested)
-    return {name: decide(fit, units, markets, settings) for name, fit in PEERS.items()}
+    return {name: decide(PEERS[name], units, markets, settings) for name in names}
 
 
 def check_installed() -> None:
