@@ -115,7 +115,7 @@ def _earned(
     earned = np.zeros(len(tried))
     for market, values in zip(prepared, known, strict=True):
         tables = [
-            decide_by_threshold(market, _mixed(values, each.mix), each.enter, each.leave)
+            decide_by_threshold(market.first_row, _mixed(values, each.mix), each.enter, each.leave)
             for each in tried
         ]
         earned += [run.log_return for run in play_decided(market, np.stack(tables))]
