@@ -286,7 +286,7 @@ def evaluate(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, show_default="one per two CPUs", help="Trainings at a time."),
+        typer.Option(min=1, show_default="one per CPU", help="Trainings at a time."),
     ] = None,
     peers: Annotated[
         bool,

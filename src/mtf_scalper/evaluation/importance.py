@@ -13,13 +13,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.policy import Policy, decisions_by_side
+from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.chains import Chains, chains_of
 from mtf_scalper.simulator.masks import masked_probabilities
-from mtf_scalper.simulator.playback import play, play_decided
+from mtf_scalper.simulator.observation import flat_state
+from mtf_scalper.simulator.playback import play, play_decided, valid_actions
 from mtf_scalper.simulator.prepared import PreparedMarket, prepare
 from mtf_scalper.simulator.types import N_ACTIONS, Action, Side
 
@@ -27,6 +31,8 @@ BLOCK_CANDLES = 48
 """Candles per shuffled block; four hours of 5m candles."""
 _RUNS_AT_ONCE = 64
 """Runs that one playback trades; more would only take more memory."""
+_ROWS_AT_ONCE = 2048
+"""Windows that go through the network at once."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Importance:
         return {"median": self.median, "low": self.low, "high": self.high}
 
 
+@team()
 def permutation_importance(
     policy: Policy,
     market: Market,
@@ -67,7 +74,8 @@ def permutation_importance(
 
     For feature ``f`` and shuffle ``r`` the drop is ``log_return(policy, market) -
     log_return(policy, market with f shuffled)``. All shuffles are traded together: the cost is one
-    prediction of the market per feature and shuffle, and one playback for every 64 of them.
+    prediction per feature and shuffle, of the candles at which there may be something to decide,
+    and one playback for every 64 of them.
 
     The records of a run take it as it comes::
 
@@ -108,14 +116,15 @@ def permutation_importance(
             f"n_repeats and block_candles must be positive, got {n_repeats} and {block_candles}"
         )
     policy.check_features(market.feature_names, market.pair)
-    prepared = prepare(market, settings or policy.settings)
-    (base,) = _log_returns(policy, prepared, [market.features])
+    policy.check_width(market.features)
+    asked = _Asked(policy, prepare(market, settings or policy.settings))
+    (base,) = _log_returns(asked, [market.features])
     shuffled = _shuffles(market.features, n_repeats, block_candles, seed)
     returns: list[float] = []
     n_runs = market.n_features * n_repeats
     for start in range(0, n_runs, _RUNS_AT_ONCE):
         size = min(_RUNS_AT_ONCE, n_runs - start)
-        returns += _log_returns(policy, prepared, [next(shuffled) for _ in range(size)])
+        returns += _log_returns(asked, [next(shuffled) for _ in range(size)])
     drops = (base - np.array(returns)).reshape(market.n_features, n_repeats)
     return [_importance(name, each) for name, each in zip(market.feature_names, drops, strict=True)]
 
@@ -180,14 +189,67 @@ def _block_order(rng: np.random.Generator, n_candles: int, block: int) -> NDArra
     return np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
 
 
-def _log_returns(
-    policy: Policy, prepared: PreparedMarket, versions: Sequence[NDArray[np.float32]]
-) -> list[float]:
+class _Asked:
+    """A policy that is asked no more than a trader would ask it: what it decides, by position.
+
+    Without a position there is something to decide where an entry is valid, and in a trade from
+    its entry until the rules end it.
+    """
+
+    def __init__(self, policy: Policy, prepared: PreparedMarket) -> None:
+        self.policy, self.prepared = policy, prepared
+        has_choice = valid_actions(prepared)[:, Side.FLAT + 1].sum(axis=1) > 1
+        has_choice[: prepared.first_row] = False
+        self._entries = np.flatnonzero(has_choice)
+        # One that sees its position is asked again at every candle of a trade.
+        self._chains = None if policy.settings.add_state_info else chains_of(prepared)
+
+    def decisions(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return ``decisions_by_side`` where they may matter; they do not keep to it elsewhere."""
+        chances = np.full((len(features), N_ACTIONS), 1.0 / N_ACTIONS)
+        self._ask(features, self._entries, chances)
+        decided = decisions_by_side(chances, self.prepared)
+        if self._chains is None:
+            return decided
+        in_trade = _rows_of_trades(self._chains, decided[:, Side.FLAT + 1])
+        in_trade[self._entries] = False  # known already
+        self._ask(features, np.flatnonzero(in_trade), chances)
+        return decisions_by_side(chances, self.prepared)
+
+    def _ask(
+        self,
+        features: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        chances: NDArray[np.float64],
+    ) -> None:
+        length = self.policy.window_shape[0]
+        windows = sliding_window_view(features, length, axis=0).transpose(0, 2, 1)
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            some = rows[start : start + _ROWS_AT_ONCE]
+            states = np.broadcast_to(flat_state(), (len(some), len(flat_state())))
+            chances[some] = self.policy.probabilities_of(windows[some + 1 - length], states)
+
+
+def _rows_of_trades(chains: Chains, decided: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the rows at which trades may be open that are entered at some rows, shape (T,)."""
+    change = np.zeros(chains.n_rows + 1, dtype=np.int64)
+    for side, enter in enumerate((Action.LONG_ENTER, Action.SHORT_ENTER)):
+        rows = np.flatnonzero((decided == enter) & (chains.chain_at[:, side] >= 0))
+        own = chains.chain_at[rows, side]
+        ends = rows + 1 + chains.starts[own + 1] - chains.starts[own]
+        # Where a trade goes on in another chain, it may last to the end.
+        ends = np.where(chains.continues[own] >= 0, chains.n_rows, ends)
+        np.add.at(change, rows + 1, 1)
+        np.add.at(change, np.minimum(ends, chains.n_rows), -1)
+    return np.asarray(np.cumsum(change[:-1]) > 0)
+
+
+def _log_returns(asked: _Asked, versions: Sequence[NDArray[np.float32]]) -> list[float]:
     """Return the log return of the policy on each version of the features, as ``simulate`` does."""
-    n_runs = len(versions)
+    policy, prepared, n_runs = asked.policy, asked.prepared, len(versions)
     decided = np.empty((n_runs, len(prepared), 3), dtype=np.int8)
     for run, features in enumerate(versions):
-        decided[run] = decisions_by_side(policy.probabilities(features), prepared)
+        decided[run] = asked.decisions(features)
     if not policy.settings.add_state_info:
         return [run.log_return for run in play_decided(prepared, decided)]
     confidence = prepared.rules.exit_confidence

@@ -176,11 +176,14 @@ def base_logits(forecasts: Floats, base: Floats) -> Floats:
     ndarray of float32, shape (N, 5)
     """
     n_rows, n_forecasts = forecasts.shape
-    logits = np.empty((n_rows, base.shape[1]), dtype=np.float32)
+    n_actions = base.shape[1]
+    logits = np.empty((n_rows, n_actions), dtype=np.float32)
     for row in range(n_rows):
-        logits[row] = base[n_forecasts]
-        for index in range(n_forecasts):
-            logits[row] += forecasts[row, index] * base[index]
+        for action in range(n_actions):
+            total = base[n_forecasts, action]
+            for index in range(n_forecasts):
+                total += forecasts[row, index] * base[index, action]
+            logits[row, action] = total
     return logits
 
 

@@ -27,9 +27,10 @@ BOOSTING = {
     "feature_fraction": 0.3,
     "lambda_l2": 10.0,
     "max_bin": 31,
+    "bin_construct_sample_cnt": 2000,
     "num_threads": 1,
     "deterministic": True,
-    "force_row_wise": True,
+    "force_col_wise": True,
     "verbosity": -1,
 }
 LEAST_ROWS = 200

@@ -127,6 +127,20 @@ class Policy:
         cure = "give the features of the policy's training, in their order"
         check_names(self.feature_names, names, pair, cure)
 
+    def check_width(self, features: NDArray[np.float32]) -> None:
+        """Compare the shape of features, (T, F), with that of the training's.
+
+        Raises
+        ------
+        MarketError
+            If there are more or fewer of them.
+        """
+        n_features = self.window_shape[1]
+        if features.ndim != 2 or features.shape[1] != n_features:
+            raise MarketError(
+                f"the policy was trained on {n_features} features, got shape {features.shape}"
+            )
+
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the probability of every action at every row, for an agent without a position.
 
@@ -161,15 +175,12 @@ class Policy:
         trade of that side, one candle old and without profit; only one with ``add_state_info``
         sees it.
         """
-        window, n_features = self.window_shape
+        window = self.window_shape[0]
         names = column_names(features)
         features = np.asarray(features, dtype=np.float32)
         if names:
             self.check_features(names, "features")
-        if features.ndim != 2 or features.shape[1] != n_features:
-            raise MarketError(
-                f"the policy was trained on {n_features} features, got shape {features.shape}"
-            )
+        self.check_width(features)
         result = np.full((self.n_members, len(features), N_ACTIONS), np.nan)
         if len(features) < window:
             return result

@@ -24,8 +24,9 @@ ROWS, MOST_ROWS = 16, 256
 _FEW_UNITS, _WIDTHS = 64, 16
 _PIECE = 1_048_576
 """Multiplications of a piece in prediction, where that needs more rows than the fewest."""
-_SHARED_FROM = 4_000_000
-"""Multiplications from which a product is cut: handing a piece over takes some 30 microseconds."""
+_SHARED_FROM = 40_000_000
+"""Multiplications from which a product is cut: handing a piece over takes some 30 microseconds, and
+many times that where another program keeps the cores busy."""
 
 
 def affine(team: Team, out: Tensor, bias: Tensor | None, inputs: Tensor, weight: Tensor) -> None:

@@ -196,8 +196,8 @@ def plan_evaluation(
         timerange=timerange,
         seeds=tuple(range(first, first + n_seeds)),
         train_days=train_days,
-        # Two threads share a training's work well; more windows at a time share nothing at all.
-        jobs=jobs or max(1, available_cpus() // 2),
+        # A training on one thread waits for no other: two of them do more than one on two.
+        jobs=jobs or available_cpus(),
         datadir=datadir,
         configs=tuple(configs),
         with_program=with_program,

@@ -170,10 +170,14 @@ def _walk_on(
             if chain < 0:
                 continue
             first, end = chains.starts[chain], chains.starts[chain + 1]
-            _value_of(chains, chain, row, policy.leave[side], gamma, values, first_values, gains)
             # Trades that go on in this chain have arrived at its first state before.
             passing = gamma * here * policy.flat[row, 1 + side] + carried[chain]
+            if passing == 0.0:  # a policy that is sure takes few of all trades
+                continue
+            _value_of(chains, chain, row, policy.leave[side], gamma, values, first_values, gains)
             for state in range(first, end):
+                if passing == 0.0:
+                    break
                 place = row + 1 + state - first
                 leave, gain = policy.leave[side, place], gains[state - first]
                 found.occupancy[side, place] += passing
