@@ -1,15 +1,18 @@
 """What is learned on planted markets, and how soon: exact advantages against the reference recipes.
 
 Run: ``python benchmarks/learning.py``, about 45 minutes on two quiet cores. ``--kinds``,
-``--seeds`` and ``--sides`` do a part of it; runs that are done are kept, and the tables are made of
-all that there are. *After* and *before* are learned by FastPPO, whose update is checked here to be
-that of stable-baselines3 and which takes a fraction of its time; their times are steps at the speed
-that stable-baselines3 itself, trained to the end on the first kind and seed, has in the same suite.
+``--seeds`` and ``--sides`` do a part of it (``--sides exact ridge lightgbm`` takes minutes). Runs
+that are done are kept, and the tables are made of all that there are: what was not run here since
+is taken from the last results, and each row tells the builds of its runs. *After* and *before* are
+learned by FastPPO, whose update is checked here to be that of stable-baselines3 and which takes a
+fraction of its time; their times are steps at the speed that stable-baselines3 itself, trained to
+the end on the first kind and seed, has in the same suite.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -51,6 +54,11 @@ MOST_TRADES = 0.01
 """Trades per candle that still count as trading little."""
 OPPONENTS = ("after", "before")
 STOCK = {"after": "after-sb3", "before": "before-sb3"}
+PEERS = ("ridge", "lightgbm")
+MOST_BELOW = -2.0
+"""How far below the better peer a median may be, % of the reference."""
+LEAD = {"nonlinear": 10.0, "regime": 10.0}
+"""The same where a network has to know more than they."""
 _NO_SIGNAL = str(PlantedKind.NONE)
 
 
@@ -130,6 +138,7 @@ def measured(plan: Plan, results: Sequence[Result]) -> Measured:
     _check_same_work(results)
     kinds = [kind for kind in plan.kinds if any(run["kind"] == kind for run in results)]
     tables = [
+        _peers_table(by_side, kinds),
         _returns_table(by_side, kinds, plan.sides),
         _times_table(by_side, kinds, plan.sides),
         f"Runs were made at: {commits(results)}.",
@@ -167,7 +176,8 @@ class _Runs:
 def _check_same_work(results: Iterable[Result]) -> None:
     """Opponents learn for as many steps on as many candles as exact advantages may."""
     for run in results:
-        if not SIDES[run["side"]].holds_back:
+        side = SIDES[run["side"]]
+        if not side.holds_back or side.is_peer:
             continue
         is_exact = run["side"] == "exact"
         least = 0 if is_exact else run["wanted_steps"]
@@ -178,6 +188,37 @@ def _check_same_work(results: Iterable[Result]) -> None:
 
 def _share(run: Result) -> float:
     return 100.0 * run["log_return"] / run["reference"] if run["reference"] > 0.0 else float("nan")
+
+
+def _median_shares(runs: _Runs, kind: str) -> dict[str, float]:
+    """Return the median share over seeds of exact advantages and of each peer that was run."""
+    found = {side: runs.of(kind, side) for side in ("exact", *PEERS)}
+    return {
+        side: statistics.median(map(_share, results)) for side, results in found.items() if results
+    }
+
+
+def _lead(runs: _Runs, kind: str) -> float | None:
+    """Return what exact advantages earn more than the better peer, None where one is missing."""
+    shares = _median_shares(runs, kind)
+    if len(shares) < 1 + len(PEERS):
+        return None
+    return shares["exact"] - max(shares[peer] for peer in PEERS)
+
+
+def _peers_table(runs: _Runs, kinds: Sequence[str]) -> str:
+    """Return the shares of exact advantages and of the peers, medians over seeds."""
+    header = ["market, % of the reference", SIDES["exact"].name]
+    header += [*(SIDES[peer].name for peer in PEERS), "exact less the better peer"]
+    rows = []
+    for kind in kinds:
+        lead = _lead(runs, kind)
+        if kind == _NO_SIGNAL or lead is None:
+            continue
+        shares = _median_shares(runs, kind)
+        cells = (number(shares[side]) for side in ("exact", *PEERS))
+        rows.append([f"`{kind}`", *cells, f"{lead:+.1f}"])
+    return table(header, rows) if rows else ""
 
 
 def _returns_table(runs: _Runs, kinds: Sequence[str], sides: Sequence[str]) -> str:
@@ -191,6 +232,7 @@ def _returns_table(runs: _Runs, kinds: Sequence[str], sides: Sequence[str]) -> s
         "% of the hindsight optimum",
         "trades",
         "passes learned",
+        "build",
     ]
     rows = []
     for kind in kinds:
@@ -209,7 +251,10 @@ def _returns_table(runs: _Runs, kinds: Sequence[str], sides: Sequence[str]) -> s
                     with_spread([_share(run) for run in found]) if has_signal else "-",
                     with_spread([100.0 * run["log_return"] / run["oracle"] for run in found]),
                     with_spread([float(run["n_trades"]) for run in found]),
-                    with_spread([run["steps"] / run["learned_candles"] for run in found]),
+                    "-"
+                    if SIDES[side].is_peer
+                    else with_spread([run["steps"] / run["learned_candles"] for run in found]),
+                    commits(found),
                 ]
             )
     return table(header, rows)
@@ -313,6 +358,11 @@ def _requirements(runs: _Runs, kinds: Sequence[str]) -> list[Requirement]:
                 gain = statistics.median(_share(ours) - _share(theirs) for ours, theirs in pairs)
                 what = f"held out, exact less {SIDES[side].name}, `{kind}`"
                 requirements.append(Requirement(what, gain, at_least=0.0, unit="% of reference"))
+        lead = _lead(runs, kind)
+        if lead is not None:
+            what = f"held out, exact less the better peer, `{kind}`"
+            least = LEAD.get(kind, MOST_BELOW)
+            requirements.append(Requirement(what, lead, at_least=least, unit="% of reference"))
         ratios = _ratios(runs, kind, "after")
         if ratios:
             what = f"time to {GOAL:.0%}, *after* over exact, `{kind}`"
@@ -369,7 +419,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
             # Of runs that other parts of the suite have left, too.
             whole = plan if given.quick else Plan(threads=given.threads)
-            found = measured(whole, store.results(tasks_of(whole)))
+            results = store.results(tasks_of(whole))
+            if not given.quick:
+                results += kept_runs(project / "benchmarks" / "results" / "learning.json", results)
+            found = measured(whole, results)
             found.results["parity"] = parity
             n_seeds = max(len({run["seed"] for run in found.results["runs"]}), 1)
             path = write("learning", found, n_seeds, project, DOCUMENT)
@@ -379,6 +432,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     show("learning", found, path)
     return 0
+
+
+def kept_runs(path: Path, newer: Sequence[Result]) -> list[Result]:
+    """Return the runs of the last results that were not done here since; none without a file."""
+    if not path.is_file():
+        return []
+    done = {_identity(run) for run in newer}
+    runs = json.loads(path.read_text("utf-8"))["runs"]
+    return [run for run in runs if _identity(run) not in done and run["side"] in SIDES]
+
+
+def _identity(run: Result) -> tuple[Any, ...]:
+    return tuple(run[name] for name in ("kind", "side", "seed", "n_candles"))
 
 
 def quick_plan(plan: Plan) -> Plan:

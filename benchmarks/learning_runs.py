@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from report import commit
 
 from mtf_scalper.evaluation.degenerate import degeneracy, exposure
+from mtf_scalper.evaluation.peers import peer_runs
 from mtf_scalper.market.market import Market
 from mtf_scalper.ppo import exact_training
 from mtf_scalper.ppo.contexts import Book
@@ -71,12 +72,15 @@ class Side:
     holds_back : bool
         Whether weights are chosen on the last part of the training market. Else the whole of it is
         learned on, and other candles choose.
+    is_peer : bool
+        Whether it is a supervised peer, which is fitted once and chooses thresholds, not weights.
     """
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     is_timed: bool = False
     holds_back: bool = True
+    is_peer: bool = False
 
 
 SIDES = {
@@ -99,6 +103,8 @@ SIDES = {
         is_timed=True,
         holds_back=False,
     ),
+    "ridge": Side("ridge regression", {"advantage": "exact"}, is_timed=True, is_peer=True),
+    "lightgbm": Side("LightGBM", {"advantage": "exact"}, is_timed=True, is_peer=True),
 }
 
 
@@ -124,24 +130,59 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     """
     settings = Settings(**task["settings"])
     kind, seed, n_candles = task["kind"], task["seed"], task["n_candles"]
-    _compile(kind, settings)
     held_out = planted_market(kind, seed + HELD_OUT, n_candles)
     learned, choosing = _candles(task, settings)
+    if SIDES[task["side"]].is_peer:
+        return _peer_run(task, settings, held_out, learned, choosing)
+    _compile(kind, settings)
     watch = Watch()
     with watch.watching():
         result = train(learned, settings, choosing)
     best = simulate(result.policy, held_out.market)
-    ideal = play_reference(held_out, settings)
-    used = result.policy.settings
     return {
-        **{name: task[name] for name in ("kind", "side", "seed", "n_candles", "threads")},
-        "commit": commit(),
+        **_facts(task, held_out, best, result.policy.settings),
         "learned_candles": len(learned),
         "steps": result.steps,
         "wanted_steps": settings.train_cycles * len(learned),
         "rollout_steps": settings.rollout_steps,
         "updates": len(result.history),
         "seconds": result.seconds - watch.lost_seconds,
+        "curve": _curve(result, watch, held_out.market),
+    }
+
+
+def _peer_run(
+    task: dict[str, Any],
+    settings: Settings,
+    held_out: PlantedMarket,
+    learned: Market,
+    choosing: Market,
+) -> dict[str, Any]:
+    """Fit a peer once; its only moment is when all is done, forecasts of the held-out included."""
+    settings = settings.changed(random_state=task["seed"])
+    names = (task["side"],)
+    # Imported and compiled before the time counts.
+    peer_runs(learned.slice(0, 200), learned.slice(200, 300), choosing, settings, names)
+    started = time.perf_counter()
+    (run,) = peer_runs(learned, choosing, held_out.market, settings, names).values()
+    seconds = time.perf_counter() - started
+    return {
+        **_facts(task, held_out, run, settings),
+        "learned_candles": len(learned),
+        "steps": 0,
+        "seconds": seconds,
+        "curve": [[0, seconds, run.log_return, len(run.trades)]],
+    }
+
+
+def _facts(
+    task: dict[str, Any], held_out: PlantedMarket, best: Simulation, used: Settings
+) -> dict[str, Any]:
+    """Return what a run was and what it made of the held-out candles."""
+    ideal = play_reference(held_out, used)
+    return {
+        **{name: task[name] for name in ("kind", "side", "seed", "n_candles", "threads")},
+        "commit": commit(),
         "log_return": best.log_return,
         "n_trades": len(best.trades),
         "exposure": exposure(best, used),
@@ -150,8 +191,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         "reference": ideal.log_return,
         "reference_trades": len(ideal.trades),
         "oracle": oracle(held_out.market, used).log_return,
-        "chance": held_out.spec.volatility * float(np.sqrt(n_candles)),
-        "curve": _curve(result, watch, held_out.market),
+        "chance": held_out.spec.volatility * float(np.sqrt(task["n_candles"])),
     }
 
 

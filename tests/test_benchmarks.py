@@ -512,6 +512,46 @@ def test_learning(benchmarks: dict[str, ModuleType], project: Path) -> None:
     assert "30 cycles on 400 candles, all included" in judged
 
 
+def test_peers_are_sides_of_the_learning_suite(
+    benchmarks: dict[str, ModuleType], project: Path
+) -> None:
+    """Alone they take seconds; what was run at another build stays in the table, and says so."""
+    learning, store = benchmarks["learning"], benchmarks["run_store"].RunStore(project / "runs")
+    plan = tiny_learning(benchmarks, kinds=("linear",), sides=("ridge", "lightgbm"))
+    learning.complete(plan, store, call=benchmarks["learning_runs"].run)
+    runs = store.results(learning.tasks_of(plan))
+    assert [run["side"] for run in runs] == ["ridge", "lightgbm"]
+    for run in runs:
+        assert run["learned_candles"] == 340
+        ((steps, seconds, log_return, n_trades),) = run["curve"]
+        assert (steps, seconds) == (0, run["seconds"])
+        assert (log_return, n_trades) == (run["log_return"], run["n_trades"])
+        assert log_return < run["oracle"]
+    assert learning.measured(plan, runs).tables[0].count("ridge regression") == 1  # no lead alone
+    older = project / "older.json"
+    facts = {"n_candles": 400, "threads": 1, "commit": "built-before"}
+    ours = learned("exact", [[10, 1.0, 0.9, 5]], **facts)
+    stale = {**runs[0], "commit": "built-before", "log_return": 99.0}
+    older.write_text(json.dumps({"runs": [ours, stale]}), encoding="utf-8")
+    kept = learning.kept_runs(older, runs)
+    assert kept == [ours]
+    assert learning.kept_runs(project / "missing.json", runs) == []
+    whole = learning.Plan(kinds=("linear",), seeds=(1,))
+    found = learning.measured(whole, [*runs, *kept])
+    shares = found.tables[0].splitlines()
+    assert "ridge regression | LightGBM" in shares[0]
+    cells = [cell.strip() for cell in shares[2].split("|")]
+    best = max(100.0 * run["log_return"] / run["reference"] for run in runs)
+    assert cells[2] == "90.0"
+    assert float(cells[5]) == pytest.approx(90.0 - best, abs=0.06)
+    (row,) = [line for line in found.tables[1].splitlines() if "| exact advantages " in line]
+    assert row.rstrip(" |").endswith("built-before")
+    (lead,) = [each for each in found.requirements if "the better peer" in each.what]
+    assert lead.at_least == -2.0
+    peers = [line for line in found.tables[1].splitlines() if "| LightGBM " in line]
+    assert [cell.strip() for cell in peers[0].split("|")][-3] == "-"
+
+
 def learned(side: str, curve: list[list[float]], **facts: Any) -> dict[str, Any]:
     """Return a run on the linear market whose reference earns 1."""
     last = curve[-1]

@@ -188,7 +188,7 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
     given = ("--pairs", "SOL/USDT:USDT", "--seeds", "3", "--datadir", tmp_path, "--freqtrade")
     more = ("--train-days", "10", "--test-days", "2", "--embargo-candles", "5", "--jobs", "2")
     assert invoke("evaluate", *days, *given, *more, "--config", config).exit_code == 3
-    kinds = ("--planted", "none", "--signal", "0.5", "--market-seed", "4")
+    kinds = ("--planted", "none", "--signal", "0.5", "--market-seed", "4", "--peers")
     assert invoke("evaluate", *days, *kinds).exit_code == 3
     default = {
         "timerange": days[1],
@@ -204,6 +204,7 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
         "test_days": 7,
         "embargo_candles": None,
         "jobs": None,
+        "with_peers": False,
     }
     changed = {
         "pairs": ["SOL/USDT:USDT"],
@@ -216,7 +217,7 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
         "embargo_candles": 5,
         "jobs": 2,
     }
-    kind = {"planted": "none", "signal": 0.5, "market_seed": 4}
+    kind = {"planted": "none", "signal": 0.5, "market_seed": 4, "with_peers": True}
     assert chosen == [default, default | changed, default | kind]
 
 

@@ -288,6 +288,12 @@ def evaluate(
         int | None,
         typer.Option(min=1, show_default="one per CPU", help="Trainings at a time."),
     ] = None,
+    peers: Annotated[
+        bool,
+        typer.Option(
+            "--peers", help="Ridge regression and LightGBM on the same windows, as baselines too."
+        ),
+    ] = False,
 ) -> None:
     """Train and trade window after window; say whether there is evidence of an edge."""
     from rich.console import Console
@@ -312,6 +318,7 @@ def evaluate(
         test_days=test_days,
         embargo_candles=embargo_candles,
         jobs=jobs,
+        with_peers=peers,
     )
     raise typer.Exit(run_evaluation(plan, project, Console()))
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
-from mtf_scalper.errors import MarketError
-from mtf_scalper.evaluation.peers import PEERS, peer_runs, returns_ahead, worth_of_leaving
+from mtf_scalper.errors import MarketError, MtfScalperError
+from mtf_scalper.evaluation.peers import (
+    PEERS,
+    peer_decisions,
+    peer_runs,
+    returns_ahead,
+    worth_of_leaving,
+)
 from mtf_scalper.market.market import Market
 from mtf_scalper.ppo.selection import held_back
 from mtf_scalper.settings import Settings
+from mtf_scalper.simulator.playback import play_decided
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import ExitReason
 from mtf_scalper.worlds.planted import PlantedMarket, planted_market
 from mtf_scalper.worlds.planted_reference import reference_targets
@@ -58,6 +68,68 @@ def test_the_tested_future_changes_nothing_before_it() -> None:
         assert not np.array_equal(before.actions[600:], after.actions[600:])
 
 
+def mirrored(market: Market) -> Market:
+    """Return a market that falls where this one rises, with the same features."""
+    opened, high, low, close = (1e4 / market.ohlc).T
+    return replace(market, ohlc=np.column_stack([opened, low, high, close]))
+
+
+def test_thresholds_are_chosen_on_the_held_back_candles_alone() -> None:
+    seen, choosing = split(planted("linear", 1).market)
+    tested = planted("linear", 1001, 800).market
+    chosen = peer_decisions(seen, choosing, tested, SETTINGS)
+    # What the tested candles bring has no part in what is decided there.
+    for name, other in peer_decisions(seen, choosing, mirrored(tested), SETTINGS).items():
+        np.testing.assert_array_equal(chosen[name], other)
+        assert chosen[name].any()
+    # Where forecasts lose on the held-back candles, far fewer are acted on.
+    for name, other in peer_decisions(seen, mirrored(choosing), tested, SETTINGS).items():
+        assert (other[:, 1] != 0).sum() < 0.5 * (chosen[name][:, 1] != 0).sum()
+
+
+@pytest.mark.parametrize("rules", [{"entry": "any"}, {"entry": "always", "stoploss": -0.01}])
+def test_what_is_decided_sees_no_later_candle(rules: dict[str, Any]) -> None:
+    """Row by row, whatever comes after it; the first full window is the first that decides."""
+    shares = {} if rules["entry"] == "any" else {"entry_share": 0.2}
+    seen, choosing = split(planted("linear", 1, **shares).market)
+    tested = planted("linear", 1001, 300, **shares).market
+    settings = SETTINGS.changed(rules={**rules, "max_trade_duration_candles": 20})
+    whole = peer_decisions(seen, choosing, tested, settings)
+    part = peer_decisions(seen, choosing, tested.slice(0, 120), settings)
+    for name, decided in whole.items():
+        assert decided.shape == (300, 3)
+        np.testing.assert_array_equal(decided[:120], part[name])
+        assert not decided[: settings.window_size - 1].any()
+
+
+def test_fees_and_funding_are_paid_and_thresholds_know_of_fees() -> None:
+    market, tested = planted("linear", 1).market, planted("linear", 1001, 1500).market
+    seen, choosing = split(market)
+    decided = peer_decisions(seen, choosing, tested, SETTINGS)
+    for name, run in peer_runs(seen, choosing, tested, SETTINGS).items():
+        free = play_decided(prepare(replace(tested, fee_rate=0.0), SETTINGS), decided[name][None])
+        paid = free[0].log_return - run.log_return
+        # In and out, on the account of the moment.
+        assert paid == pytest.approx(2 * 0.0005 * len(run.trades), rel=0.02)
+        charged = replace(tested, funding=np.full(len(tested), 0.01))
+        funded = play_decided(prepare(charged, SETTINGS), decided[name][None])[0]
+        assert funded.log_return != run.log_return
+    dear = replace(market, fee_rate=0.02)
+    runs = peer_runs(*split(dear), replace(tested, fee_rate=0.02), SETTINGS)
+    for name, run in runs.items():
+        assert len(run.trades) < 0.2 * (np.diff(decided[name][:, 1] != 0) != 0).sum()
+
+
+@pytest.mark.parametrize("missing", ["sklearn", "lightgbm"])
+def test_a_missing_library_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in [name for name in sys.modules if name.startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    market = planted("linear", 1, 600).market
+    with pytest.raises(MtfScalperError, match=rf"^{missing}.* is not installed; install it with: "):
+        peer_runs(*split(market), market, SETTINGS)
+
+
 def test_threads_change_nothing() -> None:
     seen, choosing = split(planted("regime", 1, 1500).market)
     tested = planted("regime", 1001, 800).market
@@ -65,7 +137,8 @@ def test_threads_change_nothing() -> None:
     before = torch.get_num_threads()
     for n_threads in (1, 2):
         torch.set_num_threads(n_threads)
-        found.append(peer_runs(seen, choosing, tested, SETTINGS))
+        with threadpool_limits(n_threads):
+            found.append(peer_runs(seen, choosing, tested, SETTINGS))
     torch.set_num_threads(before)
     for name in PEERS:
         assert found[0][name].trades == found[1][name].trades

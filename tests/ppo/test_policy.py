@@ -69,6 +69,33 @@ def test_probabilities_are_the_policys_own(policy) -> None:
     np.testing.assert_allclose(probabilities[3:].sum(axis=1), 1.0, atol=1e-6)
 
 
+@pytest.mark.parametrize("factor", [1.0, 30.0, 1e4, 1e8])
+def test_a_policy_that_is_sure_of_an_invalid_action_still_prefers_one_of_the_valid(
+    factor, policy, tmp_path: Path
+) -> None:
+    """Logits a hundred apart leave nothing of the others in single, 750 nothing in double."""
+    rows = features(300)
+    policy.save(tmp_path / "policy.zip")
+    sure = Policy.load(tmp_path / "policy.zip", policy.settings)
+    windows = [rows[row - WINDOW + 1 : row + 1].ravel() for row in range(WINDOW - 1, len(rows))]
+    with torch.no_grad():
+        sure.model.policy.action_net.weight.mul_(factor)
+        sure.model.policy.action_net.bias.mul_(factor)
+        logits = sure.model.policy.member_logits(torch.from_numpy(np.stack(windows)))[0]
+    logits = logits.double().numpy()
+    chances = sure.probabilities(rows)[WINDOW - 1 :]
+    assert (chances > 0.0).all()
+    spread = logits.max(axis=1) - logits.min(axis=1)
+    assert (spread.max() > 750.0) == (factor >= 1e4)
+    for leave in (2, 4):
+        mask = np.zeros(5, dtype=bool)
+        mask[[0, leave]] = True
+        wanted = np.where(logits[:, leave] > logits[:, 0], leave, 0)
+        found = [masked_action(each, mask) for each in chances]
+        assert found == wanted.tolist()
+        assert len(set(found)) == 2
+
+
 def test_only_the_rows_before_the_first_full_window_are_nan(policy) -> None:
     missing = np.isnan(policy.probabilities(features(50))).all(axis=1)
     assert missing.tolist() == [True] * 3 + [False] * 47

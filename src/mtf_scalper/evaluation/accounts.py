@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -49,7 +50,8 @@ class Account:
     days : Days
         Of the agent.
     baselines : mapping of str to ndarray of float64, shape (D,)
-        Daily log returns by name; classic exits are missing where there are no classic entries.
+        Daily log returns by name; classic exits are missing where there are no classic entries,
+        and supervised peers are there where they were asked for.
         That of random exits is the mean over the draws: what such a policy is worth on each day.
     oracle : ndarray of float64, shape (D,)
     draws : ndarray of float64, shape (N, D)
@@ -119,10 +121,11 @@ class Account:
         found["oracle_share"] = _interval(share, shares, n_blocks)
         for name, baseline in self.baselines.items():
             if name != RANDOM_EXITS:
-                found[name.replace(" ", "_")] = float(baseline.sum())
+                found[figure_name(name)] = float(baseline.sum())
             excess = returns - baseline
-            key = f"excess_over_{name.replace(' ', '_')}"
-            found[key] = _interval(float(excess.sum()), excess[rows].sum(axis=1), n_blocks)
+            found[f"excess_over_{figure_name(name)}"] = _interval(
+                float(excess.sum()), excess[rows].sum(axis=1), n_blocks
+            )
         found |= random_figures(returns.sum(), self.draws.sum(axis=1))
         found["degenerate"] = "; ".join(dict.fromkeys(self.degenerate)) or None
         found["stands_aside"] = aside_in_words(self.choices)
@@ -175,6 +178,7 @@ def measure_pair(
     *,
     n_draws: int = 100,
     offered: Market | None = None,
+    peers: Mapping[str, Simulation] = MappingProxyType({}),
 ) -> PairEvidence:
     """Trade the baselines and the optimum on the candles of a pair, and count days.
 
@@ -193,10 +197,12 @@ def measure_pair(
     offered : Market, optional
         The same candles with all entries that the runs could have made, where ``market`` has only
         those that a strategy made of them.
+    peers : mapping of str to Simulation, optional
+        More baselines by name: what supervised peers made of this market under the same rules.
     """
     settings = settings.for_market(market)
     days, n_days = np.searchsorted(calendar, days_by_row(market)), len(calendar)
-    baselines = traded_baselines(market, settings)
+    baselines = {**traded_baselines(market, settings), **peers}
     best = oracle(market, settings)
     by_day = {name: days_of(run, days, n_days).log_return for name, run in baselines.items()}
     best_by_day = days_of(best, days, n_days).log_return
@@ -258,6 +264,11 @@ def traded_baselines(market: Market, settings: Settings) -> dict[str, Simulation
     classic = classic_exits(market, settings)
     known = {FLAT: flat(market), BUY_AND_HOLD: buy_and_hold(market, settings)}
     return known if classic is None else {**known, CLASSIC_EXITS: classic}
+
+
+def figure_name(baseline: str) -> str:
+    """Return what a baseline is called in a row of figures: ``"buy_and_hold"``, ``"lightgbm"``."""
+    return baseline.lower().replace(" ", "_")
 
 
 def random_figures(value: float, draws: Floats) -> dict[str, float | None]:

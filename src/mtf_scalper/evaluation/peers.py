@@ -15,7 +15,7 @@ the same held-back ones, and trade through the same kernels with the same fees a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -30,8 +30,8 @@ from mtf_scalper.settings import EntryMode, Settings
 from mtf_scalper.simulator.by_side import SideTable, evaluate_by_side
 from mtf_scalper.simulator.by_threshold import decide_by_threshold
 from mtf_scalper.simulator.chains import FLAT_ACTIONS, chains_of
-from mtf_scalper.simulator.playback import Simulation, play_decided, valid_actions
-from mtf_scalper.simulator.prepared import PreparedMarket, prepare
+from mtf_scalper.simulator.playback import Simulation, play_decided
+from mtf_scalper.simulator.prepared import prepare
 from mtf_scalper.simulator.types import Action, Side
 
 Floats = NDArray[np.float64]
@@ -70,9 +70,29 @@ Fit = Callable[[NDArray[np.float32], Floats, Floats, int], Predict]
 
 
 def peer_runs(
-    seen: Market, choosing: Market, tested: Market, settings: Settings
+    seen: Market,
+    choosing: Market,
+    tested: Market,
+    settings: Settings,
+    names: Sequence[str] = ("ridge", "lightgbm"),
 ) -> dict[str, Simulation]:
     """Return what each peer makes of the tested candles, by name.
+
+    Parameters, errors: those of ``peer_decisions``.
+    """
+    prepared = prepare(tested, settings)
+    decided = peer_decisions(seen, choosing, tested, settings, names)
+    return {name: play_decided(prepared, each[None])[0] for name, each in decided.items()}
+
+
+def peer_decisions(
+    seen: Market,
+    choosing: Market,
+    tested: Market,
+    settings: Settings,
+    names: Sequence[str] = ("ridge", "lightgbm"),
+) -> dict[str, Decisions]:
+    """Return what each peer decides at every tested candle, by name.
 
     Parameters
     ----------
@@ -84,6 +104,14 @@ def peer_runs(
         Later candles of the same features.
     settings : Settings
         Window, rules, and the seed of the trees.
+    names : sequence of str
+        Of the peers that are wanted.
+
+    Returns
+    -------
+    dict of str to ndarray of int8, shape (T, 3)
+        Actions by row and ``side + 1``, as ``play_decided`` takes them: 0 before the first full
+        window, and where an action is not valid the first valid one takes its place.
 
     Raises
     ------
@@ -102,12 +130,24 @@ def peer_runs(
     is_entered = prepare(seen, settings).rules.entry is EntryMode.ALWAYS
     decide = _by_worth_of_leaving if is_entered else _by_forecast
     markets = (seen, choosing, tested)
-    return {name: decide(fit, units, markets, settings) for name, fit in PEERS.items()}
+    return {name: decide(PEERS[name], units, markets, settings) for name in names}
+
+
+def check_installed() -> None:
+    """Import what the peers need.
+
+    Raises
+    ------
+    MtfScalperError
+        If a library is not installed: names it, and what to install.
+    """
+    for name in ("sklearn.linear_model", "threadpoolctl", "lightgbm"):
+        library(name)
 
 
 def _by_forecast(
     fit: Fit, units: _Units, markets: tuple[Market, Market, Market], settings: Settings
-) -> Simulation:
+) -> Decisions:
     seen, choosing, tested = markets
     first = settings.window_size - 1
     # What follows the last two rows is not known.
@@ -117,19 +157,15 @@ def _by_forecast(
     held = predict(units(choosing))
     sizes = np.quantile(np.abs(held), ENTER_QUANTILES)
     grid = [(size, share * size) for size in sizes for share in LEAVE_SHARES]
-    prepared = prepare(choosing, settings)
-    runs = play_decided(
-        prepared, np.stack([decide_by_threshold(prepared, held, *each) for each in grid])
-    )
+    tables = np.stack([decide_by_threshold(first, held, *each) for each in grid])
+    runs = play_decided(prepare(choosing, settings), tables)
     best = grid[int(np.argmax([run.log_return for run in runs]))]
-    prepared = prepare(tested, settings)
-    decisions = decide_by_threshold(prepared, predict(units(tested)), *best)
-    return play_decided(prepared, decisions[None])[0]
+    return decide_by_threshold(first, predict(units(tested)), *best)
 
 
 def _by_worth_of_leaving(
     fit: Fit, units: _Units, markets: tuple[Market, Market, Market], settings: Settings
-) -> Simulation:
+) -> Decisions:
     seen, choosing, tested = markets
     first = settings.window_size - 1
     worth, weights = worth_of_leaving(seen, settings)
@@ -146,26 +182,17 @@ def _by_worth_of_leaving(
     known = held[np.isfinite(held)]
     thresholds = np.quantile(known, LEAVE_QUANTILES) if len(known) else np.array([np.inf])
     thresholds[-1] = np.inf  # never
-    prepared = prepare(choosing, settings)
-    tables = np.stack([_by_worth(prepared, held, each) for each in thresholds])
-    runs = play_decided(prepared, tables)
+    tables = np.stack([_by_worth(held, each) for each in thresholds])
+    runs = play_decided(prepare(choosing, settings), tables)
     best = float(thresholds[int(np.argmax([run.log_return for run in runs]))])
-    prepared = prepare(tested, settings)
-    return play_decided(prepared, _by_worth(prepared, later, best)[None])[0]
+    return _by_worth(later, best)
 
 
-def _by_worth(prepared: PreparedMarket, worth: Floats, threshold: float) -> Decisions:
-    first = prepared.first_row
-    decisions = np.zeros((len(prepared), 3), dtype=np.int8)
-    valid = valid_actions(prepared)[first:, Side.FLAT + 1]
-    own = decisions[first:]
-    for action in (Action.SHORT_ENTER, Action.LONG_ENTER):
-        own[valid[:, action], Side.FLAT + 1] = action
-    for index, side, exits in (
-        (0, Side.LONG, Action.LONG_EXIT),
-        (1, Side.SHORT, Action.SHORT_EXIT),
-    ):
-        own[worth[index, first:] > threshold, side + 1] = exits
+def _by_worth(worth: Floats, threshold: float) -> Decisions:
+    """Return what is decided, shape (T, 3): the rule's entries are taken without being asked."""
+    decisions = np.zeros((worth.shape[1], 3), dtype=np.int8)
+    decisions[worth[0] > threshold, Side.LONG + 1] = Action.LONG_EXIT
+    decisions[worth[1] > threshold, Side.SHORT + 1] = Action.SHORT_EXIT
     return decisions
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from mtf_scalper.evaluation.peer_words import TITLES
 from mtf_scalper.page.parts import number
 from mtf_scalper.records.reader import Run
 
 ALL = "all"
 """Stands for all pairs together."""
-SERIES = ("agent", "oracle", "classic exits", "buy and hold", "flat")
+SERIES = ("agent", "oracle", "classic exits", *TITLES.values(), "buy and hold", "flat")
 """Lines of equity, in the order of the legend."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from mtf_scalper.evaluation.peer_words import TITLES
 from mtf_scalper.evaluation.rank import rank
 from mtf_scalper.page.figures import ALL, Figure, figure, final_returns, pooled, seeds_of
 from mtf_scalper.page.learning import training_title
@@ -146,6 +147,10 @@ def _trading_facts(run: Run, pairs: Sequence[str]) -> list[Fact]:
     for name, title, note in (
         ("classic_exits", "Classic exits", "same entries, exits left to the rules"),
         ("buy_and_hold", "Buy and hold", "leverage 1"),
+        *(
+            (name, title[0].upper() + title[1:], "supervised, same rules and fees")
+            for name, title in TITLES.items()
+        ),
         ("oracle", "Best in hindsight", "same rules and fees"),
     ):
         found = figure(whole, name).value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mtf_scalper.evaluation.peer_words import TITLES
 from mtf_scalper.page.figures import ALL, figure
 from mtf_scalper.page.learning import window_name
 from mtf_scalper.page.parts import (
@@ -36,10 +37,12 @@ _FIGURES = (
     ("classic_exits", "classic exits", "+.4f"),
     ("buy_and_hold", "buy and hold", "+.4f"),
     ("random_median", "random exits", "+.4f"),
+    *((name, title, "+.4f") for name, title in TITLES.items()),
     ("random_rank", "random beaten", ".0%"),
     ("excess_over_classic_exits", "above classic exits", "+.4f"),
     ("excess_over_buy_and_hold", "above buy and hold", "+.4f"),
     ("excess_over_random_exits", "above random exits", "+.4f"),
+    *((f"excess_over_{name}", f"above {title}", "+.4f") for name, title in TITLES.items()),
 )
 """Name in a row of figures, heading, and how it is written."""
 

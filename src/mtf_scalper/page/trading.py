@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mtf_scalper.evaluation.peer_words import TITLES, beside_peers
 from mtf_scalper.evaluation.rank import rank
 from mtf_scalper.page.candle_chart import MAX_PAIRS, candles_plot
 from mtf_scalper.page.figures import ALL, figure, final_returns, pooled, seeds_of, series_names
@@ -45,6 +46,8 @@ _LINES = {
     "oracle": ("--oracle", "dash", 1.5),
     "classic exits": ("--classic", "solid", 1.5),
     "buy and hold": ("--hold", "solid", 1.5),
+    TITLES["ridge"]: ("--ridge", "dashdot", 1.5),
+    TITLES["lightgbm"]: ("--boosted", "dashdot", 1.5),
     "flat": ("--muted", "dot", 1.2),
 }
 _EQUITY_POINTS = 60_000
@@ -104,6 +107,9 @@ def _equity_plot(run: Run, equity: pd.DataFrame, finals: Mapping[str, Mapping[st
     said = _comparison_sentence(choices[0], finals)
     if bounds:
         said += " Dotted lines: from there on an agent trades that was trained anew."
+    told = beside_peers(pooled(run.figures()))
+    if told:
+        said += f" By days, {told}."
     if is_thinned:
         said += (
             " Long lines are drawn by the first, lowest, highest and last point of each stretch."

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -64,8 +65,9 @@ def choose_thresholds(
 ) -> Thresholds | None:
     """Return the thresholds that earn most on markets, None where none earn anything.
 
-    Every forecast is tried, and the mean of the two kinds for each horizon: by a few thresholds
-    first, the best of them by all.
+    For each horizon the mean of the two kinds of forecasts is tried, or the one that is used. The
+    best of many thresholds is in part a lucky one; so each counts as the mean of itself and its
+    neighbours.
 
     Parameters
     ----------
@@ -79,19 +81,26 @@ def choose_thresholds(
     prepared = [prepare(market, settings) for market in markets]
     known = [each[first:].astype(np.float64) for each in forecasts]
     used = np.any([each.any(axis=0) for each in known], axis=0)
-    mixes = [mix for mix in _mixes(len(used)) if used[mix > 0.0].all()]
-    nothing = Thresholds(np.zeros(len(used)), math.inf, -math.inf)
-    few = [_grid(mix, known, QUANTILES[1::3], SHARES[1::3]) for mix in mixes]
-    best = _best([nothing, *(each for some in few for each in some)], prepared, known)
-    if best is nothing:
-        return None
-    return _best([best, *_grid(best.mix, known, QUANTILES, SHARES)], prepared, known)
+    best, most = None, _earned([Thresholds(used * 0.0, math.inf, -math.inf)], prepared, known)[0]
+    for mix in _mixes(used):
+        values = np.abs(np.concatenate([_mixed(each, mix) for each in known]))
+        sizes = [float(np.quantile(values, quantile)) for quantile in QUANTILES]
+        grid = [Thresholds(mix, size, share * size) for size in sizes for share in SHARES]
+        earned = _with_neighbours(_earned(grid, prepared, known).reshape(len(sizes), -1)).ravel()
+        place = int(np.argmax(earned))
+        if earned[place] > most:
+            best, most = grid[place], earned[place]
+    return best
 
 
-def _mixes(n_forecasts: int) -> Iterator[Doubles]:
-    own = np.eye(n_forecasts)
-    yield from own
-    yield from (own[: n_forecasts // 2] + own[n_forecasts // 2 :]) / 2.0
+def _mixes(used: NDArray[np.bool_]) -> Iterator[Doubles]:
+    """Yield the weights of each horizon's mean over the forecasts that are used."""
+    n_horizons = len(used) // 2
+    for horizon in range(n_horizons):
+        mix = np.zeros(len(used))
+        mix[[horizon, horizon + n_horizons]] = used[[horizon, horizon + n_horizons]]
+        if mix.any():
+            yield mix / mix.sum()
 
 
 def _mixed(values: Doubles, mix: Doubles) -> Doubles:
@@ -99,26 +108,27 @@ def _mixed(values: Doubles, mix: Doubles) -> Doubles:
     return np.asarray((values * mix).sum(axis=1))
 
 
-def _grid(
-    mix: Doubles, known: Sequence[Doubles], quantiles: Sequence[float], shares: Sequence[float]
-) -> list[Thresholds]:
-    values = np.abs(np.concatenate([_mixed(each, mix) for each in known]))
-    sizes = [float(np.quantile(values, quantile)) for quantile in quantiles]
-    return [Thresholds(mix, size, share * size) for size in sizes for share in shares]
-
-
-def _best(
+def _earned(
     tried: Sequence[Thresholds], prepared: Sequence[PreparedMarket], known: Sequence[Doubles]
-) -> Thresholds:
-    """Return what earns most; the first of equals."""
+) -> Doubles:
+    """Return the log returns of each, shape (N,)."""
     earned = np.zeros(len(tried))
     for market, values in zip(prepared, known, strict=True):
         tables = [
-            decide_by_threshold(market, _mixed(values, each.mix), each.enter, each.leave)
+            decide_by_threshold(market.first_row, _mixed(values, each.mix), each.enter, each.leave)
             for each in tried
         ]
         earned += [run.log_return for run in play_decided(market, np.stack(tables))]
-    return tried[int(np.argmax(earned))]
+    return earned
+
+
+def _with_neighbours(earned: Doubles) -> Doubles:
+    """Return means over 3 by 3 neighbours, shape (sizes, shares); who never leaves has no share."""
+    means = np.empty_like(earned)
+    for own in (slice(0, 1), slice(1, None)):
+        wide = np.pad(earned[:, own], 1, mode="edge")
+        means[:, own] = sliding_window_view(wide, (3, 3)).mean(axis=(2, 3))
+    return means
 
 
 def base_of(thresholds: Thresholds | None, n_forecasts: int, keep_bias: float) -> Floats:

@@ -60,6 +60,10 @@ def remembered_features(model: PPO) -> tuple[str, ...]:
     return tuple(getattr(model, "feature_names", ()))
 
 
+_MOST_SPREAD = 690.0
+"""Difference of two logits whose probabilities are still numbers beside each other: exp(-690)."""
+
+
 class Policy:
     """A network that maps what the agent sees to probabilities of the five actions.
 
@@ -246,8 +250,8 @@ class Policy:
         inputs[:, length:] = state
         with torch.inference_mode():
             logits = policy.member_logits(torch.from_numpy(inputs).to(self.model.device))
-            chances = torch.softmax(logits, dim=2).cpu().numpy()
-        return np.asarray(chances[:, :, self._actions], dtype=np.float64)
+            chances = _chances(logits.cpu().double()).numpy()
+        return np.asarray(chances[:, :, self._actions])
 
     def save(self, path: Path) -> None:
         """Write a checkpoint that stock ``PPO.load`` reads as well."""
@@ -266,6 +270,17 @@ class Policy:
             return cls(PPO.load(path, device="cpu"), settings)
         except SettingsError as error:
             raise SettingsError(f"{path}: {error}") from None
+
+
+def _chances(logits: torch.Tensor) -> torch.Tensor:
+    """Return probabilities of which none is zero, for logits (..., 5) in double precision.
+
+    The mask comes after them: where a policy is so sure of an action that is not valid that those
+    which are valid have no probability left, nothing would be known of what it prefers among them.
+    Logits further apart than doubles can tell are drawn together, in the same order.
+    """
+    spread = logits.amax(dim=-1, keepdim=True) - logits.amin(dim=-1, keepdim=True)
+    return torch.softmax(logits * (_MOST_SPREAD / spread).clamp(max=1.0), dim=-1)
 
 
 def _young_trade(side: Side, settings: Settings) -> NDArray[np.float32]:

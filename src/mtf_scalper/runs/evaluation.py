@@ -16,6 +16,8 @@ from mtf_scalper.evaluation.importance import pooled_importance
 from mtf_scalper.evaluation.judge import Judged, NotJudged, write_judged
 from mtf_scalper.evaluation.judge_into import check_row
 from mtf_scalper.evaluation.left_out_pairs import LEFT_OUT, left_out_note
+from mtf_scalper.evaluation.peer_words import beside_peers
+from mtf_scalper.evaluation.peers import check_installed
 from mtf_scalper.evaluation.variants import earlier_variants
 from mtf_scalper.market.stored import RecordedPair
 from mtf_scalper.paths import user_data
@@ -35,6 +37,7 @@ from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tabl
 from mtf_scalper.runs.program import run_backtest
 from mtf_scalper.runs.project import page_or_reason, shown
 from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask, window_task
+from mtf_scalper.walk_forward.peer_walks import check_held_back, walk_peers
 from mtf_scalper.walk_forward.sources import load_pairs
 from mtf_scalper.walk_forward.walk import Walk, evaluate_walks, learn_windows, walk
 from mtf_scalper.walk_forward.walk_record import KIND, tested_candles, write_pair
@@ -55,7 +58,11 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         If candles are missing, or a training or the program fails.
     """
     windows = plan.windows()
+    if plan.with_peers:
+        check_installed()
     recordeds, left_out = load_pairs(plan.source, plan.recipe.pairs, windows, plan.settings)
+    if plan.with_peers:
+        check_held_back(recordeds, windows, plan.settings)
     digests = {p: candle_digest(tested_candles(each, windows)) for p, each in recordeds.items()}
     root = user_data(project) / "runs"
     record = RunRecord.begin(
@@ -84,6 +91,7 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
                 walks,
                 n_draws=plan.n_draws,
                 others=lambda judged: earlier_variants(run, judged, root),
+                peers={pair: walk_peers(first) for pair, (first, *_) in walks.items()},
             )
             _write(record, evaluated, learned)
         verdict = f"{evaluated.sentence}{left_out_note(left_out, plan.recipe.pairs)}"
@@ -91,6 +99,9 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         if isinstance(evaluated, Judged):
             for table in evaluation_tables(evaluated.figures, evaluated.edge, windows):
                 console.print(table)
+            compared = beside_peers(evaluated.figures[0])
+            if compared:
+                console.print(compared, markup=False, highlight=False, soft_wrap=True)
         lines = [f"left out: {reason}" for reason in left_out.values()]
         lines += evaluation_lines(plan.source.name, plan.seeds, plan.embargo, learned)
         for line in (*lines, *(agreement.line for agreement in agreements)):
@@ -150,7 +161,11 @@ def _learned(
                 )
                 # What the last policy of each pair looks at stands for the others.
                 is_last = window is windows[-1] and seed == plan.seeds[0]
-                yield replace(task, n_shuffles=5 if is_last else 0)
+                yield replace(
+                    task,
+                    n_shuffles=5 if is_last else 0,
+                    with_peers=plan.with_peers and seed == plan.seeds[0],
+                )
 
     total = len(jobs) * len(windows)
     columns = (

@@ -52,6 +52,9 @@ class EvaluationPlan:
     with_program : bool
         Whether the real program backtests the same windows. It knows no embargo, its tests see no
         candles before them, and both sides train on one thread.
+    with_peers : bool
+        Whether ridge regression and LightGBM learn the same windows and trade the same tests, as
+        baselines. They are fitted once per pair and window, with the first seed.
     """
 
     recipe: Recipe
@@ -66,6 +69,7 @@ class EvaluationPlan:
     datadir: Path | None = None
     configs: tuple[Path, ...] = ()
     with_program: bool = False
+    with_peers: bool = False
 
     @property
     def embargo(self) -> int:

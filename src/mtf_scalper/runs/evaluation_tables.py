@@ -8,9 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
+from mtf_scalper.evaluation.accounts import figure_name
 from mtf_scalper.evaluation.bootstrap import LEAST_DAYS
 from mtf_scalper.evaluation.days import DAYS_PER_YEAR
 from mtf_scalper.evaluation.edge import Edge
+from mtf_scalper.evaluation.peer_words import TITLES
 from mtf_scalper.walk_forward.learned_window import LearnedWindow
 from mtf_scalper.walk_forward.windows import Window
 
@@ -26,7 +28,7 @@ _FIGURES = (
     ("average_trade", "average trade after fees", "+.3%"),
     ("oracle_share", "share of the optimum", ".1%"),
 )
-_BASELINES = ("flat", "buy and hold", "classic exits", "random exits")
+_BASELINES = ("flat", "buy and hold", "classic exits", "random exits", *TITLES.values())
 
 
 def evaluation_tables(
@@ -81,7 +83,7 @@ def _baseline_table(row: Mapping[str, Any], edge: Edge) -> Table:
         table.add_column(heading, justify="right")
     tests = {test.baseline: test for test in edge.tests}
     for name in _BASELINES:
-        key = name.replace(" ", "_")
+        key = figure_name(name)
         if f"excess_over_{key}" not in row:
             continue
         earned = row["random_median"] if name == "random exits" else row[key]

@@ -7,9 +7,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.settings import EntryMode
-from mtf_scalper.simulator.playback import valid_actions
-from mtf_scalper.simulator.prepared import PreparedMarket
 from mtf_scalper.simulator.types import Action, Side
 
 ACTIONS_BY_SIDE: Final = (
@@ -20,27 +17,24 @@ ACTIONS_BY_SIDE: Final = (
 
 
 def decide_by_threshold(
-    prepared: PreparedMarket, forecast: NDArray[np.float64], enter: float, leave: float
+    first_row: int, forecast: NDArray[np.float64], enter: float, leave: float
 ) -> NDArray[np.int8]:
-    """Return what is decided by row and ``side + 1``, shape (T, 3).
+    """Return what is decided by row and ``side + 1``, shape (T, 3), for ``play_decided``.
 
     A long is entered where the forecast exceeds ``enter``, and left where it falls below ``leave``;
-    a short at the negatives. With ``entry="always"`` every classic entry is taken.
+    a short at the negatives. Whoever executes it takes the first valid action where this one is
+    not: none where there is no entry, and every classic entry with ``entry="always"``.
 
     Parameters
     ----------
-    prepared : PreparedMarket
-    forecast : ndarray of float64, shape (T - first row,)
-        From the first row at which a decision is made.
+    first_row : int
+        From which on decisions are made.
+    forecast : ndarray of float64, shape (T - first_row,)
     enter, leave : float
     """
-    first = prepared.first_row
-    decisions = np.zeros((len(prepared), 3), dtype=np.int8)
-    valid = valid_actions(prepared)[first:, Side.FLAT + 1]
-    is_taken = prepared.rules.entry is EntryMode.ALWAYS
-    own = decisions[first:]
+    decisions = np.zeros((first_row + len(forecast), 3), dtype=np.int8)
+    own = decisions[first_row:]
     for side, sign, enters, leaves in ACTIONS_BY_SIDE:
-        wanted = is_taken | (sign * forecast > enter)
-        own[wanted & valid[:, enters], Side.FLAT + 1] = enters
+        own[sign * forecast > enter, Side.FLAT + 1] = enters
         own[sign * forecast < leave, side + 1] = leaves
     return decisions

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stable_baselines3 import PPO
 
 from mtf_scalper.errors import UntrainableError
 from mtf_scalper.evaluation.importance import Importance, permutation_importance
+from mtf_scalper.evaluation.peers import Decisions, peer_decisions
 from mtf_scalper.market.market import CLOSE, Market
 from mtf_scalper.market.stored import RecordedPair, part_of
 from mtf_scalper.ppo.policy import Policy
@@ -48,6 +50,8 @@ class WindowTask:
         File for the training's events.
     n_shuffles : int
         Shuffles of every feature on the test, to see what the policy trades by; 0 for none.
+    with_peers : bool
+        Whether supervised peers learn the same candles as well; ``choosing`` is there then.
     """
 
     window: Window
@@ -60,6 +64,7 @@ class WindowTask:
     n_history: int
     events: Path | None = None
     n_shuffles: int = 0
+    with_peers: bool = False
 
     @property
     def pair(self) -> str:
@@ -91,6 +96,9 @@ class LearnedWindow:
         The task's features, likewise.
     importance : tuple of Importance
         What the return on the test loses without each feature; empty where it was not asked for.
+    peers : mapping of str to ndarray of int8, shape (T, 3)
+        What each peer decides at the candles of ``probabilities``; see ``peer_decisions``. Empty
+        where they were not asked for.
     """
 
     window: Window
@@ -104,6 +112,7 @@ class LearnedWindow:
     policy: bytes | None = None
     tested: NDArray[np.float32] | None = None
     importance: tuple[Importance, ...] = ()
+    peers: Mapping[str, Decisions] = field(default_factory=dict)
 
     def loaded(self, settings: Settings) -> Policy:
         """Return the policy of the checkpoint."""
@@ -146,7 +155,7 @@ def window_task(
     bounds = (window.train_from, window.train_to, window.test_from, window.test_to)
     begin, end, first, last = (recorded.row_of(moment) for moment in bounds)
     check_window(recorded, window, settings)
-    n_held = math.ceil(settings.validation_share * (end - begin))
+    n_held = n_choosing(recorded, window, settings)
     split = end - n_held
     scale = _Scale(recorded.features[begin:split])
     enough = n_held >= settings.window_size + 2
@@ -168,8 +177,14 @@ def window_task(
     )
 
 
+def n_choosing(recorded: RecordedPair, window: Window, settings: Settings) -> int:
+    """Return how many candles at the end of a window's training choose the weights."""
+    n_rows = recorded.row_of(window.train_to) - recorded.row_of(window.train_from)
+    return math.ceil(settings.validation_share * n_rows)
+
+
 def learn_window(task: WindowTask) -> LearnedWindow:
-    """Train on a window and predict its test."""
+    """Train on a window and predict its test; let peers decide there, if they were asked for."""
     common: dict[str, Any] = {"pair": task.pair, "window": task.window.name, "seed": task.seed}
     result = train(task.seen, task.settings, task.choosing, events=EventLog(task.events, **common))
     probabilities = result.policy.probabilities(task.tested.features)
@@ -194,7 +209,14 @@ def learn_window(task: WindowTask) -> LearnedWindow:
         )
         if task.n_shuffles
         else (),
+        peers=_decided_by_peers(task) if task.with_peers else {},
     )
+
+
+def _decided_by_peers(task: WindowTask) -> dict[str, Decisions]:
+    assert task.choosing is not None
+    decided = peer_decisions(task.seen, task.choosing, task.tested, task.settings)
+    return {name: each[task.n_history :] for name, each in decided.items()}
 
 
 class _Scale:

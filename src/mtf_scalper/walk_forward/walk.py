@@ -12,6 +12,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,6 +199,7 @@ def evaluate_walks(
     *,
     n_draws: int = 100,
     others: Callable[[Variant], Sequence[Variant]] = lambda _: (),
+    peers: Mapping[str, Mapping[str, Simulation]] = MappingProxyType({}),
 ) -> Judged:
     """Measure walks and decide whether there is an edge.
 
@@ -209,6 +211,8 @@ def evaluate_walks(
         Random exits per pair and seed.
     others : callable
         From the judged variant to all others that were tried.
+    peers : mapping of str to mapping of str to Simulation, optional
+        By pair, what supervised peers made of its candles, by name: more baselines.
     """
     firsts = [each[0] for each in walks.values()]
     calendar = calendar_of(walk.market for walk in firsts)
@@ -219,6 +223,7 @@ def evaluate_walks(
             {walk.seed: walk.run for walk in walks[first.pair]},
             calendar,
             n_draws=n_draws,
+            peers=peers.get(first.pair, {}),
         )
         for first in firsts
     ]
