@@ -375,6 +375,28 @@ def test_startup(benchmarks: dict[str, ModuleType], project: Path) -> None:
     assert [each["met"] for each in results["requirements"]] == [False, True]
 
 
+def test_builds(benchmarks: dict[str, ModuleType], project: Path) -> None:
+    """This build stands beside itself here: what is checked is that both of them are timed."""
+    builds = benchmarks["builds"]
+    folder = str(BENCHMARKS.parent)
+    plan = builds.Plan(against=folder, repeats=1, n_candles=300, n_features=3, commands=())
+    results = written(benchmarks, project, "builds", builds.measure(plan))
+    for name in builds.TRAININGS:
+        assert results[name]["seconds"]["other"]["median"] > 0.0
+        assert results[name]["cpu_seconds"]["this"]["median"] > 0.0
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert text.count("<!-- builds: written by benchmarks/builds.py -->") == 1
+
+
+def test_what_another_build_takes_more_is_told(benchmarks: dict[str, ModuleType]) -> None:
+    builds = benchmarks["builds"]
+    sides = {"other": [builds.Taken(9.0, 12.0)], "this": [builds.Taken(3.0, 4.0)]}
+    measured = builds.measured({"evaluation": sides, "demo": sides}, "abc")
+    assert [each.measured for each in measured.requirements] == [3.0, 3.0]
+    assert all(each.met for each in measured.requirements)
+    assert "build abc, s" in measured.tables[0]
+
+
 def test_inference(benchmarks: dict[str, ModuleType], project: Path) -> None:
     measured = benchmarks["inference"].measure(benchmarks["report"].QUICK, 1, n_rows=60)
     results = written(benchmarks, project, "inference", measured)
