@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.market.market import Market
-from mtf_scalper.ppo.boosting import BOOSTING, boosted_trees
+from mtf_scalper.ppo.boosting import BOOSTING, TREE_COUNTS, FoldTrees
 from mtf_scalper.ppo.exact_training import as_judged
 from mtf_scalper.ppo.folds import Part
 from mtf_scalper.ppo.forecasting import Fitted, fit_forecasts
@@ -92,9 +92,11 @@ def test_a_fold_is_fitted_without_its_own_returns(linear: Market) -> None:
     for fold, is_same in ((1, True), (2, False)):
         products = [best_interactions(each, fold) for each in (parts, moved)]
         assert np.array_equal(*products) == is_same
-        trees = [boosted_trees(each, fold, 0, 1) for each in (parts, moved)]
+        both = [FoldTrees(each, fold, 0, 1) for each in (parts, moved)]
+        for each in both:
+            each.grow(0, 0, TREE_COUNTS[-1])
         # Prices that were multiplied have other last bits.
-        ours, theirs = (found[0].value for found in trees)
+        ours, theirs = (found.trees[0].value for found in both)
         assert (ours.shape == theirs.shape and np.allclose(ours, theirs, 1e-6, 1e-9)) == is_same
 
 

@@ -7,16 +7,20 @@ thread, and folds are shared out.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from mtf_scalper.ppo.folds import Part, columns_of, learned_on
+from mtf_scalper.ppo.folds import N_FOLDS, Part, columns_of, learned_on
 from mtf_scalper.ppo.forecasts import DECAYS
+from mtf_scalper.ppo.team import Team
 from mtf_scalper.ppo.trees import NO_TREES, Doubles, Trees, add_leaves, trees_of
 
 TREE_COUNTS = (0, 12, 25, 50, 100)
-"""How many trees may be used."""
+"""How many trees may be used: the first stage that is no better than the one before ends it."""
 BOOSTING = {
     "objective": "regression",
     "learning_rate": 0.1,
@@ -37,8 +41,8 @@ LEAST_ROWS = 200
 """Fewer are not worth a tree."""
 
 
-def boosted_trees(parts: Sequence[Part], fold: int, n_pairs: int, seed: int) -> list[Trees]:
-    """Return a fold's trees for each target.
+class FoldTrees:
+    """A fold's trees for each target, grown stage by stage.
 
     Parameters
     ----------
@@ -47,53 +51,115 @@ def boosted_trees(parts: Sequence[Part], fold: int, n_pairs: int, seed: int) -> 
     n_pairs : int
         How many of the inputs, at their end, are products.
     seed : int
+
+    Attributes
+    ----------
+    trees : list of Trees
+        For each target.
     """
-    import lightgbm  # half a second, which nothing but a training needs
 
-    columns = columns_of(parts[0].inputs.shape[1], fold, n_pairs)
-    inputs, targets = learned_on(parts, fold)
-    if len(inputs) < LEAST_ROWS:
-        return [NO_TREES] * len(DECAYS)
-    options = {**BOOSTING, "seed": seed}
-    data = lightgbm.Dataset(inputs[:, columns], params=options, free_raw_data=False)
-    found = []
-    for target in targets.T:
-        size = max(float(target.std()), 1e-300)
-        data.set_label((target - target.mean()) / size)
-        booster = lightgbm.train(options, data, TREE_COUNTS[-1], keep_training_booster=True)
-        found.append(trees_of(booster.model_to_string(), size, columns))
-    return found
+    def __init__(self, parts: Sequence[Part], fold: int, n_pairs: int, seed: int) -> None:
+        self.trees = [NO_TREES] * len(DECAYS)
+        self._columns = columns_of(parts[0].inputs.shape[1], fold, n_pairs)
+        self._options = {**BOOSTING, "seed": seed}
+        self._booster: Any = None
+        self._data: Any = None
+        inputs, self._targets = learned_on(parts, fold)
+        if len(inputs) >= LEAST_ROWS:
+            import lightgbm  # half a second, which nothing but a training needs
+
+            own = inputs[:, self._columns]
+            self._data = lightgbm.Dataset(own, params=self._options, free_raw_data=False)
+
+    def grow(self, target: int, first: int, last: int) -> None:
+        """Let a target's trees ``first .. last - 1`` grow; from 0 to its end, then another one.
+
+        There are fewer where no leaf is worth splitting.
+        """
+        if self._data is None:
+            return
+        values = self._targets[:, target]
+        size = max(float(values.std()), 1e-300)
+        if not first:
+            import lightgbm
+
+            # The bins are those of all targets; a booster reads the labels while it grows.
+            self._data.set_label((values - values.mean()) / size)
+            self._booster = lightgbm.Booster(self._options, self._data)
+        for _ in range(first, last):
+            if self._booster.update():
+                break
+        self.trees[target] = trees_of(self._booster.model_to_string(), size, self._columns)
 
 
-def choose_counts(
-    parts: Sequence[Part], models: Mapping[int, Sequence[Trees]]
-) -> tuple[list[Doubles], list[int]]:
-    """Return each part's forecasts (N, D), and how many trees are used for each target."""
+def boost(
+    parts: Sequence[Part], n_pairs: int, seed: int, here: Team
+) -> tuple[dict[int, list[Trees]], list[Doubles], list[int]]:
+    """Grow the trees of all folds for as long as they foretell better what each has not seen.
+
+    Parameters
+    ----------
+    parts, n_pairs, seed
+        As ``FoldTrees`` has them.
+    here : Team
+
+    Returns
+    -------
+    models : dict of int to list of Trees
+        By fold, for each target.
+    forecasts : list of ndarray of float64, shape (N, D)
+        Of each part, out of folds.
+    counts : list of int
+        How many trees are used for each target.
+    """
+    folds: dict[int, FoldTrees] = {}
+
+    def begin(fold: int) -> None:
+        folds[fold] = FoldTrees(parts, fold, n_pairs, seed)
+
+    here.run([functools.partial(begin, fold) for fold in range(N_FOLDS)])
     n_targets = len(DECAYS)
-    errors = np.zeros((len(TREE_COUNTS), n_targets))
-    staged = []
-    for part in parts:
-        stages = np.zeros((len(TREE_COUNTS), len(part.inputs), n_targets))
-        for fold, trees in models.items():
-            rows = np.flatnonzero(part.folds == fold)
-            inputs, total = part.inputs[rows], np.zeros((n_targets, len(rows)))
-            for stage in range(1, len(TREE_COUNTS)):
-                for target in range(n_targets):
-                    # LightGBM ends early where no leaf is worth splitting.
-                    n_trees = len(trees[target].output)
-                    first, last = (
-                        min(each, n_trees) for each in TREE_COUNTS[stage - 1 : stage + 1]
-                    )
-                    add_leaves(inputs, trees[target], first, last, total[target])
-                stages[stage, rows] = total.T
-        staged.append(stages)
-        if not part.is_known.any():
-            continue
-        seen = part.targets - part.targets[part.is_known].mean(axis=0)
-        errors += ((stages - seen) ** 2)[:, part.is_known].sum(axis=1)
-    best = errors.argmin(axis=0)
-    forecasts = [
-        np.stack([stages[stage, :, index] for index, stage in enumerate(best)], axis=1)
-        for stages in staged
-    ]
-    return forecasts, [TREE_COUNTS[stage] for stage in best]
+    forecasts = [np.zeros((len(part.inputs), n_targets)) for part in parts]
+    counts = [0] * n_targets
+    for target in range(n_targets):
+        now = [np.zeros(len(part.inputs)) for part in parts]
+        least = _error(parts, now, target)
+        for first, last in itertools.pairwise(TREE_COUNTS):
+            jobs = [functools.partial(each.grow, target, first, last) for each in folds.values()]
+            here.run(jobs)
+            for part, values in zip(parts, now, strict=True):
+                _add_trees(part, folds, target, first, last, values)
+            error = _error(parts, now, target)
+            if error >= least:
+                break
+            least, counts[target] = error, last
+            for kept, values in zip(forecasts, now, strict=True):
+                kept[:, target] = values
+    return {fold: folds[fold].trees for fold in range(N_FOLDS)}, forecasts, counts
+
+
+def _add_trees(
+    part: Part,
+    folds: Mapping[int, FoldTrees],
+    target: int,
+    first: int,
+    last: int,
+    values: Doubles,
+) -> None:
+    """Add what trees ``first .. last - 1`` say of each row that they have not seen."""
+    for fold, grown in folds.items():
+        rows = np.flatnonzero(part.folds == fold)
+        trees, total = grown.trees[target], values[rows]
+        n_trees = len(trees.output)
+        add_leaves(part.inputs[rows], trees, min(first, n_trees), min(last, n_trees), total)
+        values[rows] = total
+
+
+def _error(parts: Sequence[Part], values: Sequence[Doubles], target: int) -> float:
+    """Return the summed squares by which forecasts of a target are wrong."""
+    error = 0.0
+    for part, each in zip(parts, values, strict=True):
+        if part.is_known.any():
+            seen = part.targets[part.is_known, target]
+            error += float(((each[part.is_known] - (seen - seen.mean())) ** 2).sum())
+    return error

@@ -11,14 +11,13 @@ One is used at all only if returns agree with it at `LEAST_EVIDENCE` standard er
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mtf_scalper.market.market import Market
-from mtf_scalper.ppo.boosting import boosted_trees, choose_counts
+from mtf_scalper.ppo.boosting import boost
 from mtf_scalper.ppo.folds import N_FOLDS, Part
 from mtf_scalper.ppo.forecasts import (
     DECAYS,
@@ -32,7 +31,7 @@ from mtf_scalper.ppo.forecasts import (
 from mtf_scalper.ppo.interactions import add_interactions
 from mtf_scalper.ppo.ridge import fit_ridge
 from mtf_scalper.ppo.team import team
-from mtf_scalper.ppo.trees import Doubles, Floats, Trees, mean_of
+from mtf_scalper.ppo.trees import Doubles, Floats, mean_of
 from mtf_scalper.settings import Settings
 
 LEAST_EVIDENCE = 1.0
@@ -92,16 +91,10 @@ def fit_forecasts(
         )
         for index, (each, market) in enumerate(zip(features, markets, strict=True))
     ]
-    models: dict[int, list[Trees]] = {}
     with team() as here:
         pairs = add_interactions(parts)
         linear, lines = fit_ridge(parts, len(pairs))
-
-        def boost(fold: int) -> None:
-            models[fold] = boosted_trees(parts, fold, len(pairs), settings.random_state)
-
-        here.run([functools.partial(boost, fold) for fold in range(N_FOLDS)])
-    boosted, counts = choose_counts(parts, models)
+        models, boosted, counts = boost(parts, len(pairs), settings.random_state, here)
     joined = [np.concatenate(pair, axis=1) for pair in zip(linear, boosted, strict=True)]
     evidence = _evidence(parts, joined)
     size = np.sqrt(np.mean(np.concatenate(joined) ** 2, axis=0))
