@@ -165,20 +165,16 @@ def _ratios(values: dict[str, list[float]]) -> list[float]:
 def _trainer(folder: Path, plan: Plan) -> Iterator[subprocess.Popen[str]]:
     """Yield a process of a build that trains as often as it is told to."""
     sizes = (str(plan.n_candles), str(plan.n_features))
-    process = subprocess.Popen(
+    # At its end the pipes are closed, which ends the process, and it is waited for.
+    with subprocess.Popen(
         [sys.executable, str(HERE / "build_worker.py"), *sizes],
         env=_environment(folder),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    )
-    try:
+    ) as process:
         yield process
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
 
 
 def _train(worker: subprocess.Popen[str], patience: int | None) -> Taken:

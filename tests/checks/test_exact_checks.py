@@ -91,9 +91,9 @@ def test_a_broken_fact_fails_its_check(check: CheckOne, broken: RunFacts, reason
 
 def test_a_training_may_end_early_once_nothing_better_came() -> None:
     recipe = replace(RECIPE, train_cycles=30)
-    both = [*window("BTC", 0.0, 30), *window("ETH", 40.0, 22)]
+    both = [*window("BTC", 0.0, 30), *window("ETH", 40.0, 10)]
     assert check_passes(replace(facts(), events=both), recipe).has_passed
-    too_early = [*window("BTC", 0.0, 30), *window("ETH", 40.0, 21)]
+    too_early = [*window("BTC", 0.0, 30), *window("ETH", 40.0, 9)]
     assert not check_passes(replace(facts(), events=too_early), recipe).has_passed
 
 

@@ -102,7 +102,8 @@ def test_the_exit_code_is_zero_only_if_every_check_passed(
 def test_the_checks_hold_for_a_tiny_exact_run_and_it_leaves_a_whole_record(
     make_request: Any, tiny_plan: ValidationPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    request = make_request("exact", advantage="exact", vec_env="batched", train_cycles=3)
+    learned = {"advantage": "exact", "vec_env": "batched", "train_cycles": 3}
+    request = make_request("exact", entry="always", **learned)  # so that there are trades
     recipe = replace(tiny_plan.recipe, advantage="exact", vec_env="batched", train_cycles=3)
     plan = replace(tiny_plan, request=request, recipe=recipe, before={**BEFORE, **TINY_BEFORE})
     observed: list[RunFacts] = []
