@@ -22,7 +22,7 @@ from mtf_scalper.market.market import Market
 def main(n_candles: int, n_features: int) -> None:
     """Answer line by line, until there are no more."""
     logging.disable(logging.CRITICAL)
-    market = random_market(n_candles, n_features)
+    market = market_with_a_signal(n_candles, n_features)
     for line in sys.stdin:
         patience = json.loads(line)
         settings = Settings() if patience is None else Settings(patience=patience)
@@ -35,14 +35,21 @@ def main(n_candles: int, n_features: int) -> None:
         print(json.dumps(taken), flush=True)
 
 
-def random_market(n_candles: int, n_features: int, seed: int = 1) -> Market:
-    """Return a random walk with random features and entry signals on 8% of the candles."""
+def market_with_a_signal(n_candles: int, n_features: int, seed: int = 1) -> Market:
+    """Return candles that a fifth of the features foretell, and entry signals on 8% of them."""
     rng = np.random.default_rng(seed)
-    close = 100.0 * np.exp(np.cumsum(rng.normal(0.0, 0.0015, n_candles)))
+    signal = np.zeros(n_candles)
+    for row in range(1, n_candles):
+        signal[row] = 0.9 * signal[row - 1] + np.sqrt(0.19) * rng.standard_normal()
+    moves = rng.normal(0.0, 0.0015, n_candles)
+    moves[1:] += 0.0004 * signal[:-1]
+    close = 100.0 * np.exp(np.cumsum(moves))
     opened = np.concatenate([[100.0], close[:-1]])
+    features = rng.standard_normal((n_candles, n_features))
+    features[:, : n_features // 5] += signal[:, None]
     signals = rng.random((2, n_candles)) < 0.04
     return Market(
-        features=rng.normal(0.0, 0.5, (n_candles, n_features)).astype(np.float32),
+        features=features.astype(np.float32),
         ohlc=np.column_stack(
             [opened, 1.0004 * np.maximum(opened, close), 0.9996 * np.minimum(opened, close), close]
         ),

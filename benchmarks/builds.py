@@ -1,7 +1,8 @@
 """Another build beside this one: a training, an evaluation and the demo, in turn.
 
 Run: ``python benchmarks/builds.py --against CHECKOUT``, an hour on two quiet cores. Trainings are
-on a random walk with every default but ``patience``: all passes, and one that ends by itself. Each
+on candles with a signal and classic entries, with every default but ``patience``: all passes, and
+one that ends by itself. Each
 build has a process of its own, warm, and the two train in turn. An evaluation, of two pairs and 92
 days, and the demo are whole commands, imports included, in projects with each build's own files;
 with ``--datadir`` the evaluation has real candles. CPU seconds are of all processes.
