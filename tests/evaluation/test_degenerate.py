@@ -13,6 +13,7 @@ from mtf_scalper.evaluation.degenerate import (
     choices_of,
     degeneracy,
     exposure,
+    mean_choices,
 )
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import EntryMode, Settings
@@ -237,5 +238,9 @@ def test_accounts_stand_aside_together_or_not_at_all() -> None:
     busy = Choices(EntryMode.CLASSIC, 900, 1200, is_aside=False)
     assert aside_in_words([classic, busy]) is None
     assert aside_in_words([]) is None
+    # Seeds had the same chances; one entry of three seeds is not none.
+    none = Choices(EntryMode.CLASSIC, 0, 1200, is_aside=True)
+    assert mean_choices([none, classic, none]) == Choices(EntryMode.CLASSIC, 1, 1200, is_aside=True)
+    assert not mean_choices([none, busy]).is_aside
     anywhere = Choices(EntryMode.ANY, 3, 1200, is_aside=True)
     assert aside_in_words([anywhere]) == "entered at 3 of 1,200 candles"

@@ -24,7 +24,13 @@ from mtf_scalper.evaluation.bootstrap import (
     resampled_rows,
 )
 from mtf_scalper.evaluation.days import FIGURES, Days, days_by_row, days_of, pooled_days
-from mtf_scalper.evaluation.degenerate import Choices, aside_in_words, choices_of, degeneracy
+from mtf_scalper.evaluation.degenerate import (
+    Choices,
+    aside_in_words,
+    choices_of,
+    degeneracy,
+    mean_choices,
+)
 from mtf_scalper.evaluation.rank import TIE, rank
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
@@ -229,7 +235,9 @@ def measure_pair(
 def averaged(accounts: Sequence[Account]) -> Account:
     """Return the mean over seeds, which are no variants: a user has to take one as it comes."""
     days = pooled_days([each.days for each in accounts])
-    return _combined(accounts, np.mean, days, float(np.mean([each.drawdown for each in accounts])))
+    drawdown = float(np.mean([each.drawdown for each in accounts]))
+    mean = _combined(accounts, np.mean, days, drawdown)
+    return replace(mean, choices=(mean_choices(mean.choices),)) if mean.choices else mean
 
 
 def together(accounts: Sequence[Account]) -> Account:

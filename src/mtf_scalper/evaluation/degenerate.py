@@ -6,6 +6,7 @@ one: it costs nothing. What it is not is trading, and it is said in words of its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,14 @@ def choices_of(run: Simulation, market: Market, settings: Settings) -> Choices:
     n_taken = int((run.actions[rows][is_chance] != Action.NEUTRAL).sum())
     taken = exposure(run, settings) if mode is EntryMode.ANY else n_taken / max(n_chances, 1)
     return Choices(mode, n_taken, n_chances, n_chances > 0 and taken <= MOST_TAKEN)
+
+
+def mean_choices(choices: Sequence[Choices]) -> Choices:
+    """Return what several seeds made of the same chances on average; at least one."""
+    n_taken = sum(each.n_taken for each in choices) / len(choices)
+    n_chances = sum(each.n_chances for each in choices) / len(choices)
+    is_aside = all(each.is_aside for each in choices)
+    return Choices(choices[0].mode, math.ceil(n_taken), round(n_chances), is_aside)
 
 
 def aside_in_words(choices: Sequence[Choices]) -> str | None:

@@ -183,7 +183,8 @@ def _agent_fact(value: float, found: Figure, key: str, n_pairs: int) -> Fact:
         parts.append(f"of {n_pairs} pairs")
     if interval:
         parts.append(f"95% interval {interval}")
-    return Fact("Agent", log_return(value), ", ".join(parts), "good" if value > 0 else "bad")
+    tone = "good" if value > 0.0 else "bad" if value < 0.0 else ""
+    return Fact("Agent", log_return(value), ", ".join(parts), tone)
 
 
 def _random_fact(run: Run, whole: Any, key: str, mine: float | None) -> list[Fact]:
