@@ -133,6 +133,15 @@ def test_predictions_are_probabilities_of_every_row(
     assert len(np.unique(chosen)) > 150
 
 
+def test_a_policy_of_features_says_something_else_of_nearly_every_row(
+    open_workshop: OpenWorkshop,
+) -> None:
+    workshop = open_workshop({"freqai": {"rl_config": {"policy_inputs": "features"}}})
+    workshop.model.model = workshop.train()
+    predictions, _ = workshop.model.predict(workshop.later, workshop.kitchen)
+    assert len(np.unique(predictions[columns.CONFIDENCE][WINDOW - 1 :])) > 250
+
+
 def test_batches_give_the_actions_of_freqtrades_own_loop(
     trained: tuple[Any, PPO, pd.DataFrame, np.ndarray],
     monkeypatch: pytest.MonkeyPatch,

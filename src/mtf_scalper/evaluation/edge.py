@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mtf_scalper.evaluation.accounts import CLASSIC_EXITS
 from mtf_scalper.evaluation.bootstrap import LEAST_DAYS
 from mtf_scalper.evaluation.overfitting import (
     Overfitting,
@@ -198,7 +199,7 @@ def judge_edge(
 
 def _aside(aside: str, n_variants: int, judged: Variant) -> str:
     earned = f"log return {judged.log_return.sum():+.3f}"
-    classic = judged.baselines.get("classic exits")
+    classic = judged.baselines.get(CLASSIC_EXITS)
     if classic is not None:
         earned += f", all of them under the rules' exits {classic.sum():+.3f}"
     return (

@@ -24,6 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from mtf_scalper.errors import MarketError
+from mtf_scalper.evaluation.peer_words import TITLES
 from mtf_scalper.market.market import Market
 from mtf_scalper.optional import library
 from mtf_scalper.settings import EntryMode, Settings
@@ -74,7 +75,7 @@ def peer_runs(
     choosing: Market,
     tested: Market,
     settings: Settings,
-    names: Sequence[str] = ("ridge", "lightgbm"),
+    names: Sequence[str] = tuple(TITLES),
 ) -> dict[str, Simulation]:
     """Return what each peer makes of the tested candles, by name.
 
@@ -90,7 +91,7 @@ def peer_decisions(
     choosing: Market,
     tested: Market,
     settings: Settings,
-    names: Sequence[str] = ("ridge", "lightgbm"),
+    names: Sequence[str] = tuple(TITLES),
 ) -> dict[str, Decisions]:
     """Return what each peer decides at every tested candle, by name.
 

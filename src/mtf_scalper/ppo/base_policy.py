@@ -81,15 +81,18 @@ def choose_thresholds(
     prepared = [prepare(market, settings) for market in markets]
     known = [each[first:].astype(np.float64) for each in forecasts]
     used = np.any([each.any(axis=0) for each in known], axis=0)
-    best, most = None, _earned([Thresholds(used * 0.0, math.inf, -math.inf)], prepared, known)[0]
+    nothing = [np.zeros(len(each)) for each in known]
+    best, most = None, _earned(nothing, [(math.inf, -math.inf)], prepared)[0]
     for mix in _mixes(used):
-        values = np.abs(np.concatenate([_mixed(each, mix) for each in known]))
+        # Weighted sums row by row: a product of matrices would go by the threads.
+        mixed = [np.asarray((each * mix).sum(axis=1)) for each in known]
+        values = np.abs(np.concatenate(mixed))
         sizes = [float(np.quantile(values, quantile)) for quantile in QUANTILES]
-        grid = [Thresholds(mix, size, share * size) for size in sizes for share in SHARES]
-        earned = _with_neighbours(_earned(grid, prepared, known).reshape(len(sizes), -1)).ravel()
+        grid = [(size, share * size) for size in sizes for share in SHARES]
+        earned = _with_neighbours(_earned(mixed, grid, prepared).reshape(len(sizes), -1)).ravel()
         place = int(np.argmax(earned))
         if earned[place] > most:
-            best, most = grid[place], earned[place]
+            best, most = Thresholds(mix, *grid[place]), earned[place]
     return best
 
 
@@ -103,23 +106,19 @@ def _mixes(used: NDArray[np.bool_]) -> Iterator[Doubles]:
             yield mix / mix.sum()
 
 
-def _mixed(values: Doubles, mix: Doubles) -> Doubles:
-    """Return weighted sums of forecasts; a product of matrices would go by the threads."""
-    return np.asarray((values * mix).sum(axis=1))
-
-
 def _earned(
-    tried: Sequence[Thresholds], prepared: Sequence[PreparedMarket], known: Sequence[Doubles]
+    forecasts: Sequence[Doubles],
+    thresholds: Sequence[tuple[float, float]],
+    prepared: Sequence[PreparedMarket],
 ) -> Doubles:
-    """Return the log returns of each, shape (N,); few trade at a time, for the memory's sake."""
-    earned = np.zeros(len(tried))
-    for market, values in zip(prepared, known, strict=True):
-        for start in range(0, len(tried), len(SHARES)):
+    """Return the log return of each pair (enter, leave), shape (N,)."""
+    earned = np.zeros(len(thresholds))
+    for market, forecast in zip(prepared, forecasts, strict=True):
+        # Few trade at a time, for the memory's sake.
+        for start in range(0, len(thresholds), len(SHARES)):
             tables = [
-                decide_by_threshold(
-                    market.first_row, _mixed(values, each.mix), each.enter, each.leave
-                )
-                for each in tried[start : start + len(SHARES)]
+                decide_by_threshold(market.first_row, forecast, *each)
+                for each in thresholds[start : start + len(SHARES)]
             ]
             runs = play_decided(market, np.stack(tables))
             earned[start : start + len(runs)] += [run.log_return for run in runs]
