@@ -536,7 +536,7 @@ def test_where_fast_ppo_cannot_run_the_log_says_so(
 def test_a_record_is_told_of_the_training_and_nothing_is_written_without_it(
     make_market: Callable[..., Market], tiny_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    settings = tiny_settings(advantage="exact", random_state=7)
+    settings = tiny_settings(advantage="exact", random_state=7, evidence=0.0)
     record = RunRecord.begin(tmp_path / "runs", "training", settings=settings, seeds=[7])
     result = train(make_market(pair="ABC"), settings, record=record)
     record.finish()
@@ -557,7 +557,9 @@ def test_a_record_is_told_of_the_training_and_nothing_is_written_without_it(
 def test_every_seed_of_an_ensemble_has_its_own_learning_curve(
     make_market: Callable[..., Market], tiny_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    settings = tiny_settings(advantage="exact", random_state=7, n_seeds=2, train_cycles=2)
+    settings = tiny_settings(
+        advantage="exact", random_state=7, n_seeds=2, train_cycles=2, evidence=0.0
+    )
     record = RunRecord.begin(tmp_path, "training")
     train(make_market(), settings, record=record)
     assert set(Run.open(record.folder).history()["seed"]) == {7, 8}

@@ -423,7 +423,7 @@ class Settings(_Frozen):
     fee_warmup: Ratio | None = None
     validation_share: Annotated[float, Field(ge=0.0, le=0.5)] = 0.15
     evidence: Annotated[float, Field(ge=0.0, le=1e6)] = 2.0
-    patience: Passes = 10
+    patience: Passes = 5
     n_seeds: Annotated[int, Field(ge=1, le=32)] = 1
     float32_matmul_precision: MatmulPrecision = MatmulPrecision.MEDIUM
 

@@ -91,10 +91,22 @@ def test_a_broken_fact_fails_its_check(check: CheckOne, broken: RunFacts, reason
 
 def test_a_training_may_end_early_once_nothing_better_came() -> None:
     recipe = replace(RECIPE, train_cycles=30)
-    both = [*window("BTC", 0.0, 30), *window("ETH", 40.0, 10)]
+    both = [*window("BTC", 0.0, 30), *window("ETH", 40.0, 5)]
     assert check_passes(replace(facts(), events=both), recipe).has_passed
-    too_early = [*window("BTC", 0.0, 30), *window("ETH", 40.0, 9)]
+    too_early = [*window("BTC", 0.0, 30), *window("ETH", 40.0, 4)]
     assert not check_passes(replace(facts(), events=too_early), recipe).has_passed
+
+
+@pytest.mark.parametrize(
+    ("foretold", "passes", "is_right"), [(1.9, 0, True), (2.1, 0, False), (1.9, 1, False)]
+)
+def test_no_pass_is_right_where_no_forecast_is_evident(
+    foretold: float, passes: int, is_right: bool
+) -> None:
+    first, *others = window("BTC", 0.0, passes)
+    told = {**first, "event": "foretold", "standard_errors": foretold, "asked": 2.0}
+    made = check_passes(replace(facts(), events=[first, told, *others]), RECIPE)
+    assert made.has_passed is is_right
 
 
 def test_degenerate_policies_are_counted_and_not_hidden() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mtf_scalper.ppo.forecasts import N_FORECASTS
 from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.ppo.selection import held_back
 from mtf_scalper.records.events import EventLog, Progress, read_events
+from mtf_scalper.records.trainings import FORETOLD
 from mtf_scalper.rollouts.environments import make_vec_env
 from mtf_scalper.settings import Advantage, Settings
 from mtf_scalper.simulator.oracle import oracle
@@ -153,7 +155,7 @@ def test_a_policy_begins_with_a_bias_to_keep_its_position(make_market: Any, tiny
 
 
 def test_fees_rise_over_the_first_part(make_market: Any, tiny: Settings, tmp_path: Path) -> None:
-    settings = tiny.changed(train_cycles=10, fee_warmup=0.5, patience=100)
+    settings = tiny.changed(train_cycles=10, fee_warmup=0.5, patience=100, evidence=0.0)
     train(make_market(n_candles=200), settings, tensorboard_log=tmp_path)
     (folder,) = tmp_path.iterdir()
     events = EventAccumulator(str(folder))
@@ -199,7 +201,9 @@ def test_what_is_not_evident_is_not_kept(
 ) -> None:
     """Nothing can be learned here; the policy from before the training never trades."""
     market = make_market(n_candles=300, volatility=0.001)
-    settings = tiny.changed(learning_rate=3e-3, train_cycles=6, fee_warmup=0.9)
+    settings = tiny.changed(
+        learning_rate=3e-3, train_cycles=6, fee_warmup=0.9, policy_inputs="features"
+    )
     kept = train(market, settings.changed(evidence=50.0))
     assert "market: nothing was learned: no pass earned 50 standard errors more" in caplog.text
     assert kept.reports[0].degenerate is not None
@@ -209,9 +213,39 @@ def test_what_is_not_evident_is_not_kept(
     assert distance(kept, train(market, settings.changed(validation_share=0.0))) > 0.0
 
 
+def test_nothing_is_learned_where_nothing_is_foretold(
+    make_market: Any, tiny: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unless rules enter whatever is foretold, trades are seen, or no evidence is asked for."""
+    market = make_market(n_candles=300, volatility=0.001)
+    result = train(market, tiny, events=EventLog(tmp_path / "events.jsonl"))
+    assert result.history == ()
+    assert "returns agree with no forecast at 2 standard errors" in caplog.text
+    (told,) = read_events(tmp_path / "events.jsonl", FORETOLD)
+    assert told["standard_errors"] < told["asked"] == 2.0
+    (report,) = result.reports
+    assert report.degenerate is not None
+    assert report.degenerate.startswith("never trades")
+    rows = np.arange(len(market)) % 10 == 0
+    entered = dataclasses.replace(market, entry_long=rows, entry_short=np.zeros_like(rows))
+    for each, change in (
+        (market, {"add_state_info": True}),
+        (market, {"evidence": 0.0}),
+        (market, {"validation_share": 0.0}),
+        (market, {"policy_inputs": "features"}),
+        (entered, {"rules": {"entry": "always"}}),
+    ):
+        assert len(train(each, tiny.changed(**change)).history) == 3, change
+    assert train(entered, tiny.changed(rules={"entry": "classic"})).history == ()
+    again = tiny.changed(train_cycles=1)
+    assert len(train(market, again, initial=result.policy.model).history) == 1
+
+
 def test_training_ends_when_nothing_better_comes(make_market: Any, tiny: Settings) -> None:
     market = make_market(n_candles=300)  # nothing to be learned
-    settings = tiny.changed(train_cycles=40, fee_warmup=0.1, patience=3, learning_rate=3e-3)
+    settings = tiny.changed(
+        train_cycles=40, fee_warmup=0.1, patience=3, learning_rate=3e-3, policy_inputs="features"
+    )
     result = train(market, settings)
     assert len(result.history) < 40
     returns = [row.validation_log_return for row in result.history]
@@ -273,7 +307,9 @@ def test_events_and_progress_tell_how_it_went(
 ) -> None:
     told: list[Progress] = []
     path = tmp_path / "events.jsonl"
-    result = train(make_market(n_candles=200), tiny, events=EventLog(path), on_progress=told.append)
+    settings = tiny.changed(evidence=0.0)
+    market = make_market(n_candles=200)
+    result = train(market, settings, events=EventLog(path), on_progress=told.append)
     (started,) = read_events(path, "training_started")
     assert (started["advantage"], started["algorithm"]) == ("exact", "PPO")
     assert started["layer_sizes"] == [16]

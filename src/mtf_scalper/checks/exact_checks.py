@@ -33,19 +33,23 @@ def _least_passes(recipe: Recipe) -> int:
 
 def _expected_passes(facts: RunFacts, recipe: Recipe) -> str:
     early = _least_passes(recipe)
-    more = f", or {early} and more where nothing better came"
-    return f"{recipe.train_cycles}" + (more if early < recipe.train_cycles else "")
+    more = f", or {early} and more where nothing better came" if early < recipe.train_cycles else ""
+    return f"{recipe.train_cycles}{more}; 0 where no forecast is evident"
 
 
 @check("passes over the candles", _expected_passes)
 def check_passes(facts: RunFacts, recipe: Recipe) -> Judgement:
     """Check that every training made its passes, or ended early for want of anything better."""
-    passes = [len(training.updates) for training in trainings(facts.events)]
-    if not passes:
+    made = [(len(training.updates), training.is_hopeless) for training in trainings(facts.events)]
+    if not made:
         raise CannotTellError(f"the run wrote no {STARTED} event")
-    measured = ", ".join(str(each) for each in sorted(set(passes)))
+    measured = ", ".join(str(each) for each in sorted({passes for passes, _ in made}))
     least = min(_least_passes(recipe), recipe.train_cycles)
-    wrong = [each for each in passes if not least <= each <= recipe.train_cycles]
+    wrong = [
+        passes
+        for passes, is_hopeless in made
+        if not (least <= passes <= recipe.train_cycles or (is_hopeless and passes == 0))
+    ]
     return measured, unless(not wrong, f"{len(wrong)} trainings made other numbers")
 
 

@@ -89,7 +89,8 @@ def _compare_exact(
 
     A step is a candle that was decided on, in either.
     """
-    after = settings.changed(train_cycles=_EXACT_PASSES)
+    # Whatever the candles foretell, there is something to time.
+    after = settings.changed(train_cycles=_EXACT_PASSES, evidence=0.0)
     other = settings.changed(**{"n_epochs": None, "learning_rate": None, **before})
     steps = min(len(market), other.rollout_steps)
     return _compared(market, other.changed(train_cycles=1), after, on_progress, n_before=steps)

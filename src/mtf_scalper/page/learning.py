@@ -176,6 +176,7 @@ def _table(found: Sequence[Training]) -> Table:
             [
                 text_cell(training_title(training)),
                 _phase_cell(training.phase),
+                value_cell((training.foretold or {}).get("standard_errors"), ".1f"),
                 value_cell(training.done, ".0%"),
                 value_cell(training.seconds, ",.1f", " s"),
                 value_cell(training.steps_per_second, ",.0f"),
@@ -185,11 +186,13 @@ def _table(found: Sequence[Training]) -> Table:
         )
     return Table(
         name="training-table",
-        caption="Trainings: how far, how fast, and the return on the held-out candles that chose "
-        "the weights (later candles may well say less)",
+        caption="Trainings: at how many standard errors returns agree with the best forecast (at "
+        "too few nothing is learned), how far, how fast, and the return on the held-out candles "
+        "that chose the weights (later candles may well say less)",
         columns=[
             Column("training", is_number=False),
             Column("phase", is_number=False),
+            Column("foretold, s.e."),
             Column("done"),
             Column("time"),
             Column("steps/s"),

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,8 @@ from mtf_scalper.ppo.selection import Judge
 from mtf_scalper.ppo.surrogate import LOSSES
 from mtf_scalper.ppo.team import team
 from mtf_scalper.records.events import EventLog, HistoryRow, Progress, ProgressCallback
-from mtf_scalper.settings import PolicyInputs, Settings
+from mtf_scalper.records.trainings import FORETOLD
+from mtf_scalper.settings import EntryMode, PolicyInputs, Settings
 from mtf_scalper.simulator.observation import n_extras
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
@@ -94,26 +95,47 @@ def learn_exactly(
                 _begin_with_a_bias(model, settings)
         else:
             load_weights(model.policy, start)
-    seen, foretold, base = _what_networks_see(models, markets, validation, settings)
-    book = Book(markets, settings, np.concatenate(seen[: len(markets)]))
-    held = None
-    if validation:
-        held = Book(validation, settings, np.concatenate(seen[len(markets) :]))
-    for member, model in enumerate(models):
-        name = "PPO" if settings.n_seeds == 1 else f"PPO_seed_{model.seed}"
-        if tensorboard_log is not None:
-            model.set_logger(configure_logger(0, tensorboard_log, name))
-        first_step = member * settings.train_cycles * steps_per_pass
-        with team():
-            learner = ExactLearner(model.policy, book, settings, seed=model.seed or 0)
-            judge = Judge(learner, held, settings, model, foretold)
-            # What is judged against is from before this.
-            if base is not None:
-                _policy_of(model).base_policy.take(base)
-            _learn(judge, learner, settings, reports, first_step, steps_per_pass)
+    inputs = _what_networks_see(models, markets, validation, settings)
+    if inputs.foretold is not None:
+        events.write(FORETOLD, standard_errors=inputs.foretold, asked=settings.evidence)
+    if initial is None and validation and inputs.is_hopeless(settings):
+        logger.warning(
+            "%s: nothing was learned: returns agree with no forecast at %g standard errors; the "
+            "policy before the training is kept",
+            ", ".join(dict.fromkeys(market.pair for market in markets)),
+            settings.evidence,
+        )
+    else:
+        _learn_all(models, markets, validation, settings, inputs, reports, tensorboard_log)
     model = models[0] if settings.n_seeds == 1 else _ensemble(models, markets[0], settings, compute)
     model.num_timesteps = reports.steps
     return model, reports.history
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What stands before the networks and beside them.
+
+    Attributes
+    ----------
+    seen : list of ndarray of float32, shape (T, F)
+        Their inputs of each market, those held back last.
+    foretold : float or None
+        Standard errors at which returns agree with the best forecast; None where none are made.
+    """
+
+    seen: list[NDArray[np.float32]]
+    foretold: float | None = None
+
+    def is_hopeless(self, settings: Settings) -> bool:
+        """Say whether there is nothing to learn from: forecasts alone, and none that is evident.
+
+        There is where the rules enter whatever is foretold, and where a trade's own profit and age
+        are seen.
+        """
+        if settings.rules.entry is EntryMode.ALWAYS or settings.add_state_info:
+            return False
+        return self.foretold is not None and self.foretold < settings.evidence
 
 
 def _what_networks_see(
@@ -121,35 +143,59 @@ def _what_networks_see(
     markets: Sequence[Market],
     validation: Sequence[Market],
     settings: Settings,
-) -> tuple[list[NDArray[np.float32]], float, NDArray[np.float32] | None]:
-    """Fit what stands before the networks and beside them.
-
-    Returns
-    -------
-    list of ndarray of float32, shape (T, F)
-        Their inputs of each market, those held back last.
-    float
-        Standard errors at which returns agree with the best forecast.
-    ndarray of float32, shape (2 D + 1, 5), or None
-        The base policy's weights, where forecasts are seen.
-    """
+) -> _Inputs:
+    """Fit what stands before the networks and beside them."""
     policies = [_policy_of(model) for model in models]
     every = [*markets, *validation]
     features = [policies[0].standard.of_features(market.features) for market in every]
     if settings.used_policy_inputs is PolicyInputs.FEATURES:
-        return features, 0.0, None
+        return _Inputs(features)
     fitted = fit_forecasts(features, every, len(validation), settings)
     for policy in policies:
         policy.forecasts.take(fitted.tables, fitted.without_held_back)
-    best = max(fitted.evidence)
+    best = max(0.0, *fitted.evidence)
     logger.info(
         "%s: returns agree with the best of %d forecasts at %.1f standard errors",
         ", ".join(dict.fromkeys(market.pair for market in markets)),
         len(fitted.evidence),
         best,
     )
-    found = choose_thresholds(markets, fitted.seen[: len(markets)], settings)
-    return fitted.seen, best, base_of(found, N_FORECASTS, settings.keep_bias)
+    return _Inputs(fitted.seen, best)
+
+
+def _learn_all(
+    models: Sequence[PPO],
+    markets: Sequence[Market],
+    validation: Sequence[Market],
+    settings: Settings,
+    inputs: _Inputs,
+    reports: _Reports,
+    tensorboard_log: str | None,
+) -> None:
+    """Train each policy and let it have the weights that are kept."""
+    known = inputs.seen[: len(markets)]
+    base = None
+    if inputs.foretold is not None:
+        found = choose_thresholds(markets, known, settings)
+        base = base_of(found, N_FORECASTS, settings.keep_bias)
+    book = Book(markets, settings, np.concatenate(known))
+    held = None
+    if validation:
+        held = Book(validation, settings, np.concatenate(inputs.seen[len(markets) :]))
+    steps_per_pass = sum(len(market) for market in markets)
+    for member, model in enumerate(models):
+        name = "PPO" if settings.n_seeds == 1 else f"PPO_seed_{model.seed}"
+        if tensorboard_log is not None:
+            model.set_logger(configure_logger(0, tensorboard_log, name))
+        first_step = member * settings.train_cycles * steps_per_pass
+        with team():
+            learner = ExactLearner(model.policy, book, settings, seed=model.seed or 0)
+            judge = Judge(learner, held, settings, model, inputs.foretold or 0.0)
+            # What is judged against is from before this; it is the first that may be kept.
+            if base is not None:
+                _policy_of(model).base_policy.take(base)
+                judge.begin()
+            _learn(judge, learner, settings, reports, first_step, steps_per_pass)
 
 
 def _learn(

@@ -106,6 +106,11 @@ class Judge:
         """Whether the training may end."""
         return self._waited >= self._patience
 
+    def begin(self) -> None:
+        """Let what the training goes on from be the first that may be kept."""
+        self.look(is_at_full_fees=False)
+        self._latest.clear()
+
     def look(self, *, is_at_full_fees: bool) -> None:
         """Let the policy trade the held-back candles."""
         with self._learner.averaged():

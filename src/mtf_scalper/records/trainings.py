@@ -11,6 +11,8 @@ from mtf_scalper.records.events import Progress
 
 STARTED, FINISHED = "training_started", "training_finished"
 """Events of a training's begin and good end."""
+FORETOLD = "foretold"
+"""Event that tells how well returns agree with the best forecast of a training's candles."""
 _ENDED = (FINISHED, "training_failed")
 _PROGRESS = ("steps", "total_steps", "seconds", "phase")
 _Event = Mapping[str, Any]
@@ -58,17 +60,26 @@ class Training:
         What it told, in order; ``training_started`` is the first.
     latest, ended : mapping or None
         The last ``progress``, and ``training_finished`` or ``training_failed``.
+    foretold : mapping or None
+        How well returns agree with forecasts, where there are any.
     """
 
     key: _Key
     events: list[_Event] = field(default_factory=list)
     latest: _Event | None = None
     ended: _Event | None = None
+    foretold: _Event | None = None
 
     @property
     def updates(self) -> list[_Event]:
         """``update`` events, of all members of an ensemble."""
         return [event for event in self.events if event["event"] == "update"]
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether returns agree with no forecast as well as evidence asks for."""
+        told = self.foretold
+        return told is not None and told["standard_errors"] < told["asked"]
 
     @property
     def has_finished(self) -> bool:
@@ -197,11 +208,13 @@ def _all_trainings(events: Iterable[_Event]) -> list[Training]:
             # A member of an ensemble tells its own seed, which need not be that of the run.
             running = (each for each in reversed(found) if each.key[:2] == key[:2])
             training = next((each for each in running if each.ended is None), None)
-        if training is None or name not in (STARTED, "progress", "update", *_ENDED):
+        if training is None or name not in (STARTED, FORETOLD, "progress", "update", *_ENDED):
             continue
         training.events.append(event)
         if name == "progress":
             training.latest = event
+        elif name == FORETOLD:
+            training.foretold = event
         elif name in _ENDED:
             training.ended = event
     return found
