@@ -54,6 +54,7 @@ TIMERANGE = "20240201-20240229"
 SMALL = {"net_arch": [32], "train_cycles": 16, "cpu_count": 1, "device": "cpu"}
 PAIR = "BTC/USDT:USDT"
 NOISE = {
+    "policy_inputs": "features",
     "validation_share": 0.0,
     "train_cycles": 8,
     "learning_rate": 5e-3,
@@ -73,7 +74,7 @@ MARKETS: dict[str, Task] = {
     "synthetic, strength 0.25": {"signal": 0.25},
     "synthetic, strength 0.5": {"signal": 0.5},
 }
-MOST_FALSE_ALARMS = 0.10
+MOST_FALSE_ALARMS = 0.05
 
 
 def tasks_of(names: Sequence[str], n_seeds: int, changes: dict[str, Any]) -> dict[str, Task]:
