@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,3 +106,73 @@ def test_nothing_is_written_where_one_folder_cannot_be(tmp_path: Path) -> None:
 def test_differences_write_nothing(tmp_path: Path) -> None:
     assert [line.split()[0] for line in differences(tmp_path)] == ["missing"] * len(SHIPPED_FILES)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_image_is_built_of_all_that_the_package_needs(tmp_path: Path) -> None:
+    """The Dockerfile's own steps, without Docker: what it copies becomes the wheel of a clone."""
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    (base,) = (line.rpartition(":")[2] for line in lines if line.startswith("FROM "))
+    assert f"freqtrade=={base}" in pins
+    home = "/home/ftuser/mtf-scalper"
+    for line in lines:
+        if line.startswith("COPY "):
+            *names, place = line.split()[2:]
+            for name in names:
+                source = ROOT / name
+                target = tmp_path / "copied" / Path(place).relative_to(home)
+                if source.is_dir():
+                    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    target.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(source, target)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*build, str(tmp_path / "copied")], check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {f"mtf_scalper/shipped_files/{name}" for name in SHIPPED_FILES} <= names
+    modules = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.py")}
+    assert modules <= names
+    installs = [line.split(" && ")[-1] for line in lines if "pip install" in line]
+    assert all("-c constraints.txt" in line for line in installs)
+
+
+def test_the_service_starts_what_freqtrade_understands() -> None:
+    from freqtrade.commands import Arguments
+
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(ROOT / "deploy" / "mtf-scalper.service", encoding="utf-8")
+    service = unit["Service"]
+    home = service["WorkingDirectory"]
+    program, *arguments = service["ExecStart"].split()
+    assert program == f"{home}/.venv/bin/freqtrade"
+    known = Arguments(arguments).get_parsed_arg()
+    assert (known["command"], known["sd_notify"]) == ("trade", True)
+    assert service["Type"] == "notify"  # for --sd-notify, and the watchdog's sake
+    assert all((ROOT / name).is_file() for name in known["config"])
+    assert (ROOT / "user_data" / "strategies" / f"{known['strategy']}.py").is_file()
+    assert (ROOT / "user_data" / "freqaimodels" / f"{known['freqaimodel']}.py").is_file()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_systemd_understands_the_service(tmp_path: Path) -> None:
+    text = (ROOT / "deploy" / "mtf-scalper.service").read_text(encoding="utf-8")
+    program = Path(sys.executable).with_name("freqtrade")
+    unit = tmp_path / "mtf-scalper.service"
+    unit.write_text(
+        text.replace("%h/mtf-scalper/.venv/bin/freqtrade", str(program)).replace(
+            "%h/mtf-scalper", str(ROOT)
+        ),
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
