@@ -37,7 +37,7 @@ ohlc = np.column_stack([opened, np.maximum(opened, close), np.minimum(opened, cl
 market = Market(features=rng.standard_normal((n, 3)), ohlc=ohlc, pair="BTC/USDT:USDT")
 settings = Settings(
     net_arch=(16,), window_size=4, train_cycles=3, batch_size=64, cpu_count=1,
-    rules={"entry": "any"},
+    rules={"entry": "any"}, evidence=0.0,
 )
 candles = pd.DataFrame(ohlc, columns=["open", "high", "low", "close"]).assign(
     date=dates, volume=1.0
