@@ -33,7 +33,10 @@ def n_bad(result: TrainResult) -> int:
 @pytest.mark.parametrize(
     ("ways", "named"),
     [
-        ({**TINY, "learning_rate": 1e9, "net_arch": (64, 64, 64, 64)}, "learning_rate 1e+09"),
+        (
+            {**TINY, "evidence": 0.0, "learning_rate": 1e9, "net_arch": (64, 64, 64, 64)},
+            "learning_rate 1e+09",
+        ),
         ({**GAE, "learning_rate": 1e9}, "learning_rate 1e+09"),
         ({**GAE, "learning_rate": 1e9, "algorithm": "ppo"}, "learning_rate 1e+09"),
     ],

@@ -216,7 +216,7 @@ def test_what_is_not_evident_is_not_kept(
 def test_nothing_is_learned_where_nothing_is_foretold(
     make_market: Any, tiny: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Unless rules enter whatever is foretold, trades are seen, or no evidence is asked for."""
+    """Unless rules enter anyway, trades are seen, or something else is rewarded or asked for."""
     market = make_market(n_candles=300, volatility=0.001)
     result = train(market, tiny, events=EventLog(tmp_path / "events.jsonl"))
     assert result.history == ()
@@ -233,6 +233,7 @@ def test_nothing_is_learned_where_nothing_is_foretold(
         (market, {"evidence": 0.0}),
         (market, {"validation_share": 0.0}),
         (market, {"policy_inputs": "features"}),
+        (market, {"reward": "exit_quality"}),
         (entered, {"rules": {"entry": "always"}}),
     ):
         assert len(train(each, tiny.changed(**change)).history) == 3, change

@@ -42,7 +42,7 @@ from mtf_scalper.ppo.surrogate import LOSSES
 from mtf_scalper.ppo.team import team
 from mtf_scalper.records.events import EventLog, HistoryRow, Progress, ProgressCallback
 from mtf_scalper.records.trainings import FORETOLD
-from mtf_scalper.settings import EntryMode, PolicyInputs, Settings
+from mtf_scalper.settings import EntryMode, PolicyInputs, RewardName, Settings
 from mtf_scalper.simulator.observation import n_extras
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
@@ -130,10 +130,11 @@ class _Inputs:
     def is_hopeless(self, settings: Settings) -> bool:
         """Say whether there is nothing to learn from: forecasts alone, and none that is evident.
 
-        There is where the rules enter whatever is foretold, and where a trade's own profit and age
-        are seen.
+        There is where the rules enter whatever is foretold, where a trade's own profit and age are
+        seen, and where the reward is not the return that the forecasts are of.
         """
-        if settings.rules.entry is EntryMode.ALWAYS or settings.add_state_info:
+        enters = settings.rules.entry is EntryMode.ALWAYS
+        if enters or settings.add_state_info or settings.reward != RewardName.LOG_RETURN:
             return False
         return self.foretold is not None and self.foretold < settings.evidence
 
