@@ -2,6 +2,7 @@
 
 from mtf_scalper.exchange.api_errors import DataDirectoryError, ServerError
 from mtf_scalper.exchange.app import create_app
+from mtf_scalper.clock import RunningClock
 from mtf_scalper.exchange.offline_config import DEFAULT_PORT, offline_exchange_config
 from mtf_scalper.exchange.server import running_exchange, serve
 from mtf_scalper.exchange.store import CandleStore
@@ -10,6 +11,7 @@ __all__ = [
     "DEFAULT_PORT",
     "CandleStore",
     "DataDirectoryError",
+    "RunningClock",
     "ServerError",
     "create_app",
     "offline_exchange_config",

@@ -4,6 +4,7 @@ Paths, parameters, limits and error bodies are those that Binance documents. Sig
 served: they get the answer of an unknown path.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from mtf_scalper.exchange.api_errors import ApiError, DataDirectoryError
+from mtf_scalper.clock import Clock, RunningClock, StandingClock, to_ms
 from mtf_scalper.exchange.models import (
     BookTicker,
     Depth,
@@ -25,10 +27,11 @@ from mtf_scalper.exchange.models import (
     ServerTime,
     Ticker24h,
 )
-from mtf_scalper.exchange.replay_exchange import Replay
+from mtf_scalper.exchange.replay_exchange import Replay, Rules
 from mtf_scalper.exchange.rules import exchange_info
 from mtf_scalper.exchange.store import CandleKind, CandleStore
 
+CLOCK_PATH = "/replay/clock"
 _INT64_MAX = 2**63 - 1
 _DEPTH_LIMITS = (5, 10, 20, 50, 100, 500, 1000)
 
@@ -36,8 +39,9 @@ _router = APIRouter()
 
 
 def _replay(request: Request) -> Replay:
-    replay: Replay = request.app.state.replay
-    return replay
+    """Return the data as seen now; the moment stays while one request is answered."""
+    market: Market = request.app.state.market
+    return market.seen_now()
 
 
 def _time_range(
@@ -67,6 +71,15 @@ async def _ping() -> dict[str, str]:
 @_router.get("/fapi/v1/time")
 async def _time(replay: ReplayArg) -> ServerTime:
     return ServerTime(server_time=replay.now_ms)
+
+
+@_router.get(CLOCK_PATH)
+async def _clock(request: Request) -> dict[str, str]:
+    """Tell the running clock, for programs that follow it; no call of Binance's."""
+    clock = request.app.state.market.clock
+    if not isinstance(clock, RunningClock):
+        raise HTTPException(404)
+    return {"clock": str(clock)}
 
 
 @_router.get("/fapi/v1/exchangeInfo")
@@ -139,7 +152,29 @@ async def _depth(replay: ReplayArg, symbol: Name, limit: int = 500) -> Depth:
     return replay.depth(known, limit)
 
 
-def create_app(store: CandleStore, now: datetime | None = None) -> FastAPI:
+@dataclass(frozen=True)
+class Market:
+    """The data that is served, and the clock that says how much of it is known."""
+
+    store: CandleStore
+    clock: Clock
+    spread: float
+    rules: Rules
+
+    def seen_now(self) -> Replay:
+        """Return the data as seen from this moment."""
+        return Replay(
+            self.store,
+            self.clock.now_ms(),
+            is_live=isinstance(self.clock, RunningClock),
+            spread=self.spread,
+            rules=self.rules,
+        )
+
+
+def create_app(
+    store: CandleStore, now: datetime | RunningClock | None = None, spread: float = 0.0
+) -> FastAPI:
     """Return the exchange as an ASGI application.
 
     Parameters
@@ -147,7 +182,10 @@ def create_app(store: CandleStore, now: datetime | None = None) -> FastAPI:
     store
         The data to serve.
     now
-        The simulated clock, with time zone. By default the close of the last recorded candle.
+        The moment at which the simulated clock stands, with time zone, or a clock that runs. By
+        default the close of the last recorded candle.
+    spread
+        Distance of the best ask from the best bid as a part of the price; at least one tick.
 
     Raises
     ------
@@ -157,7 +195,12 @@ def create_app(store: CandleStore, now: datetime | None = None) -> FastAPI:
         A candle file that tells the last moment is not valid.
     """
     app = FastAPI(title="Replay exchange", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.replay = Replay(store, now)
+    clock: Clock
+    if isinstance(now, RunningClock):
+        clock = now
+    else:
+        clock = StandingClock(store.end_ms() if now is None else to_ms(now))
+    app.state.market = Market(store, clock, spread, Rules())
     app.include_router(_router)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(DataDirectoryError, _on_data_error)

@@ -118,6 +118,12 @@ class Candles:
             self.volume[part],
         )
 
+    def then(self, later: Candles) -> Candles:
+        """Return these candles and ``later`` ones of the same interval as copies."""
+        names = ("open_ms", "open", "high", "low", "close", "volume")
+        columns = [np.concatenate([getattr(self, name), getattr(later, name)]) for name in names]
+        return Candles(self.interval_ms, *columns)
+
     def closed_count(self, now_ms: int) -> int:
         """Return how many candles have closed by ``now_ms``."""
         return int(np.searchsorted(self.open_ms, now_ms - self.interval_ms, side="right"))
