@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+CLOCK_PATH = "/replay/clock"
+"""Where a live exchange tells its clock."""
 _NS_PER_MS = 1_000_000
 
 machine_time_ns: Callable[[], int] = time.time_ns

@@ -13,8 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from mtf_scalper.clock import CLOCK_PATH, Clock, RunningClock, StandingClock, to_ms
 from mtf_scalper.exchange.api_errors import ApiError, DataDirectoryError
-from mtf_scalper.clock import Clock, RunningClock, StandingClock, to_ms
 from mtf_scalper.exchange.models import (
     BookTicker,
     Depth,
@@ -31,7 +31,6 @@ from mtf_scalper.exchange.replay_exchange import Replay, Rules
 from mtf_scalper.exchange.rules import exchange_info
 from mtf_scalper.exchange.store import CandleKind, CandleStore
 
-CLOCK_PATH = "/replay/clock"
 _INT64_MAX = 2**63 - 1
 _DEPTH_LIMITS = (5, 10, 20, 50, 100, 500, 1000)
 

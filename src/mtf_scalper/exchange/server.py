@@ -13,9 +13,9 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from mtf_scalper.clock import RunningClock
 from mtf_scalper.exchange.api_errors import ServerError
 from mtf_scalper.exchange.app import create_app
-from mtf_scalper.clock import RunningClock
 from mtf_scalper.exchange.offline_config import DEFAULT_PORT
 from mtf_scalper.exchange.slow_clients import (
     MOST_CONNECTIONS,

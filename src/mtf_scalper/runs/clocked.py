@@ -13,16 +13,27 @@ end, and without it they were not shortened.
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 
 import _time_machine
 import time_machine
 
 from mtf_scalper import clock as clocks
-from mtf_scalper.clock import RunningClock
+from mtf_scalper.clock import CLOCK_PATH, RunningClock
+from mtf_scalper.errors import MtfScalperError
+
+_ANSWER_SECONDS = 5.0
+_MOST_BYTES = 10_000
+
+
+class ClockError(MtfScalperError):
+    """A program cannot live by an exchange's clock: says why."""
 
 
 class _Follower(time_machine.Traveller):
@@ -63,6 +74,51 @@ def clocked_command(clock: RunningClock, command: Sequence[str]) -> list[str]:
     python, dash_m, *module = command
     assert dash_m == "-m"
     return [python, "-m", __name__, str(clock), *module]
+
+
+def run_freqtrade(url: str, arguments: Sequence[str]) -> None:
+    """Run freqtrade in this process by the clock of a live exchange.
+
+    Parameters
+    ----------
+    url : str
+        The exchange's.
+    arguments : sequence of str
+        freqtrade's command line.
+
+    Raises
+    ------
+    ClockError
+        If there is no exchange, or its clock does not run.
+    """
+    follow(clock_of(url))
+    sys.argv = ["freqtrade", *arguments]
+    runpy.run_module("freqtrade", run_name="__main__", alter_sys=True)
+
+
+def clock_of(url: str) -> RunningClock:
+    """Return the clock of a live exchange.
+
+    Raises
+    ------
+    ClockError
+        If there is no exchange, or its clock does not run.
+    """
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url.rstrip('/')}{CLOCK_PATH}", timeout=_ANSWER_SECONDS) as answer:
+            return RunningClock.from_text(json.loads(answer.read(_MOST_BYTES))["clock"])
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise ClockError(
+            f"the exchange at {url} has no clock that runs; start it with: mtf-scalper exchange "
+            "--live --from 20241001 --speed 60"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ClockError(
+            f"no live exchange at {url} ({error}); start one with: mtf-scalper exchange --live "
+            "--from 20241001 --speed 60"
+        ) from None
 
 
 def main(arguments: Sequence[str]) -> None:
