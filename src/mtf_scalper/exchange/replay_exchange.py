@@ -193,10 +193,11 @@ class Replay:
             if not self._store.intervals(symbol, kind):
                 continue
             candles = self._store.finest(symbol, kind)
-            if self._is_live and at_ms == self.now_ms and kind is CandleKind.MARK:
+            if self._is_live and at_ms == self.now_ms:
                 if candles.interval_ms > self._store.finest(symbol).interval_ms:
                     continue  # an hour old, where the trades are known to the second
-                return decimal_text(self._known(symbol, kind).close[-1])
+                candles = self._known(symbol, kind)
+                return decimal_text(candles.close[-1]) if len(candles) else ""
             known = candles.closed_count(at_ms)
             if known:
                 return decimal_text(candles.close[known - 1])
@@ -294,8 +295,8 @@ class Replay:
         past = finest.rows(max(0, closed - _MOST_KNOWN), closed)
         if not self._is_live or closed == len(finest) or finest.open_ms[closed] > self.now_ms:
             return past
-        tick_size = self._grid(symbol).tick_size
-        return past.then(formed_part(finest.rows(closed, closed + 1), self.now_ms, tick_size))
+        decimals = self._grid(symbol).price_decimals
+        return past.then(formed_part(finest.rows(closed, closed + 1), self.now_ms, decimals))
 
     def _grid(self, symbol: Symbol) -> Grid:
         if symbol not in self._rules.grids:

@@ -12,7 +12,7 @@ import numpy as np
 from mtf_scalper.exchange.store import Candles
 
 
-def formed_part(candle: Candles, now_ms: int, tick_size: float) -> Candles:
+def formed_part(candle: Candles, now_ms: int, decimals: int) -> Candles:
     """Return what is known at ``now_ms`` of one candle that has opened and not closed.
 
     Parameters
@@ -21,8 +21,8 @@ def formed_part(candle: Candles, now_ms: int, tick_size: float) -> Candles:
         One row.
     now_ms
         Milliseconds since 1970.
-    tick_size
-        Prices inside the candle lie on this grid, in the quote asset.
+    decimals
+        Of the prices inside the candle.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def formed_part(candle: Candles, now_ms: int, tick_size: float) -> Candles:
     third = min(int(share * 3), 2)
     start, end = corners[third], corners[third + 1]
     exact = start + (end - start) * (share * 3 - third)
-    latest = min(max(round(round(exact / tick_size) * tick_size, 12), low), high)
+    latest = min(max(round(exact, decimals), low), high)
     seen = (*corners[: third + 1], latest)
     columns = (opened, max(seen), min(seen), latest, float(candle.volume[0]) * share)
     return Candles(

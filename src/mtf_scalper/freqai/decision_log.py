@@ -7,15 +7,16 @@ has the same weights and whole frames of candles, is asked the same later: see `
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
-from freqtrade.exchange import timeframe_to_prev_date
+from freqtrade.exchange import timeframe_to_prev_date, timeframe_to_seconds
 from freqtrade.strategy import IStrategy
 
 from mtf_scalper.freqai.columns import LEVERAGE
@@ -41,7 +42,8 @@ def log_decisions(strategy: IStrategy, file: Path) -> None:
     strategy : IStrategy
     file : Path
         One JSON object per line: ``kind`` is ``candle`` (signals, chances of leaving, leverage and
-        the real seconds that the pair's analysis took), ``leverage``, ``stake`` or ``exit``.
+        the real seconds that the pair's analysis took), ``leverage``, ``stake`` or ``exit``. The
+        latter have ``candle``, the newest one that the strategy had analysed.
     """
     log = _Log(strategy, file)
     for name in ("populate_indicators", "populate_exit_trend", "leverage"):
@@ -58,6 +60,7 @@ class _Log:
         self._file = file
         self._began = 0.0
         self._asked: dict[Any, datetime] = {}
+        self._analysed: dict[str, str] = {}
 
     def populate_indicators(self, method: Callable[..., pd.DataFrame]) -> Callable[..., Any]:
         def wrapped(frame: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
@@ -70,6 +73,8 @@ class _Log:
         def wrapped(frame: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
             result = method(frame, metadata)
             row = decision_of(result.iloc[-1])
+            if threading.current_thread() is threading.main_thread():
+                self._analysed[metadata["pair"]] = row["date"]
             seconds = time.perf_counter() - self._began
             self._write("candle", pair=metadata["pair"], seconds=seconds, **row)
             return result
@@ -87,6 +92,8 @@ class _Log:
     ) -> Callable[..., float]:
         def wrapped(**arguments: Any) -> float:
             answer = method(**arguments)
+            if threading.current_thread() is not threading.main_thread():
+                return answer  # FreqAI's thread asks for the leverage of a training's candles
             told = {name: arguments.get(name) for name in names}
             total = 0.0 if self._strategy.wallets is None else _total(self._strategy)
             self._write(
@@ -126,6 +133,8 @@ class _Log:
         return wrapped
 
     def _write(self, kind: str, **facts: Any) -> None:
+        if kind != "candle":
+            facts["candle"] = self._analysed.get(facts["pair"])
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, **facts}) + "\n")
 
@@ -149,6 +158,17 @@ def read_decisions(file: Path) -> Iterator[dict[str, Any]]:
         for line in lines:
             if line.endswith("\n"):
                 yield json.loads(line)
+
+
+def is_late(decision: Mapping[str, Any], timeframe: str) -> bool:
+    """Return whether a newer candle had closed than the newest that was decided on.
+
+    A backtest knows no such moment: there a candle is analysed as soon as it has closed.
+    """
+    newest = timeframe_to_prev_date(timeframe, datetime.fromisoformat(decision["time"]))
+    step = timedelta(seconds=timeframe_to_seconds(timeframe))
+    candle = decision["candle"]
+    return candle is None or datetime.fromisoformat(candle) + step < newest
 
 
 def answer_again(strategy: IStrategy, decision: Mapping[str, Any]) -> Any:

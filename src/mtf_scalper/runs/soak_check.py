@@ -24,6 +24,7 @@ from mtf_scalper.freqai.decision_log import (
     SIGNALS,
     answer_again,
     decision_of,
+    is_late,
     read_decisions,
 )
 from mtf_scalper.freqai.model import MtfScalperRLModel
@@ -44,6 +45,9 @@ class Agreement:
         all.
     asked : dict of str to int
         How often leverage, stake and exit were asked.
+    late : int
+        How often they were asked between the close of a candle and its analysis; such answers are
+        made on an older candle and not compared.
     unequal : list of str
         One line for each decision that differs.
     largest_difference : float
@@ -53,6 +57,7 @@ class Agreement:
     candles: int = 0
     missed: list[str] = field(default_factory=list)
     asked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    late: int = 0
     unequal: list[str] = field(default_factory=list)
     largest_difference: float = 0.0
 
@@ -158,15 +163,16 @@ def check_decisions(
             )
             for pair, frame in frames.items()
         }
-        return _compared(strategy, frames, decisions)
+        return compared(strategy, frames, decisions)
     finally:
         backtesting.exchange.close()
         Backtesting.cleanup()
 
 
-def _compared(
+def compared(
     strategy: IStrategy, frames: Mapping[str, pd.DataFrame], decisions: list[dict[str, Any]]
 ) -> Agreement:
+    """Compare decisions with those of a strategy that has analysed the frames, by date."""
     found = Agreement()
     for line in _candle_lines(
         found, frames, [each for each in decisions if each["kind"] == "candle"]
@@ -174,6 +180,9 @@ def _compared(
         found.unequal.append(line)
     for each in decisions:
         if each["kind"] == "candle":
+            continue
+        if is_late(each, strategy.timeframe):
+            found.late += 1
             continue
         found.asked[each["kind"]] += 1
         answer = answer_again(strategy, each)

@@ -185,6 +185,7 @@ def _checks(plan: SoakPlan, soaked: Soaked, agreement: Agreement) -> list[Check]
     return [
         _check("candles decided", f"{agreement.candles:,}", "some", agreement.candles > 0),
         _check("candles missed", f"{len(agreement.missed)}", "0", not agreement.missed),
+        _told("answers before a candle was analysed", f"{agreement.late}"),
         _check("trainings", f"{trainings}", "some", trainings > 0),
         _told("trades closed", f"{len(trades)}"),
         _check(
