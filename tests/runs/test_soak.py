@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
     "exchange": {"pair_whitelist": [PAIR]},
     "freqai": {
         "train_period_days": 1,
-        "live_retrain_hours": 0.5,
+        "live_retrain_hours": 0.25,
         "expiration_hours": 24,
         "conv_width": 4,
         "activate_tensorboard": False,
@@ -49,11 +49,11 @@ OF_FREQTRADE = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def soaked(project: Path, tiny_datadir: Path) -> tuple[SoakPlan, SoakResult, str]:
-    """A soak of two hours and a half, what came of it, and what it printed."""
+    """A soak of an hour, what came of it, and what it printed."""
     plan, record = plan_soak(
         project,
-        days=0.1,
-        speed=200.0,
+        days=0.04,
+        speed=100.0,
         begin=datetime(2024, 1, 11, tzinfo=UTC),
         datadir=tiny_datadir,
         overrides=SMALL,

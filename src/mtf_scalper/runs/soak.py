@@ -22,6 +22,7 @@ from typing import Any
 
 from mtf_scalper.clock import RunningClock, to_ms
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
+from mtf_scalper.freqai.decision_log import read_decisions
 from mtf_scalper.paths import user_data
 from mtf_scalper.records.files import LIVE_PREDICTIONS
 from mtf_scalper.records.sampler import ProcessSampler, Sample
@@ -78,10 +79,13 @@ class SoakPlan:
         The run's record, where all of the bot's own files go as well.
     datadir : Path
         freqtrade data directory; the replay exchange serves it, the bot never sees it.
+    last : datetime
+        When the last candle closes, with time zone.
     begin : datetime
         What the clock shows when the bot starts, with time zone.
     days : float
-        How long the clock runs.
+        How long the clock runs after the first candle that is decided with a prediction: how long
+        the bot takes to start depends on the machine.
     speed : float
         Seconds of the clock per second.
     overrides : mapping
@@ -91,15 +95,11 @@ class SoakPlan:
     project: Path
     folder: Path
     datadir: Path
+    last: datetime
     begin: datetime
     days: float
     speed: float
     overrides: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def end(self) -> datetime:
-        """When the bot is stopped, by its clock."""
-        return self.begin + timedelta(days=self.days)
 
     @property
     def bot(self) -> Path:
@@ -166,10 +166,13 @@ class Soaked:
     ----------
     memory : list of (int, int)
         The clock in milliseconds since 1970, and bytes of all its processes.
+    end : datetime
+        When it was stopped, by its clock.
     seconds : float
         How long it took in real time.
     """
 
+    end: datetime
     memory: list[tuple[int, int]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -192,9 +195,9 @@ def run_bot(
     Raises
     ------
     RunError
-        If the bot ends by itself.
+        If the bot ends by itself, or the candles end first.
     """
-    soaked = Soaked()
+    soaked = Soaked(plan.last)
     clock = RunningClock.starting_at(plan.begin, plan.speed)
     with running_exchange(plan.datadir, now=clock) as url:
         # The clock begins when everything else is there.
@@ -209,17 +212,39 @@ def run_bot(
             with ProcessSampler(
                 process.pid, interval_seconds=_SAMPLE_SECONDS, on_sample=note, keeps=False
             ):
-                while clock.now_ms() < to_ms(plan.end):
-                    if process.poll() is not None:
-                        raise RunError(
-                            f"freqtrade ended by itself with exit code {process.returncode}: "
-                            f"{last_error(plan.log)} (see {plan.log})"
-                        )
-                    if on_poll is not None:
-                        on_poll(datetime.fromtimestamp(clock.now_ms() / 1000, UTC))
-                    time.sleep(_POLL_SECONDS)
+                soaked.end = _await_end(plan, process, clock, on_poll)
         soaked.seconds = time.monotonic() - started
     return soaked
+
+
+def _await_end(
+    plan: SoakPlan,
+    process: subprocess.Popen[bytes],
+    clock: RunningClock,
+    on_poll: Callable[[datetime], None] | None,
+) -> datetime:
+    """Return the time at which the bot has decided candles for as long as planned."""
+    end = None
+    while True:
+        now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
+        if process.poll() is not None:
+            raise RunError(
+                f"freqtrade ended by itself with exit code {process.returncode}: "
+                f"{last_error(plan.log)} (see {plan.log})"
+            )
+        if end is None and any(each.get("predicted") for each in read_decisions(plan.decisions)):
+            end = now + timedelta(days=plan.days)
+        if end is not None and now >= end:
+            return now
+        if now >= plan.last:
+            missing = "had decided one" if end is None else f"had decided {plan.days:g} days"
+            raise RunError(
+                f"the candles ended on {plan.last:%Y-%m-%d %H:%M} before the bot {missing}; "
+                f"choose an earlier --from or a lower --speed (see {plan.log})"
+            )
+        if on_poll is not None:
+            on_poll(now)
+        time.sleep(_POLL_SECONDS)
 
 
 @contextlib.contextmanager
@@ -246,7 +271,7 @@ def _started(
             stop_program(process)
 
 
-def check_arguments(plan: SoakPlan, url: str) -> dict[str, Any]:
+def check_arguments(plan: SoakPlan, url: str, end: datetime) -> dict[str, Any]:
     """Return what freqtrade is told to backtest beside the bot, by its names inside freqtrade.
 
     Parameters
@@ -254,6 +279,8 @@ def check_arguments(plan: SoakPlan, url: str) -> dict[str, Any]:
     plan : SoakPlan
     url : str
         An exchange that has all candles.
+    end : datetime
+        When the bot was stopped.
     """
     *files, last = plan.configs(url, "backtest")
     content = json.loads(last.read_text(encoding="utf-8"))
@@ -267,6 +294,6 @@ def check_arguments(plan: SoakPlan, url: str) -> dict[str, Any]:
         "strategy_path": str(user_data(plan.project) / "strategies"),
         "freqaimodel": MODEL,
         "freqaimodel_path": str(user_data(plan.project) / "freqaimodels"),
-        "timerange": f"{to_ms(plan.begin) // 1000}-{to_ms(plan.end) // 1000}",
+        "timerange": f"{to_ms(plan.begin) // 1000}-{to_ms(end) // 1000}",
         "export": "none",
     }

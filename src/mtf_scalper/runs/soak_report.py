@@ -110,6 +110,7 @@ def plan_soak(
         project=project,
         folder=record.folder.resolve(),
         datadir=market,
+        last=last,
         begin=begin,
         days=days,
         speed=speed,
@@ -154,7 +155,7 @@ def run_soak(plan: SoakPlan, record: RunRecord, console: Console) -> SoakResult:
                 plan, record, lambda now: status.update(f"the bot's clock: {now:%Y-%m-%d %H:%M}")
             )
             status.update("comparing its decisions with those of a backtest")
-            agreement = _agreement(plan)
+            agreement = _agreement(plan, soaked.end)
         result = SoakResult(_checks(plan, soaked, agreement), agreement)
         record.write_json("checks", result.checks)
         record.finish(result.verdict, {"log": plan.log, "decisions": plan.decisions})
@@ -162,12 +163,12 @@ def run_soak(plan: SoakPlan, record: RunRecord, console: Console) -> SoakResult:
     return result
 
 
-def _agreement(plan: SoakPlan) -> Agreement:
+def _agreement(plan: SoakPlan, end: datetime) -> Agreement:
     from freqtrade.enums import RunMode
 
     predictions = list(read_decisions(plan.predictions))
     with running_exchange(plan.datadir) as url:
-        config = load_configuration(check_arguments(plan, url), RunMode.BACKTEST)
+        config = load_configuration(check_arguments(plan, url, end), RunMode.BACKTEST)
         return check_decisions(config, plan.decisions, predictions)
 
 
