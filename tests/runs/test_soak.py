@@ -3,6 +3,7 @@
 import io
 import json
 import sqlite3
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from mtf_scalper.records.reader import Run
 from mtf_scalper.runs import soak_check
 from mtf_scalper.runs.soak import SoakPlan
 from mtf_scalper.runs.soak_report import SoakResult, plan_soak, run_soak
+from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
 PAIR = "BTC/USDT:USDT"
 SMALL: dict[str, Any] = {
@@ -48,14 +50,25 @@ OF_FREQTRADE = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(scope="module")
-def soaked(project: Path, tiny_datadir: Path) -> tuple[SoakPlan, SoakResult, str]:
+def wild_datadir(
+    tmp_path_factory: pytest.TempPathFactory, warm_datadir: Callable[..., None]
+) -> Path:
+    """A market so wild that an agent after one pass enters at most candles."""
+    folder = tmp_path_factory.mktemp("wild")
+    spec = SyntheticSpec(seed=7, pairs=(pair_spec(PAIR),), volatility=0.004, jump_probability=0.01)
+    warm_datadir(spec, folder, "2024-01-01", "2024-01-13", days=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def soaked(project: Path, wild_datadir: Path) -> tuple[SoakPlan, SoakResult, str]:
     """A soak of an hour, what came of it, and what it printed."""
     plan, record = plan_soak(
         project,
-        days=0.04,
+        days=0.03,
         speed=100.0,
         begin=datetime(2024, 1, 11, tzinfo=UTC),
-        datadir=tiny_datadir,
+        datadir=wild_datadir,
         overrides=SMALL,
     )
     printed = io.StringIO()
