@@ -2,7 +2,6 @@
 
 import io
 import json
-import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +34,7 @@ SMALL: dict[str, Any] = {
         "model_training_parameters": {"n_epochs": 2},
         "data_split_parameters": {"test_size": 0.01},
         "rl_config": {
-            "entry": "any",
+            "entry": "always",
             "train_cycles": 1,
             "cpu_count": 1,
             "net_arch": [16],
@@ -53,7 +52,7 @@ OF_FREQTRADE = pytest.mark.filterwarnings(
 def wild_datadir(
     tmp_path_factory: pytest.TempPathFactory, warm_datadir: Callable[..., None]
 ) -> Path:
-    """A market so wild that an agent after one pass enters at most candles."""
+    """A market in which the classic rule fires at every other candle of one morning."""
     folder = tmp_path_factory.mktemp("wild")
     spec = SyntheticSpec(seed=7, pairs=(pair_spec(PAIR),), volatility=0.004, jump_probability=0.01)
     warm_datadir(spec, folder, "2024-01-01", "2024-01-13", days=5)
@@ -67,7 +66,7 @@ def soaked(project: Path, wild_datadir: Path) -> tuple[SoakPlan, SoakResult, str
         project,
         days=0.03,
         speed=100.0,
-        begin=datetime(2024, 1, 11, tzinfo=UTC),
+        begin=datetime(2024, 1, 9, 7, 50, tzinfo=UTC),
         datadir=wild_datadir,
         overrides=SMALL,
     )
@@ -99,12 +98,9 @@ def test_the_bot_trains_trades_and_decides_as_a_backtest_with_the_same_weights(
     assert len(windows) >= 2
     for name in windows:
         assert list((plan.bot / "models").rglob(f"{name}/*_model.zip"))
-    with sqlite3.connect(plan.folder / "trades.sqlite") as trades:
-        count, first = trades.execute("select count(*), min(open_date) from trades").fetchone()
-    trades.close()
-    assert count > 0
-    assert first.startswith("2024-01-11")
+    assert result.agreement.asked["leverage"] >= 1
     assert result.agreement.asked["stake"] >= 1
+    assert "'type': entry," in log
     assert run.status == "finished"
     assert len(run.checks()) == len(result.checks)
     assert (plan.folder / "report.html").is_file()
