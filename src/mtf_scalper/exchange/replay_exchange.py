@@ -22,11 +22,26 @@ from mtf_scalper.exchange.models import (
     Kline,
     PremiumIndex,
     PriceTicker,
+    SpotSymbolInfo,
     SymbolInfo,
     Ticker24h,
 )
-from mtf_scalper.exchange.rules import Grid, decimal_text, exchange_info, grid_of, symbol_info
-from mtf_scalper.exchange.store import INTERVALS_MS, CandleKind, Candles, CandleStore, Symbol
+from mtf_scalper.exchange.rules import (
+    Grid,
+    decimal_text,
+    exchange_info,
+    grid_of,
+    spot_symbol_info,
+    symbol_info,
+)
+from mtf_scalper.exchange.store import (
+    INTERVALS_MS,
+    CandleKind,
+    Candles,
+    CandleStore,
+    Symbol,
+    Venue,
+)
 from mtf_scalper.exchange.within_candle import formed_part
 
 _DAY_MS = INTERVALS_MS["1d"]
@@ -39,6 +54,7 @@ class Rules:
     """Trading rules found so far, by contract; kept from one request to the next."""
 
     infos: dict[Symbol, SymbolInfo] = field(default_factory=dict)
+    spot_infos: dict[Symbol, SpotSymbolInfo] = field(default_factory=dict)
     grids: dict[Symbol, Grid] = field(default_factory=dict)
 
 
@@ -85,10 +101,16 @@ class Replay:
 
     def exchange_info(self) -> ExchangeInfo:
         """Return the rules of all contracts."""
+        futures, spot = self._rules.infos, self._rules.spot_infos
         for symbol in self._store.symbols:
-            if symbol not in self._rules.infos:
-                self._rules.infos[symbol] = symbol_info(symbol, self._store.finest(symbol))
-        return exchange_info(self.now_ms, list(self._rules.infos.values()), "U_MARGINED")
+            candles = self._store.finest(symbol)
+            if symbol.venue is Venue.SPOT and symbol not in spot:
+                spot[symbol] = spot_symbol_info(symbol, candles)
+            if symbol.venue is Venue.FUTURES and symbol not in futures:
+                futures[symbol] = symbol_info(symbol, candles)
+        if self._store.venue is Venue.SPOT:
+            return exchange_info(self.now_ms, list(spot.values()))
+        return exchange_info(self.now_ms, list(futures.values()), "U_MARGINED")
 
     def klines(
         self,
@@ -214,6 +236,7 @@ class Replay:
         volume, quote_volume = float(day.volume.sum()), float((day.volume * _mean_price(day)).sum())
         first, last = float(day.open[0]), float(day.close[-1])
         grid = self._grid(symbol)
+        book = self.book_ticker(symbol) if symbol.venue is Venue.SPOT else None
         return Ticker24h(
             symbol=symbol.name,
             price_change=f"{last - first:.{grid.price_decimals}f}",
@@ -228,6 +251,10 @@ class Replay:
             low_price=decimal_text(day.low.min()),
             volume=f"{volume:.{grid.quantity_decimals}f}",
             quote_volume=f"{quote_volume:.2f}",
+            bid_price=None if book is None else book.bid_price,
+            bid_qty=None if book is None else book.bid_qty,
+            ask_price=None if book is None else book.ask_price,
+            ask_qty=None if book is None else book.ask_qty,
             open_time=int(day.open_ms[0]),
             close_time=int(day.open_ms[-1]) + day.interval_ms,
             first_id=0,

@@ -22,7 +22,7 @@ from mtf_scalper.exchange.slow_clients import (
     MOST_HEADER_BYTES,
     TimedProtocol,
 )
-from mtf_scalper.exchange.store import CandleStore
+from mtf_scalper.exchange.store import stores_in
 
 # The names map to addresses here, so that no hosts file can turn "localhost" into another one.
 _LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
@@ -44,7 +44,7 @@ def serve(
     Parameters
     ----------
     datadir
-        The exchange's folder, the one that holds ``futures/``.
+        The exchange's folder, the one that holds ``futures/`` or spot candles.
     host
         ``127.0.0.1``, ``::1`` or ``localhost``; nothing else is served.
     port
@@ -63,7 +63,7 @@ def serve(
     """
     try:
         with closing(_listen(host, port)) as listener:
-            server = _server(create_app(CandleStore(datadir), now, spread))
+            server = _server(create_app(stores_in(datadir), now, spread))
             if on_listening is not None:
                 on_listening(_base_url(listener))
             server.run(sockets=[listener])
@@ -89,7 +89,7 @@ def running_exchange(
     Parameters
     ----------
     datadir
-        The exchange's folder, the one that holds ``futures/``.
+        The exchange's folder, the one that holds ``futures/`` or spot candles.
     port
         TCP port; 0 takes a free one.
     host
@@ -105,7 +105,7 @@ def running_exchange(
         The host is not loopback, the port is in use, or the server did not start or stop.
     """
     with closing(_listen(host, port)) as listener:
-        server = _server(create_app(CandleStore(datadir), now, spread))
+        server = _server(create_app(stores_in(datadir), now, spread))
         thread = threading.Thread(
             target=server.run,
             kwargs={"sockets": [listener]},
