@@ -424,9 +424,30 @@ def exchange(
         float,
         typer.Option(min=0.0, max=0.1, help="Of bid and ask, as a part of the price."),
     ] = 0.0,
+    fault: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", show_default=False, help="What goes wrong, to test a bot."),
+    ] = None,
+    fault_symbol: Annotated[
+        str | None,
+        typer.Option(metavar="SYMBOL", show_default="all", help="As Binance has it: BTCUSDT."),
+    ] = None,
+    fault_from: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y%m%d", "%Y-%m-%dT%H:%M"],
+            metavar="YYYY-MM-DDTHH:MM",
+            show_default="the beginning",
+            help="By the exchange's clock, UTC.",
+        ),
+    ] = None,
+    fault_minutes: Annotated[
+        float | None, typer.Option(min=0.0, show_default="without end", help="How long, with from.")
+    ] = None,
 ) -> None:
     """Answer Binance's public futures calls from recorded candles, on loopback only."""
     from mtf_scalper.clock import RunningClock
+    from mtf_scalper.exchange.faults import FaultPlan
     from mtf_scalper.exchange.server import serve
 
     if live != (begin is not None):
@@ -437,7 +458,11 @@ def exchange(
         running = "" if clock is None else f", live from {begin:%Y-%m-%d} at {speed:g} times"
         typer.echo(f"replay exchange of {datadir.as_posix()} at {url}{running}; Ctrl-C ends it")
 
-    serve(datadir, host, port, now=clock, spread=spread, on_listening=announce)
+    plan = None
+    if fault is not None:
+        since = None if fault_from is None else fault_from.replace(tzinfo=UTC)
+        plan = FaultPlan.named(fault, fault_symbol, since, fault_minutes)
+    serve(datadir, host, port, now=clock, spread=spread, fault=plan, on_listening=announce)
 
 
 @app.command(

@@ -87,6 +87,24 @@ class RunningClock:
         return self.now_ns() // _NS_PER_MS
 
 
+@dataclass(frozen=True)
+class ClockAhead:
+    """A clock that is ahead of another one.
+
+    Attributes
+    ----------
+    clock : Clock
+    ahead_ms : int
+    """
+
+    clock: Clock
+    ahead_ms: int
+
+    def now_ms(self) -> int:
+        """Return milliseconds since 1970."""
+        return self.clock.now_ms() + self.ahead_ms
+
+
 def to_ms(moment: datetime) -> int:
     """Return a moment in milliseconds since 1970.
 

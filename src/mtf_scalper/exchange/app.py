@@ -14,8 +14,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from mtf_scalper.clock import CLOCK_PATH, Clock, RunningClock, StandingClock, to_ms
+from mtf_scalper.clock import CLOCK_PATH, Clock, ClockAhead, RunningClock, StandingClock, to_ms
 from mtf_scalper.exchange.api_errors import ApiError, DataDirectoryError
+from mtf_scalper.exchange.faults import FaultPlan, Faulty
 from mtf_scalper.exchange.models import (
     BookTicker,
     Depth,
@@ -48,7 +49,7 @@ def _replay(request: Request) -> Replay:
 
 def _weighed(request: Request, response: Response) -> None:
     market: Market = request.app.state.market
-    if isinstance(market.clock, RunningClock):
+    if market.is_live:
         used = market.weights.take(
             market.clock.now_ms(), request.url.path, dict(request.query_params)
         )
@@ -90,10 +91,10 @@ async def _time(request: Request) -> ServerTime:
 @_router.get(CLOCK_PATH)
 async def _clock(request: Request) -> dict[str, str]:
     """Tell the running clock, for programs that follow it; no call of Binance's."""
-    clock = request.app.state.market.clock
-    if not isinstance(clock, RunningClock):
+    market: Market = request.app.state.market
+    if market.told_clock is None:
         raise HTTPException(404)
-    return {"clock": str(clock)}
+    return {"clock": str(market.told_clock)}
 
 
 @_weighed_router.get("/api/v3/exchangeInfo")
@@ -178,8 +179,14 @@ class Market:
     stores: Mapping[Venue, CandleStore]
     clock: Clock
     spread: float
+    told_clock: RunningClock | None = None
     rules: Rules = field(default_factory=Rules)
     weights: Weights = field(default_factory=Weights)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the clock runs."""
+        return self.told_clock is not None
 
     def seen_now(self, venue: Venue) -> Replay:
         """Return the data as seen from this moment; refuse a market without any (-1121)."""
@@ -188,7 +195,7 @@ class Market:
         return Replay(
             self.stores[venue],
             self.clock.now_ms(),
-            is_live=isinstance(self.clock, RunningClock),
+            is_live=self.is_live,
             spread=self.spread,
             rules=self.rules,
         )
@@ -198,6 +205,7 @@ def create_app(
     stores: CandleStore | Mapping[Venue, CandleStore],
     now: datetime | RunningClock | None = None,
     spread: float = 0.0,
+    fault: FaultPlan | None = None,
 ) -> FastAPI:
     """Return the exchange as an ASGI application.
 
@@ -210,6 +218,8 @@ def create_app(
         default the close of the last recorded candle.
     spread
         Distance of the best ask from the best bid as a part of the price; at least one tick.
+    fault
+        What goes wrong; nothing by default.
 
     Raises
     ------
@@ -228,7 +238,11 @@ def create_app(
         clock = StandingClock(max(store.end_ms() for store in stores.values()))
     else:
         clock = StandingClock(to_ms(now))
-    app.state.market = Market(stores, clock, spread)
+    if fault is not None:
+        clock = ClockAhead(clock, fault.fault.ahead_ms)
+        app.add_middleware(Faulty, plan=fault, clock=clock)
+    told = now if isinstance(now, RunningClock) else None
+    app.state.market = Market(stores, clock, spread, told)
     app.include_router(_router)
     app.include_router(_weighed_router)
     app.add_exception_handler(ApiError, _on_api_error)

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from mtf_scalper.clock import RunningClock
 from mtf_scalper.exchange.api_errors import ServerError
 from mtf_scalper.exchange.app import create_app
+from mtf_scalper.exchange.faults import FaultPlan
 from mtf_scalper.exchange.offline_config import DEFAULT_PORT
 from mtf_scalper.exchange.slow_clients import (
     MOST_CONNECTIONS,
@@ -37,6 +38,7 @@ def serve(
     *,
     now: datetime | RunningClock | None = None,
     spread: float = 0.0,
+    fault: FaultPlan | None = None,
     on_listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a freqtrade data directory until Ctrl-C.
@@ -49,7 +51,7 @@ def serve(
         ``127.0.0.1``, ``::1`` or ``localhost``; nothing else is served.
     port
         TCP port; 0 takes a free one.
-    now, spread
+    now, spread, fault
         As ``create_app`` has them.
     on_listening
         Called once with the base URL as soon as connections are accepted.
@@ -63,7 +65,7 @@ def serve(
     """
     try:
         with closing(_listen(host, port)) as listener:
-            server = _server(create_app(stores_in(datadir), now, spread))
+            server = _server(create_app(stores_in(datadir), now, spread, fault))
             if on_listening is not None:
                 on_listening(_base_url(listener))
             server.run(sockets=[listener])
@@ -80,6 +82,7 @@ def running_exchange(
     host: str = "127.0.0.1",
     now: datetime | RunningClock | None = None,
     spread: float = 0.0,
+    fault: FaultPlan | None = None,
 ) -> Iterator[str]:
     """Serve a freqtrade data directory from a thread of this process; yields the base URL.
 
@@ -94,7 +97,7 @@ def running_exchange(
         TCP port; 0 takes a free one.
     host
         ``127.0.0.1``, ``::1`` or ``localhost``; nothing else is served.
-    now, spread
+    now, spread, fault
         As ``create_app`` has them.
 
     Raises
@@ -105,7 +108,7 @@ def running_exchange(
         The host is not loopback, the port is in use, or the server did not start or stop.
     """
     with closing(_listen(host, port)) as listener:
-        server = _server(create_app(stores_in(datadir), now, spread))
+        server = _server(create_app(stores_in(datadir), now, spread, fault))
         thread = threading.Thread(
             target=server.run,
             kwargs={"sockets": [listener]},
