@@ -102,6 +102,8 @@ def test_the_bot_trains_trades_and_decides_as_a_backtest_with_the_same_weights(
     assert result.agreement.asked["stake"] >= 1
     assert "'type': entry," in log
     assert run.status == "finished"
+    assert run.clock_began == plan.begin
+    assert run.samples()["time"].min() >= plan.begin.timestamp()
     assert len(run.checks()) == len(result.checks)
     assert (plan.folder / "report.html").is_file()
     for row in ("candles decided", "trainings", "99th percentile", "errors in the log"):

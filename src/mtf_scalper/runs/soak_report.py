@@ -102,7 +102,7 @@ def plan_soak(
         pairs=config["exchange"]["pair_whitelist"],
         seeds=[settings.random_state],
         datadir=market,
-        begin=begin.isoformat(),
+        clock_began=begin.isoformat(),
         days=days,
         speed=speed,
     )
