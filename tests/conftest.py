@@ -73,7 +73,14 @@ SLOW_FILES = {
 
 # Files that take longest begin first, so that no process of `make test` ends long after the other.
 LONGEST_FILES = (
-    *("runs/whole_run", "freqai/recording", "freqai/parity", "page/browser", "runs/program"),
+    *(
+        "runs/whole_run",
+        "runs/soak",
+        "freqai/recording",
+        "freqai/parity",
+        "page/browser",
+        "runs/program",
+    ),
     *("runs/validation", "freqai/own_backtest", "runs/evaluation", "rollouts/process_env"),
     *("runs/lifetimes", "page/live", "tests/installed", "rollouts/freqtrade_env"),
     *("freqai/plots_in_program", "freqai/parity_of_data", "worlds/planted", "freqai/model"),

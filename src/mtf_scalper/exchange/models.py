@@ -81,8 +81,19 @@ class PercentPrice(_Payload):
     multiplier_decimal: str
 
 
+class Notional(_Payload):
+    """Least value of a spot order in the quote asset."""
+
+    filter_type: Literal["NOTIONAL"] = "NOTIONAL"
+    min_notional: str
+    apply_min_to_market: bool
+    max_notional: str
+    apply_max_to_market: bool
+    avg_price_mins: int
+
+
 SymbolFilter = Annotated[
-    PriceFilter | LotSize | MaxNumOrders | MinNotional | PercentPrice,
+    PriceFilter | LotSize | MaxNumOrders | MinNotional | Notional | PercentPrice,
     Field(discriminator="filter_type"),
 ]
 
@@ -116,6 +127,26 @@ class SymbolInfo(_Payload):
     time_in_force: list[str]
 
 
+class SpotSymbolInfo(_Payload):
+    """Trading rules of one spot pair."""
+
+    symbol: str
+    status: Literal["TRADING"] = "TRADING"
+    base_asset: str
+    base_asset_precision: int
+    quote_asset: str
+    quote_precision: int
+    quote_asset_precision: int
+    order_types: list[str]
+    iceberg_allowed: bool
+    oco_allowed: bool
+    is_spot_trading_allowed: bool
+    is_margin_trading_allowed: bool
+    filters: list[SymbolFilter]
+    permissions: list[str]
+    permission_sets: list[list[str]]
+
+
 class ExchangeInfo(_Payload):
     """Every contract that is served, and the limits of the server."""
 
@@ -124,7 +155,7 @@ class ExchangeInfo(_Payload):
     futures_type: str | None = None
     rate_limits: list[RateLimit]
     exchange_filters: list[str]
-    symbols: list[SymbolInfo]
+    symbols: list[SymbolInfo] | list[SpotSymbolInfo]
 
 
 class FundingRecord(_Payload):
@@ -180,7 +211,7 @@ class Depth(_Payload):
 
 
 class Ticker24h(_Payload):
-    """Statistics of the 24 hours before the simulated clock."""
+    """Statistics of the 24 hours before the simulated clock; spot has bid and ask."""
 
     symbol: str
     price_change: str
@@ -193,6 +224,10 @@ class Ticker24h(_Payload):
     low_price: str
     volume: str
     quote_volume: str
+    bid_price: str | None = None
+    bid_qty: str | None = None
+    ask_price: str | None = None
+    ask_qty: str | None = None
     open_time: int
     close_time: int
     first_id: int

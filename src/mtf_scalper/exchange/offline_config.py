@@ -46,14 +46,15 @@ def offline_exchange_config(base_url: str = DEFAULT_BASE_URL) -> dict[str, Any]:
     -------
     dict
         Only the section ``exchange``: the URLs of every API for ccxt, no rate limit (loopback
-        needs none), and ``only_from_ccxt``, without which ``download-data`` first tries Binance's
-        public archive on the internet.
+        needs none), ``only_from_ccxt``, without which ``download-data`` first tries Binance's
+        public archive on the internet, and no websockets, which are not served.
     """
     root = base_url.rstrip("/")
     urls = {api: f"{root}/{path}" for api, path in _API_PATHS.items()}
     return {
         "exchange": {
             "only_from_ccxt": True,
+            "enable_ws": False,
             "ccxt_config": {"enableRateLimit": False, "urls": {"api": urls}},
         }
     }

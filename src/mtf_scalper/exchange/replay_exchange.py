@@ -2,12 +2,13 @@
 
 No price after the clock is ever told. As on Binance the newest candle may still be forming: it is
 made of what has closed of it, or flat at the latest price. freqtrade relies on it, because it
-drops the newest candle of every download.
+drops the newest candle of every download. By a clock that runs, the price also moves inside the
+shortest candle (``within_candle``), and what it has been there is part of all that is told.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +22,40 @@ from mtf_scalper.exchange.models import (
     Kline,
     PremiumIndex,
     PriceTicker,
+    SpotSymbolInfo,
     SymbolInfo,
     Ticker24h,
 )
-from mtf_scalper.exchange.rules import Grid, decimal_text, exchange_info, grid_of, symbol_info
-from mtf_scalper.exchange.store import INTERVALS_MS, CandleKind, Candles, CandleStore, Symbol
+from mtf_scalper.exchange.rules import (
+    Grid,
+    decimal_text,
+    exchange_info,
+    grid_of,
+    spot_symbol_info,
+    symbol_info,
+)
+from mtf_scalper.exchange.store import (
+    INTERVALS_MS,
+    CandleKind,
+    Candles,
+    CandleStore,
+    Symbol,
+    Venue,
+)
+from mtf_scalper.exchange.within_candle import formed_part
 
 _DAY_MS = INTERVALS_MS["1d"]
 _FUNDING_INTERVAL_MS = INTERVALS_MS["8h"]
+_MOST_KNOWN = 10_080  # a week of minutes is in the longest candle that can be forming
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Trading rules found so far, by contract; kept from one request to the next."""
+
+    infos: dict[Symbol, SymbolInfo] = field(default_factory=dict)
+    spot_infos: dict[Symbol, SpotSymbolInfo] = field(default_factory=dict)
+    grids: dict[Symbol, Grid] = field(default_factory=dict)
 
 
 class Replay:
@@ -38,24 +65,30 @@ class Replay:
     ----------
     store
         The recorded data.
-    now
-        The moment, with time zone. By default the close of the last recorded candle.
-
-    Raises
-    ------
-    ValueError
-        ``now`` has no time zone.
-    DataDirectoryError
-        A candle file that tells the last moment is not valid.
+    now_ms
+        The moment, in milliseconds since 1970.
+    is_live
+        Whether the price moves inside the shortest candle.
+    spread
+        Distance of the best ask from the best bid as a part of the price; at least one tick.
+    rules
+        Shared by the moments of one exchange.
     """
 
-    def __init__(self, store: CandleStore, now: datetime | None = None) -> None:
-        if now is not None and now.tzinfo is None:
-            raise ValueError(f"now={now.isoformat()} has no time zone; give it one, such as UTC")
+    def __init__(
+        self,
+        store: CandleStore,
+        now_ms: int,
+        *,
+        is_live: bool = False,
+        spread: float = 0.0,
+        rules: Rules | None = None,
+    ) -> None:
         self._store = store
-        self.now_ms = store.end_ms() if now is None else round(now.timestamp() * 1000)
-        self._infos: dict[Symbol, SymbolInfo] = {}
-        self._grids: dict[Symbol, Grid] = {}
+        self.now_ms = now_ms
+        self._is_live = is_live
+        self._spread = spread
+        self._rules = Rules() if rules is None else rules
 
     def symbols(self, name: str | None) -> tuple[Symbol, ...]:
         """Return the named contract alone, or all of them; refuse an unknown name (-1121)."""
@@ -68,10 +101,16 @@ class Replay:
 
     def exchange_info(self) -> ExchangeInfo:
         """Return the rules of all contracts."""
+        futures, spot = self._rules.infos, self._rules.spot_infos
         for symbol in self._store.symbols:
-            if symbol not in self._infos:
-                self._infos[symbol] = symbol_info(symbol, self._store.finest(symbol))
-        return exchange_info(self.now_ms, list(self._infos.values()), "U_MARGINED")
+            candles = self._store.finest(symbol)
+            if symbol.venue is Venue.SPOT and symbol not in spot:
+                spot[symbol] = spot_symbol_info(symbol, candles)
+            if symbol.venue is Venue.FUTURES and symbol not in futures:
+                futures[symbol] = symbol_info(symbol, candles)
+        if self._store.venue is Venue.SPOT:
+            return exchange_info(self.now_ms, list(spot.values()))
+        return exchange_info(self.now_ms, list(futures.values()), "U_MARGINED")
 
     def klines(
         self,
@@ -109,9 +148,8 @@ class Replay:
         open_ms = int(closed.open_ms[-1]) + closed.interval_ms
         if not open_ms <= self.now_ms < open_ms + closed.interval_ms:
             return None
-        finest = self._store.finest(symbol, kind)
-        known = finest.closed_count(self.now_ms)
-        parts = finest.rows(int(np.searchsorted(finest.open_ms[:known], open_ms)), known)
+        known = self._known(symbol, kind)
+        parts = known.rows(int(np.searchsorted(known.open_ms, open_ms)), len(known))
         if len(parts):
             values = [
                 parts.open[0],
@@ -177,6 +215,11 @@ class Replay:
             if not self._store.intervals(symbol, kind):
                 continue
             candles = self._store.finest(symbol, kind)
+            if self._is_live and at_ms == self.now_ms:
+                if candles.interval_ms > self._store.finest(symbol).interval_ms:
+                    continue  # an hour old, where the trades are known to the second
+                candles = self._known(symbol, kind)
+                return decimal_text(candles.close[-1]) if len(candles) else ""
             known = candles.closed_count(at_ms)
             if known:
                 return decimal_text(candles.close[known - 1])
@@ -193,6 +236,7 @@ class Replay:
         volume, quote_volume = float(day.volume.sum()), float((day.volume * _mean_price(day)).sum())
         first, last = float(day.open[0]), float(day.close[-1])
         grid = self._grid(symbol)
+        book = self.book_ticker(symbol) if symbol.venue is Venue.SPOT else None
         return Ticker24h(
             symbol=symbol.name,
             price_change=f"{last - first:.{grid.price_decimals}f}",
@@ -207,6 +251,10 @@ class Replay:
             low_price=decimal_text(day.low.min()),
             volume=f"{volume:.{grid.quantity_decimals}f}",
             quote_volume=f"{quote_volume:.2f}",
+            bid_price=None if book is None else book.bid_price,
+            bid_qty=None if book is None else book.bid_qty,
+            ask_price=None if book is None else book.ask_price,
+            ask_qty=None if book is None else book.ask_qty,
             open_time=int(day.open_ms[0]),
             close_time=int(day.open_ms[-1]) + day.interval_ms,
             first_id=0,
@@ -236,15 +284,18 @@ class Replay:
     def depth(self, symbol: Symbol, limit: int) -> Depth:
         """Return an order book made from the last candle.
 
-        The best bid is its close, the best ask one tick above, and every further level one tick
-        away. Each level holds a hundredth of the candle's volume, at least one lot.
+        The best bid is its close, the best ask the spread above it and at least one tick, and every
+        further level one tick away. Each level holds a hundredth of the volume of the last whole
+        candle, at least one lot.
         """
         past, grid = self._past(symbol), self._grid(symbol)
-        quantity = max(past.volume[-1] / 100, grid.lot_size)
+        whole = -2 if self._is_live and len(past) > 1 else -1
+        quantity = max(past.volume[whole] / 100, grid.lot_size)
         text = f"{quantity:.{grid.quantity_decimals}f}"
         ticks = max(1, round(past.close[-1] / grid.tick_size))
+        apart = max(1, round(past.close[-1] * self._spread / grid.tick_size))
         bids = [ticks - level for level in range(min(limit, ticks))]
-        asks = [ticks + level for level in range(1, limit + 1)]
+        asks = [ticks + apart + level for level in range(limit)]
 
         def side(levels: list[int]) -> list[tuple[str, str]]:
             digits = grid.price_decimals
@@ -259,16 +310,25 @@ class Replay:
         )
 
     def _past(self, symbol: Symbol) -> Candles:
-        finest = self._store.finest(symbol)
-        past = finest.rows(0, finest.closed_count(self.now_ms))
+        past = self._known(symbol, CandleKind.TRADES)
         if not len(past):
             raise ApiError(-1000, f"No candle of {symbol.name} has closed at the simulated time.")
         return past
 
+    def _known(self, symbol: Symbol, kind: CandleKind) -> Candles:
+        """Return the shortest candles that have closed and, live, what has formed of the next."""
+        finest = self._store.finest(symbol, kind)
+        closed = finest.closed_count(self.now_ms)
+        past = finest.rows(max(0, closed - _MOST_KNOWN), closed)
+        if not self._is_live or closed == len(finest) or finest.open_ms[closed] > self.now_ms:
+            return past
+        decimals = self._grid(symbol).price_decimals
+        return past.then(formed_part(finest.rows(closed, closed + 1), self.now_ms, decimals))
+
     def _grid(self, symbol: Symbol) -> Grid:
-        if symbol not in self._grids:
-            self._grids[symbol] = grid_of(self._store.finest(symbol))
-        return self._grids[symbol]
+        if symbol not in self._rules.grids:
+            self._rules.grids[symbol] = grid_of(self._store.finest(symbol))
+        return self._rules.grids[symbol]
 
 
 def _no_interval(symbol: Symbol, interval: str, kind: CandleKind) -> ApiError:

@@ -13,9 +13,12 @@ from mtf_scalper.exchange.models import (
     LotSize,
     MaxNumOrders,
     MinNotional,
+    Notional,
     PercentPrice,
     PriceFilter,
     RateLimit,
+    SpotSymbolInfo,
+    SymbolFilter,
     SymbolInfo,
 )
 from mtf_scalper.exchange.store import Candles, Symbol
@@ -28,6 +31,8 @@ _MIN_NOTIONAL = "5"
 _MOST_LOTS_PER_ORDER = 10_000_000
 _LEAST_MAXIMUM = 10_000_000
 """Value in the quote asset that an order may have at least, however low the price."""
+WEIGHT_LIMIT = 2400
+"""Request weight that a client may use in a minute of a clock that runs."""
 _PERPETUAL_DELIVERY_MS = 4_133_404_800_000
 
 
@@ -136,16 +141,52 @@ def symbol_info(symbol: Symbol, candles: Candles) -> SymbolInfo:
     )
 
 
+def spot_symbol_info(symbol: Symbol, candles: Candles) -> SpotSymbolInfo:
+    """Return the trading rules of one spot pair; see :func:`symbol_info`."""
+    contract = symbol_info(symbol, candles)
+    filters: list[SymbolFilter] = [
+        each for each in contract.filters if isinstance(each, PriceFilter | LotSize)
+    ]
+    filters.append(
+        Notional(
+            min_notional=_MIN_NOTIONAL,
+            apply_min_to_market=True,
+            max_notional="9000000",
+            apply_max_to_market=False,
+            avg_price_mins=5,
+        )
+    )
+    return SpotSymbolInfo(
+        symbol=symbol.name,
+        base_asset=symbol.base,
+        base_asset_precision=8,
+        quote_asset=symbol.quote,
+        quote_precision=8,
+        quote_asset_precision=8,
+        order_types=["LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS_LIMIT", "TAKE_PROFIT_LIMIT"],
+        iceberg_allowed=True,
+        oco_allowed=True,
+        is_spot_trading_allowed=True,
+        is_margin_trading_allowed=False,
+        filters=filters,
+        permissions=[],
+        permission_sets=[["SPOT"]],
+    )
+
+
 def exchange_info(
-    now_ms: int, symbols: list[SymbolInfo], futures_type: str | None = None
+    now_ms: int, symbols: list[SymbolInfo] | list[SpotSymbolInfo], futures_type: str | None = None
 ) -> ExchangeInfo:
-    """Return the answer of ``exchangeInfo``; the announced limits are not enforced here."""
+    """Return the answer of ``exchangeInfo``."""
     return ExchangeInfo(
         server_time=now_ms,
         futures_type=futures_type,
         rate_limits=[
             RateLimit(
-                rate_limit_type="REQUEST_WEIGHT", interval="MINUTE", interval_num=1, limit=2400
+                rate_limit_type="REQUEST_WEIGHT",
+                interval="MINUTE",
+                interval_num=1,
+                limit=WEIGHT_LIMIT,
             )
         ],
         exchange_filters=[],

@@ -13,10 +13,17 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from mtf_scalper.clock import RunningClock
 from mtf_scalper.exchange.api_errors import ServerError
 from mtf_scalper.exchange.app import create_app
+from mtf_scalper.exchange.faults import FaultPlan
 from mtf_scalper.exchange.offline_config import DEFAULT_PORT
-from mtf_scalper.exchange.store import CandleStore
+from mtf_scalper.exchange.slow_clients import (
+    MOST_CONNECTIONS,
+    MOST_HEADER_BYTES,
+    TimedProtocol,
+)
+from mtf_scalper.exchange.store import stores_in
 
 # The names map to addresses here, so that no hosts file can turn "localhost" into another one.
 _LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
@@ -29,7 +36,9 @@ def serve(
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     *,
-    now: datetime | None = None,
+    now: datetime | RunningClock | None = None,
+    spread: float = 0.0,
+    fault: FaultPlan | None = None,
     on_listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a freqtrade data directory until Ctrl-C.
@@ -37,13 +46,13 @@ def serve(
     Parameters
     ----------
     datadir
-        The exchange's folder, the one that holds ``futures/``.
+        The exchange's folder, the one that holds ``futures/`` or spot candles.
     host
         ``127.0.0.1``, ``::1`` or ``localhost``; nothing else is served.
     port
         TCP port; 0 takes a free one.
-    now
-        The simulated clock, with time zone. By default the close of the last recorded candle.
+    now, spread, fault
+        As ``create_app`` has them.
     on_listening
         Called once with the base URL as soon as connections are accepted.
 
@@ -56,7 +65,7 @@ def serve(
     """
     try:
         with closing(_listen(host, port)) as listener:
-            server = _server(create_app(CandleStore(datadir), now))
+            server = _server(create_app(stores_in(datadir), now, spread, fault))
             if on_listening is not None:
                 on_listening(_base_url(listener))
             server.run(sockets=[listener])
@@ -71,7 +80,9 @@ def running_exchange(
     port: int = 0,
     *,
     host: str = "127.0.0.1",
-    now: datetime | None = None,
+    now: datetime | RunningClock | None = None,
+    spread: float = 0.0,
+    fault: FaultPlan | None = None,
 ) -> Iterator[str]:
     """Serve a freqtrade data directory from a thread of this process; yields the base URL.
 
@@ -81,13 +92,13 @@ def running_exchange(
     Parameters
     ----------
     datadir
-        The exchange's folder, the one that holds ``futures/``.
+        The exchange's folder, the one that holds ``futures/`` or spot candles.
     port
         TCP port; 0 takes a free one.
     host
         ``127.0.0.1``, ``::1`` or ``localhost``; nothing else is served.
-    now
-        The simulated clock, with time zone. By default the close of the last recorded candle.
+    now, spread, fault
+        As ``create_app`` has them.
 
     Raises
     ------
@@ -97,7 +108,7 @@ def running_exchange(
         The host is not loopback, the port is in use, or the server did not start or stop.
     """
     with closing(_listen(host, port)) as listener:
-        server = _server(create_app(CandleStore(datadir), now))
+        server = _server(create_app(stores_in(datadir), now, spread, fault))
         thread = threading.Thread(
             target=server.run,
             kwargs={"sockets": [listener]},
@@ -128,7 +139,9 @@ def _server(app: FastAPI) -> _Server:
     # Logging stays as the caller has set it up; nothing is imported for protocols not spoken here.
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=TimedProtocol,
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+        limit_concurrency=MOST_CONNECTIONS,
         ws="none",
         loop="asyncio",
         lifespan="off",

@@ -1,5 +1,7 @@
 """Candles, mark prices and funding rates of a freqtrade data directory, read when first asked for.
 
+Futures lie in its folder ``futures``, spot candles in the directory itself.
+
 A file is opened, validated, copied into arrays and closed again; the arrays are kept. What is
 written to the directory afterwards is not seen.
 """
@@ -41,12 +43,41 @@ INTERVALS_MS: dict[str, int] = {
 }
 
 _PRICE_COLUMNS = ("open", "high", "low", "close")
-_FILE_NAME = re.compile(
-    r"(?P<base>[^_\-]+)_(?P<quote>USDT|USDC)_(?P=quote)"
-    r"-(?P<interval>\d+[mhdw])-(?P<kind>futures|mark|funding_rate)"
-    r"\.(?P<ending>feather|parquet|json|json\.gz)"
-)
+_ENDING = r"\.(?P<ending>feather|parquet|json|json\.gz)"
 _ENDINGS = tuple(FORMATS.values())
+
+
+class Venue(StrEnum):
+    """One of Binance's markets; the value is freqtrade's ``trading_mode``."""
+
+    FUTURES = "futures"
+    SPOT = "spot"
+
+    def folder(self, datadir: Path) -> Path:
+        """Return where freqtrade puts its files."""
+        return datadir / "futures" if self is Venue.FUTURES else datadir
+
+    @property
+    def file_name(self) -> re.Pattern[str]:
+        """How its files are called: base, quote, interval, for futures kind, and ending."""
+        return _FILE_NAMES[self]
+
+
+_FILE_NAMES = {
+    Venue.FUTURES: re.compile(
+        r"(?P<base>[^_\-]+)_(?P<quote>USDT|USDC)_(?P=quote)"
+        r"-(?P<interval>\d+[mhdw])-(?P<kind>futures|mark|funding_rate)" + _ENDING
+    ),
+    Venue.SPOT: re.compile(
+        r"(?P<base>[^_\-]+)_(?P<quote>[^_\-]+)-(?P<interval>\d+[mhdw])(?P<kind>)" + _ENDING
+    ),
+}
+
+
+_EXAMPLES = {
+    Venue.FUTURES: "BTC_USDT_USDT-5m-futures.feather",
+    Venue.SPOT: "BTC_USDT-5m.feather",
+}
 
 
 class CandleKind(StrEnum):
@@ -58,10 +89,11 @@ class CandleKind(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class Symbol:
-    """One linear perpetual contract, margined in its quote asset."""
+    """A pair of assets: a linear perpetual contract margined in its quote asset, or spot."""
 
     base: str
     quote: str
+    venue: Venue = Venue.FUTURES
 
     @property
     def name(self) -> str:
@@ -70,11 +102,14 @@ class Symbol:
 
     @property
     def pair(self) -> str:
-        """freqtrade's name, as in ``BTC/USDT:USDT``."""
-        return f"{self.base}/{self.quote}:{self.quote}"
+        """freqtrade's name, as in ``BTC/USDT:USDT`` or ``BTC/USDT``."""
+        settles = f":{self.quote}" if self.venue is Venue.FUTURES else ""
+        return f"{self.base}/{self.quote}{settles}"
 
     def file_name(self, interval: str, kind: str) -> str:
-        """Return the name of this contract's feather file, without its folder."""
+        """Return the name of this pair's feather file, without its folder."""
+        if self.venue is Venue.SPOT:
+            return f"{self.base}_{self.quote}-{interval}.feather"
         return f"{self.base}_{self.quote}_{self.quote}-{interval}-{kind}.feather"
 
 
@@ -118,6 +153,12 @@ class Candles:
             self.volume[part],
         )
 
+    def then(self, later: Candles) -> Candles:
+        """Return these candles and ``later`` ones of the same interval as copies."""
+        names = ("open_ms", "open", "high", "low", "close", "volume")
+        columns = [np.concatenate([getattr(self, name), getattr(later, name)]) for name in names]
+        return Candles(self.interval_ms, *columns)
+
     def closed_count(self, now_ms: int) -> int:
         """Return how many candles have closed by ``now_ms``."""
         return int(np.searchsorted(self.open_ms, now_ms - self.interval_ms, side="right"))
@@ -143,32 +184,37 @@ class FundingRates:
 
 
 class CandleStore:
-    """The futures part of a freqtrade data directory.
+    """One market of a freqtrade data directory.
 
     Parameters
     ----------
     datadir
         The exchange's folder, the one that holds ``futures/``. Feather files come first, then
         parquet and JSON.
+    venue
+        Futures or spot.
 
     Raises
     ------
     DataDirectoryError
-        There is no futures candle file in it.
+        There is no candle file of this market in it.
     """
 
-    def __init__(self, datadir: Path | str) -> None:
+    def __init__(self, datadir: Path | str, venue: Venue = Venue.FUTURES) -> None:
         self.datadir = Path(datadir)
-        self._folder = self.datadir / "futures"
+        self.venue = venue
+        self._folder = venue.folder(self.datadir)
         recorded: dict[tuple[Symbol, str], dict[str, Path]] = {}
         if self._folder.is_dir():
-            found = [(_FILE_NAME.fullmatch(path.name), path) for path in self._folder.iterdir()]
+            name = venue.file_name
+            found = [(name.fullmatch(path.name), path) for path in self._folder.iterdir()]
             matches = [(match, path) for match, path in found if match]
             matches.sort(key=lambda each: _ENDINGS.index(each[0]["ending"]))
             for match, path in matches:
                 if match["interval"] in INTERVALS_MS:
-                    symbol = Symbol(match["base"], match["quote"])
-                    files = recorded.setdefault((symbol, match["kind"]), {})
+                    symbol = Symbol(match["base"], match["quote"], venue)
+                    kind = match["kind"] or CandleKind.TRADES.value
+                    files = recorded.setdefault((symbol, kind), {})
                     files.setdefault(match["interval"], path)
         self._recorded = {
             key: dict(sorted(files.items(), key=lambda each: INTERVALS_MS[each[0]]))
@@ -179,7 +225,7 @@ class CandleStore:
         }
         if not self._symbols:
             raise DataDirectoryError(
-                f"{self._folder}: no file like BTC_USDT_USDT-5m-futures.feather; name the folder "
+                f"{self._folder}: no file like {_EXAMPLES[venue]}; name the folder "
                 "of a freqtrade data directory that holds futures/, such as user_data/data/binance"
             )
         self._candles: dict[tuple[Symbol, CandleKind, str], Candles] = {}
@@ -236,6 +282,27 @@ class CandleStore:
         """Return the time at which the last candle closes, in milliseconds since 1970."""
         ends = (self.finest(symbol) for symbol in self.symbols)
         return max(int(candles.open_ms[-1]) + candles.interval_ms for candles in ends)
+
+
+def stores_in(datadir: Path | str) -> dict[Venue, CandleStore]:
+    """Return the markets of a data directory.
+
+    Raises
+    ------
+    DataDirectoryError
+        There are candles of none; says what futures' would be called.
+    """
+    found: dict[Venue, CandleStore] = {}
+    missing: DataDirectoryError | None = None
+    for venue in Venue:
+        try:
+            found[venue] = CandleStore(datadir, venue)
+        except DataDirectoryError as error:
+            missing = missing or error
+    if not found:
+        assert missing is not None
+        raise missing
+    return found
 
 
 def _read_candles(path: Path, interval_ms: int, kind: str) -> Candles:

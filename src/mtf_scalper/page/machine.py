@@ -82,7 +82,7 @@ def machine_section(run: Run) -> Section:
 
 
 def _plot(run: Run, samples: pd.DataFrame, spans: Sequence[Span]) -> Plot:
-    began = run.began.timestamp()
+    began = run.clock_began.timestamp()
     moments = samples["time"].to_numpy(dtype=np.float64) - began
     end = max([float(moments[-1]), *(span.ended - began for span in spans)])
     bands = dominant(

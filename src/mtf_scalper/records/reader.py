@@ -112,6 +112,15 @@ class Run:
         return datetime.fromisoformat(self.manifest["began"]).astimezone(UTC)
 
     @property
+    def clock_began(self) -> datetime:
+        """When the run began by the clock of its events and samples, which a soak's bot has made.
+
+        It is ``began`` where the manifest says nothing else.
+        """
+        told = self.manifest.get("clock_began")
+        return self.began if told is None else datetime.fromisoformat(told).astimezone(UTC)
+
+    @property
     def outcome(self) -> dict[str, Any] | None:
         """How the run ended, None where it has not or could not say so."""
         found: dict[str, Any] | None = _read_json(self.folder / files.OUTCOME)
@@ -135,7 +144,7 @@ class Run:
         if outcome is not None:
             return float(outcome["seconds"])
         last = max((event["time"] for event in self.events()), default=None)
-        return None if last is None else max(0.0, float(last) - self.began.timestamp())
+        return None if last is None else max(0.0, float(last) - self.clock_began.timestamp())
 
     @property
     def verdict(self) -> str | None:

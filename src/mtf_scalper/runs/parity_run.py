@@ -19,7 +19,7 @@ from mtf_scalper.paths import user_data
 from mtf_scalper.runs.given_predictions import GIVEN
 from mtf_scalper.runs.parity import backtest, compare, load_config
 from mtf_scalper.runs.parity_report import print_report
-from mtf_scalper.runs.program import MODEL, STRATEGY, merged
+from mtf_scalper.runs.program import MODEL, STRATEGY, log_config, merged
 from mtf_scalper.runs.project import demo_market, find_project
 
 
@@ -154,25 +154,5 @@ def _overrides(folder: Path, url: str, pairs: Sequence[str], train_cycles: int) 
             "identifier": folder.name,
             "rl_config": {"train_cycles": train_cycles, "progress_bar": False},
         },
-        "log_config": _log_config(folder / "freqtrade.log"),
-    }
-
-
-def _log_config(path: Path) -> dict[str, Any]:
-    """Return a configuration of ``logging`` that keeps freqtrade's log out of the terminal."""
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {
-            "standard": {"format": "%(asctime)s - %(name)s - %(levelname)s - %(message)s"}
-        },
-        "handlers": {
-            "file": {
-                "class": "logging.FileHandler",
-                "formatter": "standard",
-                "filename": str(path),
-                "encoding": "utf-8",
-            }
-        },
-        "root": {"handlers": ["file"], "level": "INFO"},
+        "log_config": log_config(folder / "freqtrade.log"),
     }

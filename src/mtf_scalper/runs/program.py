@@ -145,7 +145,7 @@ class BacktestRun:
         if self.process.returncode != 0:
             raise RunError(
                 f"freqtrade ended with exit code {self.process.returncode}: "
-                f"{_last_error(self.request.log)} (see {self.request.log})"
+                f"{last_error(self.request.log)} (see {self.request.log})"
             )
         archives = sorted(self.request.folder.glob("backtest-result-*.zip"))
         if not archives:
@@ -217,10 +217,10 @@ def _started(request: BacktestRequest, record: RunRecord | None) -> Iterator[Bac
             try:
                 yield BacktestRun(request, process)
             finally:
-                _stop(process)
+                stop_program(process)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop_program(process: subprocess.Popen[bytes]) -> None:
     """End the program: politely, so that it ends its own children, then all by force."""
     if process.poll() is not None:
         return
@@ -254,7 +254,28 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _last_error(log: Path) -> str:
+def log_config(path: Path) -> dict[str, Any]:
+    """Return a configuration of ``logging`` that keeps freqtrade's log out of the terminal."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "standard": {"format": "%(asctime)s - %(name)s - %(levelname)s - %(message)s"}
+        },
+        "handlers": {
+            "file": {
+                "class": "logging.FileHandler",
+                "formatter": "standard",
+                "filename": str(path),
+                "encoding": "utf-8",
+            }
+        },
+        "root": {"handlers": ["file"], "level": "INFO"},
+    }
+
+
+def last_error(log: Path) -> str:
+    """Return the last error that a program has logged, or the last line that it printed."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line for line in lines if " - ERROR - " in line or " - CRITICAL - " in line]
     if errors:

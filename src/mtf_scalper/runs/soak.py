@@ -1,0 +1,299 @@
+"""A soak: the unmodified ``freqtrade trade`` on history, faster than time, and what came of it.
+
+The bot runs in dry run against a live replay exchange on loopback, in a process that lives by the
+exchange's clock. It has a user directory of its own with the project's strategy, trains, trades and
+retrains in FreqAI's thread while it trades. Then its decisions are set beside those of a backtest
+with the same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mtf_scalper.clock import RunningClock, to_ms
+from mtf_scalper.exchange import offline_exchange_config, running_exchange
+from mtf_scalper.freqai.decision_log import read_decisions
+from mtf_scalper.paths import user_data
+from mtf_scalper.records.files import LIVE_PREDICTIONS
+from mtf_scalper.records.sampler import ProcessSampler, Sample
+from mtf_scalper.records.writer import RUN_VARIABLE, RunRecord
+from mtf_scalper.runs.clocked import clocked_command
+from mtf_scalper.runs.program import (
+    MODEL,
+    STRATEGY,
+    RunError,
+    last_error,
+    log_config,
+    merged,
+    stop_program,
+)
+from mtf_scalper.runs.watched import watched_command
+
+_POLL_SECONDS = 0.25
+_SAMPLE_SECONDS = 1.0
+_LEAST_LOOP_SECONDS = 5
+_REAL_LOOP_SECONDS = 0.25
+"""The bot looks at prices at most four times a real second, however fast its clock is."""
+
+_STRATEGY_FILE = '''\
+"""{name} of the project, which also writes down what it decides."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from mtf_scalper.freqai.decision_log import log_decisions
+
+_spec = importlib.util.spec_from_file_location("soaked_strategy", {path!r})
+_module = importlib.util.module_from_spec(_spec)
+sys.modules["soaked_strategy"] = _module
+_spec.loader.exec_module(_module)
+
+
+class {name}(_module.{name}):
+    def bot_start(self, **kwargs):
+        super().bot_start(**kwargs)
+        log_decisions(self, Path({log!r}))
+'''
+
+
+@dataclass(frozen=True)
+class SoakPlan:
+    """What to soak.
+
+    Attributes
+    ----------
+    project : Path
+        The project's root, with ``configs`` and ``user_data``.
+    folder : Path
+        The run's record, where all of the bot's own files go as well.
+    datadir : Path
+        freqtrade data directory; the replay exchange serves it, the bot never sees it.
+    last : datetime
+        When the last candle closes, with time zone.
+    begin : datetime
+        What the clock shows when the bot starts, with time zone.
+    days : float
+        How long the clock runs after the first candle that is decided with a prediction: how long
+        the bot takes to start depends on the machine.
+    speed : float
+        Seconds of the clock per second.
+    overrides : mapping
+        Configuration laid over ``configs/config_rl_hybrid.json``.
+    """
+
+    project: Path
+    folder: Path
+    datadir: Path
+    last: datetime
+    begin: datetime
+    days: float
+    speed: float
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def bot(self) -> Path:
+        """The bot's user directory."""
+        return self.folder / "bot"
+
+    @property
+    def log(self) -> Path:
+        """File with all that the bot printed."""
+        return self.folder / "freqtrade.log"
+
+    @property
+    def decisions(self) -> Path:
+        """File with what the bot's strategy decided."""
+        return self.folder / "decisions.jsonl"
+
+    @property
+    def predictions(self) -> Path:
+        """File with what the bot's models predicted."""
+        return self.folder / LIVE_PREDICTIONS
+
+    def configs(self, url: str, name: str) -> list[Path]:
+        """Write the configuration of a program at an exchange, and return its files."""
+        throttle = max(_LEAST_LOOP_SECONDS, round(_REAL_LOOP_SECONDS * self.speed))
+        ours = {
+            "db_url": f"sqlite:///{(self.folder / 'trades.sqlite').as_posix()}",
+            "dry_run": True,
+            "internals": {"process_throttle_secs": throttle, "heartbeat_interval": 3600},
+            "freqai": {
+                "identifier": self.folder.name,
+                "purge_old_models": 0,  # the comparison needs the weights of every candle
+                "rl_config": {"progress_bar": False},
+            },
+        }
+        content = merged(merged(ours, self.overrides), offline_exchange_config(url))
+        file = self.folder / f"{name}.json"
+        file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        return [self.project / "configs" / "config_rl_hybrid.json", file]
+
+    def command(self, url: str) -> list[str]:
+        """Make the bot's user directory, and return its command line."""
+        strategies = self.bot / "strategies"
+        strategies.mkdir(parents=True)
+        (self.bot / "data").mkdir()
+        source = user_data(self.project) / "strategies" / f"{STRATEGY}.py"
+        text = _STRATEGY_FILE.format(
+            name=STRATEGY, path=str(source.resolve()), log=str(self.decisions.resolve())
+        )
+        (strategies / source.name).write_text(text, encoding="utf-8")
+        return [
+            *(sys.executable, "-m", "freqtrade", "trade"),
+            *("--strategy", STRATEGY, "--freqaimodel", MODEL),
+            *(f"--config={file}" for file in self.configs(url, "bot")),
+            *("--userdir", str(self.bot), "--datadir", str(self.bot / "data")),
+            *("--freqaimodel-path", str(user_data(self.project) / "freqaimodels")),
+        ]
+
+
+@dataclass
+class Soaked:
+    """What was seen of a bot while it ran.
+
+    Attributes
+    ----------
+    memory : list of (int, int)
+        The clock in milliseconds since 1970, and bytes of all its processes.
+    end : datetime
+        When it was stopped, by its clock.
+    seconds : float
+        How long it took in real time.
+    """
+
+    end: datetime
+    memory: list[tuple[int, int]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def run_bot(
+    plan: SoakPlan, record: RunRecord, on_poll: Callable[[datetime], None] | None = None
+) -> Soaked:
+    """Run the bot until the clock has gone through the plan's days.
+
+    The bot and all its children are ended if this is interrupted.
+
+    Parameters
+    ----------
+    plan : SoakPlan
+    record : RunRecord
+        Where the bot tells of its trainings, predictions and trades.
+    on_poll : callable, optional
+        Gets the clock four times a second.
+
+    Raises
+    ------
+    RunError
+        If the bot ends by itself, or the candles end first.
+    """
+    soaked = Soaked(plan.last)
+    clock = RunningClock.starting_at(plan.begin, plan.speed)
+    with running_exchange(plan.datadir, now=clock) as url:
+        # The clock begins when everything else is there.
+        command = clocked_command(clock, plan.command(url))
+        started = time.monotonic()
+        with _started(plan, record, watched_command(command)) as process:
+
+            def note(sample: Sample) -> None:
+                soaked.memory.append((clock.now_ms(), sample.resident_bytes))
+                record.append_sample(replace(sample, time=clock.now_ms() / 1000))
+
+            with ProcessSampler(
+                process.pid, interval_seconds=_SAMPLE_SECONDS, on_sample=note, keeps=False
+            ):
+                soaked.end = _await_end(plan, process, clock, on_poll)
+        soaked.seconds = time.monotonic() - started
+    return soaked
+
+
+def _await_end(
+    plan: SoakPlan,
+    process: subprocess.Popen[bytes],
+    clock: RunningClock,
+    on_poll: Callable[[datetime], None] | None,
+) -> datetime:
+    """Return the time at which the bot has decided candles for as long as planned."""
+    end = None
+    while True:
+        now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
+        if process.poll() is not None:
+            raise RunError(
+                f"freqtrade ended by itself with exit code {process.returncode}: "
+                f"{last_error(plan.log)} (see {plan.log})"
+            )
+        if end is None and any(each.get("predicted") for each in read_decisions(plan.decisions)):
+            end = now + timedelta(days=plan.days)
+        if end is not None and now >= end:
+            return now
+        if now >= plan.last:
+            missing = "had decided one" if end is None else f"had decided {plan.days:g} days"
+            raise RunError(
+                f"the candles ended on {plan.last:%Y-%m-%d %H:%M} before the bot {missing}; "
+                f"choose an earlier --from or a lower --speed (see {plan.log})"
+            )
+        if on_poll is not None:
+            on_poll(now)
+        time.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _started(
+    plan: SoakPlan, record: RunRecord, command: Sequence[str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    with plan.log.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=plan.project,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "COLUMNS": "160",
+                "PYTHONIOENCODING": "utf-8",
+                RUN_VARIABLE: str(record.folder),
+            },
+        )
+        try:
+            yield process
+        finally:
+            stop_program(process)
+
+
+def check_arguments(plan: SoakPlan, url: str, end: datetime) -> dict[str, Any]:
+    """Return what freqtrade is told to backtest beside the bot, by its names inside freqtrade.
+
+    Parameters
+    ----------
+    plan : SoakPlan
+    url : str
+        An exchange that has all candles.
+    end : datetime
+        When the bot was stopped.
+    """
+    *files, last = plan.configs(url, "backtest")
+    content = json.loads(last.read_text(encoding="utf-8"))
+    content["log_config"] = log_config(plan.folder / "backtest.log")
+    last.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return {
+        "config": [str(file) for file in (*files, last)],
+        "user_data_dir": str(plan.bot),
+        "datadir": str(plan.datadir),
+        "strategy": STRATEGY,
+        "strategy_path": str(user_data(plan.project) / "strategies"),
+        "freqaimodel": MODEL,
+        "freqaimodel_path": str(user_data(plan.project) / "freqaimodels"),
+        "timerange": f"{to_ms(plan.begin) // 1000}-{to_ms(end) // 1000}",
+        "export": "none",
+    }
