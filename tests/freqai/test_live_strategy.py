@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -111,7 +110,7 @@ def entered(desk: Desk, opinions: Opinions, side: np.ndarray = LONG, price: floa
 def test_freqtrade_refuses_market_exits_at_our_own_side_of_the_book(
     make_desk: Callable[..., Desk], opinions: Opinions
 ) -> None:
-    with pytest.raises(ConfigurationError, match='require exit_pricing.price_side = "other"'):
+    with pytest.raises(ConfigurationError, match=r'require exit_pricing\.price_side = "other"'):
         make_desk(exit_pricing={"price_side": "same"})
 
 
