@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from mtf_scalper.freqai import columns
 from mtf_scalper.simulator.types import Side
 
 
@@ -58,6 +60,36 @@ class DecisionTable:
         highest = float(self.high[rows].max(initial=open_rate))
         lowest = float(self.low[rows].min(initial=open_rate))
         return (highest, lowest) if side is Side.LONG else (lowest, highest)
+
+
+def table_of(
+    frame: pd.DataFrame, atr_pct: pd.Series, predicted: NDArray[np.bool_]
+) -> DecisionTable:
+    """Return the table of a frame that was analysed.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Candles with ``classic_leverage``, ``agent_exit_long`` and ``agent_exit_short``.
+    atr_pct : Series
+        Of the base timeframe.
+    predicted : ndarray of bool, shape (T,)
+    """
+
+    def numbers(name: str) -> NDArray[np.float64]:
+        return np.asarray(frame[name].to_numpy(dtype=np.float64))
+
+    return DecisionTable(
+        dates=frame["date"].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]"),
+        close=numbers("close"),
+        high=numbers("high"),
+        low=numbers("low"),
+        atr_pct=atr_pct.to_numpy(dtype=np.float64),
+        leverage=numbers(columns.LEVERAGE),
+        predicted=predicted,
+        exit_long=numbers("agent_exit_long"),
+        exit_short=numbers("agent_exit_short"),
+    )
 
 
 def utc(moment: datetime) -> np.datetime64:

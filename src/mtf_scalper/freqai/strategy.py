@@ -20,14 +20,13 @@ from freqtrade.exceptions import OperationalException
 from freqtrade.exchange import timeframe_to_prev_date, timeframe_to_seconds
 from freqtrade.persistence import Order, Trade
 from freqtrade.strategy import DecimalParameter, IStrategy
-from numpy.typing import NDArray
 from pandas import DataFrame
 
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.freqai import columns
+from mtf_scalper.freqai import columns, opinions
 from mtf_scalper.freqai.analyses import Analyses, answering, reason_of, without_opinion
 from mtf_scalper.freqai.config import read_settings, trade_rules
-from mtf_scalper.freqai.decision_table import DecisionTable
+from mtf_scalper.freqai.decision_table import DecisionTable, table_of
 from mtf_scalper.freqai.exchange_terms import exchange_option
 from mtf_scalper.freqai.open_trade import Life, filled_at, life_of, safety_reason
 from mtf_scalper.freqai.rule_frames import included_timeframes, log_added, longer_candles, plots
@@ -42,16 +41,13 @@ from mtf_scalper.market.signals import (
 )
 from mtf_scalper.market.timeframes import entry_timeframes, warmup_candles
 from mtf_scalper.simulator.exits import safety_limits
-from mtf_scalper.simulator.masks import action_mask, masked_probabilities
 from mtf_scalper.simulator.observation import age_limit, position_state
 from mtf_scalper.simulator.types import Action, ExitReason, Side
 
 logger = logging.getLogger(__name__)
 
-_LONG_MASK, _SHORT_MASK = (
-    np.array([action in (Action.NEUTRAL, exit_) for action in Action])
-    for exit_ in (Action.LONG_EXIT, Action.SHORT_EXIT)
-)
+_BOUNDING = ("exit", "stoploss", "emergency_exit")
+"""Orders that bound a loss."""
 
 
 class HybridStrategy(IStrategy):
@@ -70,7 +66,7 @@ class HybridStrategy(IStrategy):
     use_exit_signal = True
     order_types = {  # noqa: RUF012 - freqtrade's own interface
         "entry": "limit",
-        **dict.fromkeys(("exit", "stoploss", "emergency_exit", "force_exit"), "market"),
+        **dict.fromkeys((*_BOUNDING, "force_exit"), "market"),
         "stoploss_on_exchange": False,
     }
     startup_candle_count = features.WARMUP_CANDLES_5M
@@ -138,6 +134,13 @@ class HybridStrategy(IStrategy):
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
         log_added(self._timeframes, self._included)
+        resting = [name for name in _BOUNDING if self.order_types.get(name) != "market"]
+        if resting and self._is_running():
+            logger.warning(
+                "order_types: %s wait at a limit, which a fall may never come back to; set them to "
+                "'market', and exit_pricing.price_side to 'other'",
+                ", ".join(resting),
+            )
 
     def bot_loop_start(self, current_time: datetime, **kwargs: Any) -> None:
         """Tell the run's record; a strategy that overrides this calls it."""
@@ -236,26 +239,11 @@ class HybridStrategy(IStrategy):
     def populate_entry_trend(self, dataframe: DataFrame, metadata: dict[str, Any]) -> DataFrame:
         """Enter where the classic rule fires and the agent, where it is asked, agrees."""
         long, short = classic_entries(dataframe, self._thresholds(), self._timeframes)
-        probabilities = _probabilities(dataframe)
-        predicted = probabilities.sum(axis=1) > 0.0
         entry = self._rules.entry
         assert entry is not None  # read from the configuration, which has a default
-        by_signal = np.stack(
-            [
-                action_mask(
-                    Side.FLAT,
-                    entry=entry,
-                    can_short=self._rules.can_short,
-                    signal_long=bool(code & 1),
-                    signal_short=bool(code & 2),
-                )
-                for code in range(4)
-            ]
-        )
-        masks = by_signal[long.astype(int) + 2 * short.astype(int)]
-        action = masked_probabilities(probabilities, masks).argmax(axis=1)
-        dataframe["enter_long"] = (predicted & (action == Action.LONG_ENTER)).astype(int)
-        dataframe["enter_short"] = (predicted & (action == Action.SHORT_ENTER)).astype(int)
+        action = opinions.entry_actions(dataframe, long, short, entry, self._rules.can_short)
+        dataframe["enter_long"] = (action == Action.LONG_ENTER).astype(int)
+        dataframe["enter_short"] = (action == Action.SHORT_ENTER).astype(int)
         dataframe["enter_tag"] = np.where(
             dataframe["enter_long"] + dataframe["enter_short"] > 0, str(entry), ""
         )
@@ -263,28 +251,12 @@ class HybridStrategy(IStrategy):
 
     def populate_exit_trend(self, dataframe: DataFrame, metadata: dict[str, Any]) -> DataFrame:
         """Note the agent's exit probabilities; ``custom_exit`` acts on them."""
-        probabilities = _probabilities(dataframe)
-        predicted = probabilities.sum(axis=1) > 0.0
-        for name, mask, action in (
-            ("agent_exit_long", _LONG_MASK, Action.LONG_EXIT),
-            ("agent_exit_short", _SHORT_MASK, Action.SHORT_EXIT),
-        ):
-            masks = np.broadcast_to(mask, probabilities.shape)
-            leave = masked_probabilities(probabilities, masks)[:, action]
-            dataframe[name] = np.where(predicted, leave, 0.0)
+        for side, name in ((Side.LONG, "agent_exit_long"), (Side.SHORT, "agent_exit_short")):
+            dataframe[name] = opinions.exit_chances(dataframe, side)
         dataframe["exit_long"] = 0
         dataframe["exit_short"] = 0
-        self._tables[metadata["pair"]] = DecisionTable(
-            dates=dataframe["date"].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]"),
-            close=dataframe["close"].to_numpy(dtype=np.float64),
-            high=dataframe["high"].to_numpy(dtype=np.float64),
-            low=dataframe["low"].to_numpy(dtype=np.float64),
-            atr_pct=dataframe[f"atr_pct_{self._timeframes[0]}"].to_numpy(dtype=np.float64),
-            leverage=dataframe[columns.LEVERAGE].to_numpy(dtype=np.float64),
-            predicted=predicted,
-            exit_long=dataframe["agent_exit_long"].to_numpy(dtype=np.float64),
-            exit_short=dataframe["agent_exit_short"].to_numpy(dtype=np.float64),
-        )
+        atr_pct = dataframe[f"atr_pct_{self._timeframes[0]}"]
+        self._tables[metadata["pair"]] = table_of(dataframe, atr_pct, opinions.predicted(dataframe))
         return dataframe
 
     def custom_exit(
@@ -332,12 +304,7 @@ class HybridStrategy(IStrategy):
             leverage=trade.leverage,
         )
         chances = self.freqai.decisions.probabilities(pair, table.dates[row], state)
-        mask, action = (
-            (_SHORT_MASK, Action.SHORT_EXIT)
-            if life.side is Side.SHORT
-            else (_LONG_MASK, Action.LONG_EXIT)
-        )
-        return bool(masked_probabilities(chances, mask)[action] > threshold)
+        return opinions.exit_chance(chances, life.side) > threshold
 
     def min_roi_reached(self, trade: Trade, current_profit: float, current_time: datetime) -> bool:
         """Count the minutes of the ROI ladder from the fill, where freqtrade takes the order's."""
@@ -453,12 +420,3 @@ def entry_seconds(timeframe: str) -> int:
     Entries are tested at the open; what comes much later is another trade.
     """
     return max(int(timeframe_to_seconds(timeframe)) // 5, 30)
-
-
-def _probabilities(dataframe: DataFrame) -> NDArray[np.float64]:
-    """Return the model's probabilities, shape (T, 5); zeros where it made no prediction."""
-    names = list(columns.PROBABILITIES)
-    if not set(names) <= set(dataframe.columns):
-        return np.zeros((len(dataframe), len(names)))
-    valid = dataframe["do_predict"].to_numpy() == 1
-    return np.where(valid[:, None], dataframe[names].to_numpy(dtype=np.float64), 0.0)
