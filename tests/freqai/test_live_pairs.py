@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import freqtrade.freqai.utils
@@ -17,7 +18,7 @@ from live_bot import BEGIN, MINUTES, OTHER, PAIR, Desk, dry, keep_time
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.histories import without_duplicates
+from mtf_scalper.freqai.histories import complete, without_duplicates
 from mtf_scalper.freqai.model import MtfScalperRLModel
 from mtf_scalper.freqai.waiting import Turns, WaitingPairs
 
@@ -156,6 +157,37 @@ def test_a_pair_whose_training_failed_does_not_wait_for_another_to_be_due(
     failing.clear()
     desk.at(BEGIN + FIVE + SECOND)
     assert trained(desk, OTHER, seconds=20.0)
+
+
+def test_stored_candles_that_end_before_the_exchanges_begin_are_not_gone_on_from(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """FreqAI raises an error, at the analysis of every pair."""
+    dates = pd.date_range("2024-02-01", periods=30, freq="5min", tz="UTC")
+    stored, told = (pd.DataFrame({"date": dates[rows]}) for rows in (slice(10), slice(15, None)))
+    fits = pd.DataFrame({"date": dates[:20]})
+    histories = {PAIR: {"5m": stored}, OTHER: {"5m": fits}}
+    given = SimpleNamespace(dp=SimpleNamespace(get_pair_dataframe=lambda *_: told))
+    kitchen = SimpleNamespace(pair=OTHER, all_pairs=[PAIR, OTHER])
+    known = complete(histories, frozenset(), given, kitchen, ["5m"])
+    assert known == {(PAIR, "5m"), (OTHER, "5m")}
+    assert histories[PAIR]["5m"] is told
+    assert histories[OTHER]["5m"] is fits
+    assert caplog.messages == [
+        f"{PAIR}: stored candles of 5m cannot be gone on from, they end too early: trainings have "
+        "the 15 candles from 2024-02-01 01:15 on alone; for more, run `freqtrade download-data` "
+        "and start the bot again"
+    ]
+    given.dp.get_pair_dataframe = None  # those that are known are not asked for again
+    assert complete(histories, known, given, kitchen, ["5m"]) == known
+
+
+def test_a_pair_without_any_candles_is_refused_by_name() -> None:
+    nothing = pd.DataFrame({"date": []})
+    given = SimpleNamespace(dp=SimpleNamespace(get_pair_dataframe=lambda *_: nothing))
+    kitchen = SimpleNamespace(pair=PAIR, all_pairs=[PAIR])
+    with pytest.raises(MarketError, match=f"{PAIR}: neither the disk nor the exchange has candles"):
+        complete({}, frozenset(), given, kitchen, ["5m", "1h"])
 
 
 def test_everyone_has_a_turn_whatever_freqai_does_with_its_queue() -> None:

@@ -16,6 +16,7 @@ from freqtrade.rpc import RPC
 from freqtrade.strategy import IStrategy
 from live_bot import BEGIN, OTHER, PAIR, Desk, dry, keep_time
 
+from mtf_scalper.freqai.analyses import Analyses
 from mtf_scalper.freqai.open_trade import SAFETY_EXITS
 from mtf_scalper.freqai.strategy import HybridStrategy, entry_seconds
 from mtf_scalper.simulator.types import ExitReason
@@ -206,6 +207,7 @@ def test_after_a_start_without_any_analysis_the_safety_rules_close_a_trade(
     opinions: Opinions,
     trouble: Callable[[Desk, Opinions], None],
     reason: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     desk = make_desk()
     entered(desk, opinions)
@@ -217,7 +219,10 @@ def test_after_a_start_without_any_analysis_the_safety_rules_close_a_trade(
     price = {"emergency_loss": 97.0, "break_even": 100.0, "max_duration": 100.0}[reason]
     desk.tell(BEGIN + later * FIVE + SECOND, price)
     desk.start()
+    caplog.clear()
     desk.bot.process()  # the first loop
+    told = "gives no candles" if trouble is has_no_candles else "is not analysed"
+    assert [line for line in caplog.messages if told in line and line.startswith(PAIR)]
     (trade,) = desk.trades
     assert not trade.is_open
     assert trade.exit_reason == reason
@@ -372,6 +377,29 @@ def test_a_pair_without_candles_is_told_once_a_candle(
     last = desk.frames[PAIR, "5m"]["date"].iloc[-1]
     desk.at(last + 3 * FIVE + SECOND)
     assert f"{PAIR}: the exchange's last candle is that of {last:%Y-%m-%d %H:%M}, " in caplog.text
+
+
+def test_trouble_in_looking_at_candles_stops_no_exit(
+    make_desk: Callable[..., Desk],
+    opinions: Opinions,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = make_desk()
+    trade = entered(desk, opinions)
+    monkeypatch.delattr(Analyses, "look")
+    desk.at(BEGIN + FIVE + SECOND, 97.0)
+    assert trade.exit_reason == "emergency_loss"
+    assert "the candles of the pairs cannot be looked at: AttributeError" in caplog.text
+
+
+def test_a_bot_is_told_which_orders_may_rest(
+    make_desk: Callable[..., Desk], opinions: Opinions, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_desk()
+    assert "wait at a limit" not in caplog.text
+    make_desk(order_types=IStrategy.order_types)
+    assert "order_types: exit, stoploss wait at a limit" in caplog.text
 
 
 # Entries that nobody tested

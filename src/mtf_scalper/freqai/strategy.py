@@ -134,7 +134,7 @@ class HybridStrategy(IStrategy):
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
         log_added(self._timeframes, self._included)
-        resting = [name for name in _BOUNDING if self.order_types.get(name) != "market"]
+        resting = [name for name in _BOUNDING if self.order_types.get(name, "market") != "market"]
         if resting and self._is_running():
             logger.warning(
                 "order_types: %s wait at a limit, which a fall may never come back to; set them to "
@@ -160,12 +160,15 @@ class HybridStrategy(IStrategy):
         """Analyse a running bot's pairs, and say which have no candles."""
         super().analyze(pairs)
         kind = self.config.get("candle_type_def", CandleType.SPOT)
-        self._analyses.look(
-            pairs,
-            timeframe_to_prev_date(self.timeframe),
-            self._step(),
-            lambda pair: self.dp.ohlcv(pair, self.timeframe, copy=False, candle_type=kind),
-        )
+        try:
+            self._analyses.look(
+                pairs,
+                timeframe_to_prev_date(self.timeframe),
+                self._step(),
+                lambda pair: self.dp.ohlcv(pair, self.timeframe, copy=False, candle_type=kind),
+            )
+        except Exception as error:  # exits come after this, and freqtrade would not get there
+            logger.warning("the candles of the pairs cannot be looked at: %s", reason_of(error))
 
     def analyze_ticker(self, dataframe: DataFrame, metadata: dict[str, Any]) -> DataFrame:
         """Analyse a running bot's candle; one that fails has no opinion, nor has the one before."""
