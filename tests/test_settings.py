@@ -486,8 +486,9 @@ def test_every_setting_has_its_effect_tested() -> None:
         "untrainable_pairs": "runs/test_left_out.py",
     }
     assert set(Settings.model_fields) == {*PPO_EFFECTS, *ENV_EFFECTS, *elsewhere}
-    # A policy and not the environment goes by it: ppo/test_exact_training.py.
-    assert set(TradeRules.model_fields) == {*RULE_EFFECTS, "exit_confidence"}
+    # A policy and not the environment goes by the one: ppo/test_exact_training.py; no trade goes by
+    # the other, but its profit does: simulator/test_slippage.py.
+    assert set(TradeRules.model_fields) == {*RULE_EFFECTS, "exit_confidence", "slippage_bps"}
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,10 @@ class TradeRules(_Frozen):
     exit_timeout_minutes : float or None
         After so many minutes an exit order that no candle has reached is withdrawn (freqtrade's
         ``unfilledtimeout.exit``); see ``simulator.reference``.
+    slippage_bps : float
+        What every exit loses to the order book, in hundredths of a percent of its price, because
+        it goes to market. Charged where an account is marked or a trade closed; rules that look at
+        profits see none of it, as in freqtrade.
     exit_confidence : float
         The agent leaves a trade where its probability of that, among valid actions, is above this;
         at 0.5 it takes the more probable one. Wherever a policy trades: where weights are chosen,
@@ -278,6 +282,7 @@ class TradeRules(_Frozen):
     is_liquidated: bool = True
     liquidation_buffer: Annotated[float, Field(ge=0.0, le=0.99)] = 0.05
     exit_timeout_minutes: Positive | None = None
+    slippage_bps: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0
     exit_confidence: Ratio = 0.5
     max_training_drawdown: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
 
@@ -478,6 +483,8 @@ class Settings(_Frozen):
             raise ValueError("fills 'freqtrade_env' needs reward 'freqtrade_example', its own")
         if self.add_state_info:
             raise ValueError("fills 'freqtrade_env' does not go with add_state_info")
+        if self.rules.slippage_bps:
+            raise ValueError("fills 'freqtrade_env' does not go with slippage_bps")
         return self
 
     @property
@@ -607,6 +614,7 @@ _IGNORED = {
             "drop_ohlc_from_features",
             "max_trade_duration_candles",
             "entry",
+            "slippage_bps",
         }
     ),
     "model_training_parameters": frozenset({"verbose"}),

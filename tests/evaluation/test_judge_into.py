@@ -260,6 +260,23 @@ KEPT = {
 }
 
 
+def test_a_backtest_is_judged_without_slippage_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """freqtrade's backtester charges none, and its trades would not be played again."""
+    traded_on = market(BTC, 1)
+    written = closed(as_freqtrade_writes(traded_on, traded(traded_on)))
+    judged = []
+    for number, bps in enumerate((0.0, 5.0)):
+        settings = SETTINGS.changed(rules=RULES.changed(slippage_bps=bps))
+        with RunRecord.begin(tmp_path / str(number), "backtest", pairs=[BTC]) as record:
+            judged.append(judge_into(record, written, {BTC: traded_on}, settings))
+        assert len(caplog.messages) == number
+    assert all(isinstance(each, Judged) for each in judged)
+    assert judged[0].figures == judged[1].figures
+    assert caplog.messages[0].startswith("slippage_bps 5 is charged in training and by `mtf-scal")
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_baselines_use_the_entries_that_the_strategy_made(name: str) -> None:
     """What is right is traded on a market that has no other entries than the strategy's own."""

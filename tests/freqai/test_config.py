@@ -201,6 +201,17 @@ def test_rl_config_overrides_duration_and_entry() -> None:
     assert rules.entry is EntryMode.CLASSIC
 
 
+def test_slippage_is_read_and_models_of_another_are_refused(tmp_path: Path) -> None:
+    config = copy.deepcopy(SILENT)
+    assert trade_rules(config, strategy_of()).slippage_bps == 0.0
+    config["freqai"]["rl_config"]["slippage_bps"] = 2.5
+    rules = trade_rules(config, strategy_of())
+    assert rules.slippage_bps == read_settings(config).rules.slippage_bps == 2.5
+    check_identifier(tmp_path, Settings(rules=rules))
+    with pytest.raises(SettingsError, match="holds models made with other settings"):
+        check_identifier(tmp_path, Settings(rules=rules.changed(slippage_bps=0.0)))
+
+
 @pytest.mark.parametrize("given", [0.62, SimpleNamespace(value=0.62)], ids=["number", "parameter"])
 def test_the_confidence_of_exits_is_the_strategys(given: Any, tmp_path: Path) -> None:
     """A model is traded at another one under its identifier: hyperopt looks for the best."""
@@ -219,6 +230,8 @@ def test_the_confidence_of_exits_is_the_strategys(given: Any, tmp_path: Path) ->
         ({}, {"stoploss": 0.1}, "stoploss"),
         ({}, {"minimal_roi": {"-5": 0.1}}, "minimal_roi"),
         ({}, {"emergency_loss": 0.03}, "emergency_loss"),
+        ({"slippage_bps": -1}, {}, "slippage_bps"),
+        ({"slippage_bps": "5 bps"}, {}, "slippage_bps"),
         ({}, {"use_exit_signal": False}, "use_exit_signal"),
     ],
 )

@@ -393,6 +393,27 @@ def test_the_report_says_that_all_trades_are_the_same(shipped: Backtested) -> No
     assert "First difference" not in text
 
 
+def test_what_slippage_would_cost_has_a_column_of_its_own(
+    run: Callable[..., Backtested],
+    rl_config: Callable[..., Config],
+    sometimes_silent: Given,
+    shipped: Backtested,
+) -> None:
+    """freqtrade's backtester charges none, so that the comparison does not either."""
+    charged = run(sometimes_silent, rl_config(entry="any", slippage_bps=10.0))
+    assert charged.slippage_bps == 10.0
+    assert charged.settings == shipped.settings
+    assert "would cost" not in report(shipped)[1]
+    code, text = report(charged)
+    assert code == 0
+    assert "10 bps" in text
+    assert "would cost" in text
+    each = compare(shipped)["BTC/USDT:USDT"]
+    notional = sum(trade.leverage * trade.close_rate / trade.open_rate for trade in each.run.trades)
+    assert each.costs_of_slippage(10.0) == pytest.approx(0.001 * notional, rel=0.01)
+    assert each.costs_of_slippage(0.0) == 0.0
+
+
 @pytest.mark.parametrize(("spoil", "named"), SPOILED.values(), ids=SPOILED)
 def test_a_spoiled_simulator_is_found_and_its_first_difference_printed(
     shipped: Backtested, spoil: Callable[[PairBacktest], PairBacktest], named: str

@@ -18,7 +18,7 @@ from freqtrade.plugins.protectionmanager import ProtectionManager
 from freqtrade.strategy import IStrategy
 
 from mtf_scalper.freqai import columns
-from mtf_scalper.freqai.strategy import DecisionTable
+from mtf_scalper.freqai.decision_table import DecisionTable
 from mtf_scalper.market.candles import resample_candles
 from mtf_scalper.market.features import WARMUP_CANDLES_5M
 from mtf_scalper.market.market import Market

@@ -61,6 +61,7 @@ def random_settings(rng: np.random.Generator, reward: str) -> Settings:
             break_even_trigger=maybe(0.015),
             break_even_floor=0.001,
             max_training_drawdown=maybe(0.5),
+            slippage_bps=maybe(25.0) or 0.0,
         ),
     )
 
@@ -262,6 +263,7 @@ def switches(settings: Settings) -> dict[str, object]:
         "emergency": rules.emergency_loss is not None,
         "break even": rules.break_even_trigger is not None,
         "drawdown": rules.max_training_drawdown is not None,
+        "slippage": rules.slippage_bps > 0.0,
     }
 
 

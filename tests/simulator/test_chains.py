@@ -59,8 +59,8 @@ def fork(env: ReferenceEnv) -> ReferenceEnv:
 @pytest.mark.parametrize("entry", EntryMode)
 @pytest.mark.parametrize(
     "rules",
-    [{}, ALL_EXITS, {"can_short": False}, TRAILING],
-    ids=["free", "all", "long", "trailing"],
+    [{}, ALL_EXITS, {"can_short": False}, {**TRAILING, "slippage_bps": 25.0}],
+    ids=["free", "all", "long", "trailing, with slippage"],
 )
 @pytest.mark.parametrize("ends_early", [False, True])
 @pytest.mark.parametrize("reward", ["log_return", "exit_quality"])
@@ -105,6 +105,12 @@ def test_fee_relief_is_what_fees_cost_at_the_entry(make_market: Any) -> None:
     np.testing.assert_allclose(chains.fee_relief, 2.0 * 0.001, rtol=0.02)
     other = chains_of(prepare(market, settings_with(EntryMode.ANY, {}, reward="exit_quality")))
     assert not other.fee_relief.any()
+
+
+def test_fee_relief_is_what_slippage_costs_too(make_market: Any) -> None:
+    market = make_market(n_candles=40, fee_rate=0.0)
+    chains = chains_of(prepare(market, settings_with(EntryMode.ANY, {"slippage_bps": 20.0})))
+    np.testing.assert_allclose(chains.fee_relief, 0.002, rtol=0.02)
 
 
 def test_a_long_trade_goes_on_in_a_fresh_chain(make_market: Any) -> None:

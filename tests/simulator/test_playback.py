@@ -59,6 +59,7 @@ def random_settings(rng: np.random.Generator) -> Settings:
             emergency_loss=maybe(-0.03),
             break_even_trigger=maybe(0.015),
             break_even_floor=0.001,
+            slippage_bps=maybe(25.0) or 0.0,
         ),
     )
 

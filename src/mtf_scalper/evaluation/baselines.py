@@ -38,10 +38,15 @@ def buy_and_hold(market: Market, settings: Settings) -> Simulation:
     ----------
     market : Market
     settings : Settings
-        Only the window counts: it says which open is the first.
+        Only the window counts, which says which open is the first, and the slippage.
     """
     held = settings.changed(
-        rules=TradeRules(entry=EntryMode.ANY, can_short=False, liquidation_buffer=0.0)
+        rules=TradeRules(
+            entry=EntryMode.ANY,
+            can_short=False,
+            liquidation_buffer=0.0,
+            slippage_bps=settings.rules.slippage_bps,
+        )
     )
     unlevered = replace(market, leverage=np.ones(len(market)), report_gaps=False)
     enters = np.zeros((1, len(market), 3), dtype=np.int8)

@@ -49,8 +49,16 @@ def judge_into(
     record : RunRecord
         Of the backtest; variants are looked for beside it.
     trades, markets, settings
-        As ``judge_trades`` takes them.
+        As ``judge_trades`` takes them; freqtrade's backtester has no slippage, so that none is
+        charged here, and the log says so.
     """
+    if settings.rules.slippage_bps:
+        logger.warning(
+            "slippage_bps %g is charged in training and by `mtf-scalper evaluate`; freqtrade's "
+            "backtester charges none, and neither do the figures beside it",
+            settings.rules.slippage_bps,
+        )
+        settings = settings.changed(rules=settings.rules.changed(slippage_bps=0.0))
     run = Run.open(record.folder)
     judged = judge_trades(
         trades,

@@ -40,6 +40,8 @@ class Report:
         Candles of the period, and their length.
     fee_rate : float
         Fee per side.
+    slippage_bps : float
+        What every exit loses to the order book; see ``TradeRules``.
     max_leverage : float
         Largest leverage of the market; buy and hold has leverage 1.
     entry : str
@@ -79,6 +81,7 @@ class Report:
     n_candles: int
     timeframe_minutes: int
     fee_rate: float
+    slippage_bps: float
     max_leverage: float
     entry: str
     log_return: float
@@ -107,7 +110,7 @@ class Report:
     def summary(self) -> str:
         """One line that says first, in plain words, whether the policy is degenerate."""
         verdict = f"DEGENERATE, {self.degenerate}: " if self.degenerate else ""
-        fees = f"fee {self.fee_rate:.3%} per side"
+        fees = f"fee {self.fee_rate:.3%} per side{_slippage(self.slippage_bps)}"
         parts = [
             f"{self.pair}: {verdict}log return {self.log_return:+.4f} in {self.n_trades} trades",
             "share of the oracle " + self._share_text(),
@@ -126,6 +129,7 @@ class Report:
             ("pair", self.pair),
             ("period", f"{self.period}, {self.n_candles} candles of {self.timeframe_minutes}m"),
             ("fee per side", f"{self.fee_rate:.3%}"),
+            ("slippage per exit", f"{self.slippage_bps / 100:.3f}%"),
             ("largest leverage", f"{self.max_leverage:g}"),
             ("entries", self.entry),
             ("log return", f"{self.log_return:+.4f}"),
@@ -218,6 +222,7 @@ def evaluate(
         n_candles=len(market) - first_row,
         timeframe_minutes=market.timeframe_minutes,
         fee_rate=market.fee_rate,
+        slippage_bps=settings.rules.slippage_bps,
         max_leverage=float(market.leverage.max()),
         entry=str(settings.rules.entry),
         log_return=run.log_return,
@@ -264,3 +269,7 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return None if math.isnan(value) else str(value)
+
+
+def _slippage(slippage_bps: float) -> str:
+    return f", slippage {slippage_bps:g} bps per exit" if slippage_bps else ""

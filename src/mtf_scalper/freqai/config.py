@@ -51,7 +51,8 @@ def trade_rules(config: Mapping[str, Any], strategy: Any, use: Use = Use.TRAININ
     see ``trading_options``. Stoploss, trailing stop and ROI are the strategy's as loaded (the
     configuration's where it overrides them);
     ``emergency_loss``, ``break_even_trigger``, ``break_even_floor`` and ``exit_confidence`` are
-    attributes of the strategy; ``rl_config`` may set ``entry`` and ``max_trade_duration_candles``.
+    attributes of the strategy; ``rl_config`` may set ``entry``, ``slippage_bps`` and
+    ``max_trade_duration_candles``.
 
     Raises
     ------
@@ -68,6 +69,7 @@ def trade_rules(config: Mapping[str, Any], strategy: Any, use: Use = Use.TRAININ
         "max_trade_duration_candles", getattr(strategy, "max_trade_duration_candles", None)
     )
     return TradeRules(
+        slippage_bps=rl_config.get("slippage_bps", 0.0),
         entry=_entry_mode(rl_config, strategy),
         can_short=bool(strategy.can_short),
         stoploss=strategy.stoploss,
@@ -132,7 +134,11 @@ def read_settings(config: Mapping[str, Any], rules: TradeRules | None = None) ->
         rl_section(config),
         training_parameters,
         window_size=freqai.get("conv_width", 1),
-        rules=rules or TradeRules(entry=_entry_mode(rl_section(config))),
+        rules=rules
+        or TradeRules(
+            entry=_entry_mode(rl_section(config)),
+            slippage_bps=rl_section(config).get("slippage_bps", 0.0),
+        ),
     )
 
 

@@ -18,6 +18,8 @@ from freqtrade.freqai.data_drawer import FreqaiDataDrawer
 from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.strategy import IStrategy
 
+from mtf_scalper.freqai.histories import complete, include_own_pair, without_duplicates
+
 _DATES = pd.DatetimeTZDtype("us", UTC)  # what freqtrade makes of fetched candles
 
 
@@ -51,6 +53,8 @@ def in_one_form(frame: pd.DataFrame, column: str = "date") -> pd.DataFrame:
 class Drawer(FreqaiDataDrawer):
     """FreqAI's own, whose candles and predictions can be joined with those that come."""
 
+    _known: frozenset[tuple[str, str]] = frozenset()
+
     @classmethod
     def taking_over(cls, plain: FreqaiDataDrawer) -> Drawer:
         """Return one that goes on with what FreqAI's constructor has just read from disk."""
@@ -63,11 +67,15 @@ class Drawer(FreqaiDataDrawer):
 
     def load_all_pair_histories(self, timerange: TimeRange, dk: FreqaiDataKitchen) -> None:
         """Read the candles of all pairs from disk."""
+        include_own_pair(dk)
         super().load_all_pair_histories(timerange, dk)
         self._unify()
 
     def update_historic_data(self, strategy: IStrategy, dk: FreqaiDataKitchen) -> None:
         """Append the candles that have closed since."""
+        with self.history_lock:
+            timeframes = self.freqai_info["feature_parameters"]["include_timeframes"]
+            self._known = complete(self.historic_data, self._known, strategy, dk, timeframes)
         self._unify()
         super().update_historic_data(strategy, dk)
         self._unify()
@@ -79,6 +87,14 @@ class Drawer(FreqaiDataDrawer):
         self._unify()
         corr, base = super().get_base_and_corr_dataframes(timerange, pair, dk)
         return corr, base
+
+    def attach_return_values_to_return_dataframe(
+        self, pair: str, dataframe: pd.DataFrame
+    ) -> pd.DataFrame:
+        """Join a strategy's frame with what was predicted; FreqAI refuses a candle that has two."""
+        self.model_return_values[pair] = without_duplicates(self.model_return_values[pair], pair)
+        joined: pd.DataFrame = super().attach_return_values_to_return_dataframe(pair, dataframe)
+        return joined
 
     def _unify(self) -> None:
         with self.history_lock:

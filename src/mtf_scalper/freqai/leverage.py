@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai import columns
+from mtf_scalper.freqai.decision_table import DecisionTable
 from mtf_scalper.freqai.exchange_terms import is_spot, most_leverage
-from mtf_scalper.freqai.strategy import DecisionTable, HybridStrategy
+from mtf_scalper.freqai.strategy import HybridStrategy
 from mtf_scalper.settings import EntryMode, TradeRules
 
 Floats = NDArray[np.float64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
@@ -55,7 +56,7 @@ from mtf_scalper.freqai.reuse import (
 )
 from mtf_scalper.freqai.sections import check_sections
 from mtf_scalper.freqai.traded import market_of_program
-from mtf_scalper.freqai.waiting import WaitingPairs
+from mtf_scalper.freqai.waiting import Turns, WaitingPairs
 from mtf_scalper.market.candles import check_candles
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.pairs import check_linear
@@ -82,6 +83,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     """
 
     dd: FreqaiDataDrawer
+    train_queue: deque[str]
 
     def __init__(self, **kwargs: Any) -> None:
         config = kwargs["config"]
@@ -113,6 +115,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self._window = DataFrame()
         self._signals = signals_of(self._window)
         self._rows: dict[str, Index] = {}
+        self.train_queue = Turns(self.train_queue)
         self._waiting = WaitingPairs(self.train_queue)
 
     def start(
@@ -212,7 +215,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         strategy: IStrategy,
         dk: FreqaiDataKitchen,
     ) -> FreqaiDataKitchen:
-        """Let a pair whose training failed try again with its new candle."""
+        """Let a pair whose training failed, or that came back into the list, be trained."""
         self._waiting.has_new_candle(metadata["pair"])
         return super().start_live(dataframe, metadata, strategy, dk)
 

@@ -8,24 +8,27 @@ entry signal on one that has an exit signal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from freqtrade.constants import Config
+from freqtrade.enums import TRADE_MODES, CandleType
 from freqtrade.exceptions import OperationalException
-from freqtrade.exchange import timeframe_to_minutes, timeframe_to_prev_date
+from freqtrade.exchange import timeframe_to_prev_date, timeframe_to_seconds
 from freqtrade.persistence import Order, Trade
 from freqtrade.strategy import DecimalParameter, IStrategy
-from numpy.typing import NDArray
 from pandas import DataFrame
 
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.freqai import columns
+from mtf_scalper.freqai import columns, opinions
+from mtf_scalper.freqai.analyses import Analyses, answering, reason_of, without_opinion
 from mtf_scalper.freqai.config import read_settings, trade_rules
+from mtf_scalper.freqai.decision_table import DecisionTable, table_of
 from mtf_scalper.freqai.exchange_terms import exchange_option
+from mtf_scalper.freqai.open_trade import Life, filled_at, life_of, safety_reason
 from mtf_scalper.freqai.rule_frames import included_timeframes, log_added, longer_candles, plots
 from mtf_scalper.market import features
 from mtf_scalper.market.signals import (
@@ -37,55 +40,14 @@ from mtf_scalper.market.signals import (
     leverage_for,
 )
 from mtf_scalper.market.timeframes import entry_timeframes, warmup_candles
-from mtf_scalper.simulator.exits import EXIT_CODES, profit_ratio, safety_exit, safety_limits
-from mtf_scalper.simulator.masks import action_mask, masked_probabilities
+from mtf_scalper.simulator.exits import safety_limits
 from mtf_scalper.simulator.observation import age_limit, position_state
 from mtf_scalper.simulator.types import Action, ExitReason, Side
 
-_LONG_MASK, _SHORT_MASK = (
-    np.array([action in (Action.NEUTRAL, exit_) for action in Action])
-    for exit_ in (Action.LONG_EXIT, Action.SHORT_EXIT)
-)
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class DecisionTable:
-    """What the callbacks look up about one pair, by the time of the last closed candle.
-
-    Attributes
-    ----------
-    dates : ndarray of datetime64[ns], shape (T,)
-        Open times of the candles, increasing.
-    close, high, low, atr_pct, leverage : ndarray of float64, shape (T,)
-    predicted : ndarray of bool, shape (T,)
-        Whether the model made a prediction.
-    exit_long, exit_short : ndarray of float64, shape (T,)
-        Probability of leaving, given that the agent can only leave or stay; 0 where the model
-        made no prediction.
-    """
-
-    dates: NDArray[np.datetime64]
-    close: NDArray[np.float64]
-    high: NDArray[np.float64]
-    low: NDArray[np.float64]
-    atr_pct: NDArray[np.float64]
-    leverage: NDArray[np.float64]
-    predicted: NDArray[np.bool_]
-    exit_long: NDArray[np.float64]
-    exit_short: NDArray[np.float64]
-
-    def last_closed(self, candle: datetime) -> int:
-        """Return the row of the last candle that opened before ``candle``, -1 if there is none."""
-        return int(np.searchsorted(self.dates, _utc(candle), side="left")) - 1
-
-    def extremes(
-        self, opened: datetime, candle: datetime, side: Side, open_rate: float
-    ) -> tuple[float, float]:
-        """Return best and worst price of a trade, entry and candles before ``candle`` included."""
-        rows = slice(int(np.searchsorted(self.dates, _utc(opened))), self.last_closed(candle) + 1)
-        highest = float(self.high[rows].max(initial=open_rate))
-        lowest = float(self.low[rows].min(initial=open_rate))
-        return (highest, lowest) if side is Side.LONG else (lowest, highest)
+_BOUNDING = ("exit", "stoploss", "emergency_exit")
+"""Orders that bound a loss."""
 
 
 class HybridStrategy(IStrategy):
@@ -102,6 +64,11 @@ class HybridStrategy(IStrategy):
     can_short = True
     process_only_new_candles = True
     use_exit_signal = True
+    order_types = {  # noqa: RUF012 - freqtrade's own interface
+        "entry": "limit",
+        **dict.fromkeys((*_BOUNDING, "force_exit"), "market"),
+        "stoploss_on_exchange": False,
+    }
     startup_candle_count = features.WARMUP_CANDLES_5M
 
     minimal_roi = {"0": 0.04, "30": 0.02, "60": 0.01}  # noqa: RUF012 - freqtrade's own interface
@@ -123,6 +90,7 @@ class HybridStrategy(IStrategy):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._tables: dict[str, DecisionTable] = {}
+        self._analyses = Analyses()
         self._included = included_timeframes(config)
         base = str(config.get("timeframe") or self.timeframe)
         try:
@@ -133,6 +101,8 @@ class HybridStrategy(IStrategy):
             self.startup_candle_count = warmup_candles(self._timeframes)
         if type(self).plot_config is HybridStrategy.plot_config:
             self.plot_config = plots(self._timeframes)
+        if not getattr(type(self), "ignore_buying_expired_candle_after", 0):
+            self.ignore_buying_expired_candle_after = entry_seconds(base)
 
     @property
     def protections(self) -> list[dict[str, Any]]:
@@ -164,6 +134,13 @@ class HybridStrategy(IStrategy):
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
         log_added(self._timeframes, self._included)
+        resting = [name for name in _BOUNDING if self.order_types.get(name, "market") != "market"]
+        if resting and self._is_running():
+            logger.warning(
+                "order_types: %s wait at a limit, which a fall may never come back to; set them to "
+                "'market', and exit_pricing.price_side to 'other'",
+                ", ".join(resting),
+            )
 
     def bot_loop_start(self, current_time: datetime, **kwargs: Any) -> None:
         """Tell the run's record; a strategy that overrides this calls it."""
@@ -178,6 +155,30 @@ class HybridStrategy(IStrategy):
         record = getattr(self.freqai, "record", None)
         if record is not None:
             record.order_filled()
+
+    def analyze(self, pairs: list[str]) -> None:
+        """Analyse a running bot's pairs, and say which have no candles."""
+        super().analyze(pairs)
+        kind = self.config.get("candle_type_def", CandleType.SPOT)
+        try:
+            self._analyses.look(
+                pairs,
+                timeframe_to_prev_date(self.timeframe),
+                self._step(),
+                lambda pair: self.dp.ohlcv(pair, self.timeframe, copy=False, candle_type=kind),
+            )
+        except Exception as error:  # exits come after this, and freqtrade would not get there
+            logger.warning("the candles of the pairs cannot be looked at: %s", reason_of(error))
+
+    def analyze_ticker(self, dataframe: DataFrame, metadata: dict[str, Any]) -> DataFrame:
+        """Analyse a running bot's candle; one that fails has no opinion, nor has the one before."""
+        try:
+            analysed: DataFrame = super().analyze_ticker(dataframe, metadata)
+        except Exception as error:  # FreqAI, the exchange's candles, a method of the user's own
+            candle = dataframe["date"].iloc[-1].to_pydatetime()
+            self._analyses.failed(metadata["pair"], candle, error)
+            return without_opinion(dataframe)
+        return analysed
 
     def informative_pairs(self) -> list[tuple[str, str, str]]:
         """Ask for funding rates and mark prices, which training charges."""
@@ -241,26 +242,11 @@ class HybridStrategy(IStrategy):
     def populate_entry_trend(self, dataframe: DataFrame, metadata: dict[str, Any]) -> DataFrame:
         """Enter where the classic rule fires and the agent, where it is asked, agrees."""
         long, short = classic_entries(dataframe, self._thresholds(), self._timeframes)
-        probabilities = _probabilities(dataframe)
-        predicted = probabilities.sum(axis=1) > 0.0
         entry = self._rules.entry
         assert entry is not None  # read from the configuration, which has a default
-        by_signal = np.stack(
-            [
-                action_mask(
-                    Side.FLAT,
-                    entry=entry,
-                    can_short=self._rules.can_short,
-                    signal_long=bool(code & 1),
-                    signal_short=bool(code & 2),
-                )
-                for code in range(4)
-            ]
-        )
-        masks = by_signal[long.astype(int) + 2 * short.astype(int)]
-        action = masked_probabilities(probabilities, masks).argmax(axis=1)
-        dataframe["enter_long"] = (predicted & (action == Action.LONG_ENTER)).astype(int)
-        dataframe["enter_short"] = (predicted & (action == Action.SHORT_ENTER)).astype(int)
+        action = opinions.entry_actions(dataframe, long, short, entry, self._rules.can_short)
+        dataframe["enter_long"] = (action == Action.LONG_ENTER).astype(int)
+        dataframe["enter_short"] = (action == Action.SHORT_ENTER).astype(int)
         dataframe["enter_tag"] = np.where(
             dataframe["enter_long"] + dataframe["enter_short"] > 0, str(entry), ""
         )
@@ -268,28 +254,12 @@ class HybridStrategy(IStrategy):
 
     def populate_exit_trend(self, dataframe: DataFrame, metadata: dict[str, Any]) -> DataFrame:
         """Note the agent's exit probabilities; ``custom_exit`` acts on them."""
-        probabilities = _probabilities(dataframe)
-        predicted = probabilities.sum(axis=1) > 0.0
-        for name, mask, action in (
-            ("agent_exit_long", _LONG_MASK, Action.LONG_EXIT),
-            ("agent_exit_short", _SHORT_MASK, Action.SHORT_EXIT),
-        ):
-            masks = np.broadcast_to(mask, probabilities.shape)
-            leave = masked_probabilities(probabilities, masks)[:, action]
-            dataframe[name] = np.where(predicted, leave, 0.0)
+        for side, name in ((Side.LONG, "agent_exit_long"), (Side.SHORT, "agent_exit_short")):
+            dataframe[name] = opinions.exit_chances(dataframe, side)
         dataframe["exit_long"] = 0
         dataframe["exit_short"] = 0
-        self._tables[metadata["pair"]] = DecisionTable(
-            dates=dataframe["date"].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]"),
-            close=dataframe["close"].to_numpy(dtype=np.float64),
-            high=dataframe["high"].to_numpy(dtype=np.float64),
-            low=dataframe["low"].to_numpy(dtype=np.float64),
-            atr_pct=dataframe[f"atr_pct_{self._timeframes[0]}"].to_numpy(dtype=np.float64),
-            leverage=dataframe[columns.LEVERAGE].to_numpy(dtype=np.float64),
-            predicted=predicted,
-            exit_long=dataframe["agent_exit_long"].to_numpy(dtype=np.float64),
-            exit_short=dataframe["agent_exit_short"].to_numpy(dtype=np.float64),
-        )
+        atr_pct = dataframe[f"atr_pct_{self._timeframes[0]}"]
+        self._tables[metadata["pair"]] = table_of(dataframe, atr_pct, opinions.predicted(dataframe))
         return dataframe
 
     def custom_exit(
@@ -302,53 +272,65 @@ class HybridStrategy(IStrategy):
         **kwargs: Any,
     ) -> str | None:
         """Leave where the agent decided so at the last close, or where a safety rule demands it."""
-        table = self._tables[pair]
-        candle = timeframe_to_prev_date(self.timeframe, current_time)
-        opened = timeframe_to_prev_date(self.timeframe, trade.open_date_utc)
-        side = Side.SHORT if trade.is_short else Side.LONG
-        age_candles = int(
-            (candle - opened) / timedelta(minutes=timeframe_to_minutes(self.timeframe))
-        )
-        row = table.last_closed(candle)
-        best_rate, worst_rate = table.extremes(opened, candle, side, trade.open_rate)
-        if age_candles > 0 and row >= 0:
-            state = position_state(
-                side,
-                trade.open_rate,
-                table.close[row],
-                best_rate,
-                worst_rate,
-                age_candles=age_candles,
-                age_limit=age_limit(self._settings),
-                fee_rate=trade.fee_open,
-                leverage=trade.leverage,
-            )
-            if self._leave(pair, row, side, state) > float(self.exit_confidence.value):
-                return str(ExitReason.AGENT)
-        best = profit_ratio(
-            int(side), trade.open_rate, best_rate, trade.fee_open, float(trade.leverage)
-        )
-        code = safety_exit(age_candles, current_profit, best, *self._limits)
-        return EXIT_CODES.get(code)
-
-    def _leave(self, pair: str, row: int, side: Side, state: NDArray[np.float32]) -> float:
-        """Return the agent's probability of leaving at the close of a row."""
-        table = self._tables[pair]
-        if not self._settings.add_state_info:
-            return float((table.exit_short if side is Side.SHORT else table.exit_long)[row])
-        if not table.predicted[row]:
-            return 0.0
+        table = self._tables.get(pair)
+        life = life_of(trade, current_time, self.timeframe, table, is_running=self._is_running())
+        forced = safety_reason(trade, life, current_profit, self._limits)
+        if table is None or not life.age_candles:
+            return forced
         try:
-            chances = self.freqai.decisions.probabilities(pair, table.dates[row], state)
-        except MtfScalperError as error:
-            raise OperationalException(str(error)) from None
-        mask, action = (
-            (_SHORT_MASK, Action.SHORT_EXIT)
-            if side is Side.SHORT
-            else (_LONG_MASK, Action.LONG_EXIT)
-        )
-        return float(masked_probabilities(chances, mask)[action])
+            leaves = self._agent_leaves(pair, trade, life, table)
+        except Exception as error:  # whatever it is, the safety rules have been asked
+            logger.warning("%s: the agent cannot be asked: %s", pair, reason_of(error))
+            leaves = False
+        return str(ExitReason.AGENT) if leaves else forced
 
+    def _agent_leaves(self, pair: str, trade: Trade, life: Life, table: DecisionTable) -> bool:
+        """Return whether the agent decided at the last close to leave; without one it did not."""
+        row = table.last_closed(life.candle)
+        # A bot whose last candle was not analysed holds decisions of earlier ones.
+        is_late = self._is_running() and not table.reaches(life.candle, life.candle - self._step())
+        if row < 0 or is_late or not table.predicted[row]:
+            return False
+        threshold = float(self.exit_confidence.value)
+        if not self._settings.add_state_info:
+            leave = table.exit_short if life.side is Side.SHORT else table.exit_long
+            return bool(leave[row] > threshold)
+        state = position_state(
+            life.side,
+            trade.open_rate,
+            table.close[row],
+            life.best_rate,
+            life.worst_rate,
+            age_candles=life.age_candles,
+            age_limit=age_limit(self._settings),
+            fee_rate=trade.fee_open,
+            leverage=trade.leverage,
+        )
+        chances = self.freqai.decisions.probabilities(pair, table.dates[row], state)
+        return opinions.exit_chance(chances, life.side) > threshold
+
+    def min_roi_reached(self, trade: Trade, current_profit: float, current_time: datetime) -> bool:
+        """Count the minutes of the ROI ladder from the fill, where freqtrade takes the order's."""
+        minutes = int((current_time - filled_at(trade)).total_seconds() // 60)
+        _, ratio = self.min_roi_reached_entry(trade, minutes, current_time)
+        return ratio is not None and current_profit > ratio
+
+    def confirm_trade_exit(
+        self,
+        pair: str,
+        trade: Trade,
+        order_type: str,
+        amount: float,
+        rate: float,
+        time_in_force: str,
+        exit_reason: str,
+        current_time: datetime,
+        **kwargs: Any,
+    ) -> bool:
+        """Never refuse: where price passes stop and liquidation at once, freqtrade says stop."""
+        return True
+
+    @answering(otherwise=False)
     def confirm_trade_entry(
         self,
         pair: str,
@@ -382,9 +364,10 @@ class HybridStrategy(IStrategy):
         **kwargs: Any,
     ) -> float:
         """Return the leverage of the last closed candle, lower the wilder the market."""
-        table, row = self._tables[pair], self._last_row(pair, current_time)
-        return min(float(table.leverage[row]), max_leverage) if row >= 0 else 1.0
+        table, row = self._last_row(pair, current_time)
+        return min(float(table.leverage[row]), max_leverage) if table is not None else 1.0
 
+    @answering(otherwise=0.0)
     def custom_stake_amount(
         self,
         pair: str,
@@ -399,10 +382,10 @@ class HybridStrategy(IStrategy):
         **kwargs: Any,
     ) -> float:
         """Risk 2% of equity on a move of three ATRs, with at most 5% of equity in the trade."""
-        row = self._last_row(pair, current_time)
-        if row < 0 or self.wallets is None:
+        table, row = self._last_row(pair, current_time)
+        if table is None or self.wallets is None:
             return 0.0
-        fraction = atr_stake_fraction(float(self._tables[pair].atr_pct[row]), leverage)
+        fraction = atr_stake_fraction(float(table.atr_pct[row]), leverage)
         stake = fraction * float(self.wallets.get_total_stake_amount())
         return min(stake, max_stake) if stake >= (min_stake or 0.0) else 0.0
 
@@ -411,9 +394,19 @@ class HybridStrategy(IStrategy):
         higher = longer_candles(self.dp, dataframe, pair, self._timeframes, self._included)
         return entry_indicators(dataframe, self._timeframes, higher=higher)
 
-    def _last_row(self, pair: str, current_time: datetime) -> int:
+    def _last_row(self, pair: str, current_time: datetime) -> tuple[DecisionTable | None, int]:
+        """Return where the last closed candle stands; no table where none has closed yet."""
+        table = self._tables.get(pair)
         candle = timeframe_to_prev_date(self.timeframe, current_time)
-        return self._tables[pair].last_closed(candle)
+        row = -1 if table is None else table.last_closed(candle)
+        return (table, row) if row >= 0 else (None, row)
+
+    def _is_running(self) -> bool:
+        """Return whether a bot trades with this, dry or live."""
+        return self.dp is not None and self.dp.runmode in TRADE_MODES
+
+    def _step(self) -> timedelta:
+        return timedelta(seconds=timeframe_to_seconds(self.timeframe))
 
     def _thresholds(self) -> EntryThresholds:
         return EntryThresholds(
@@ -424,14 +417,9 @@ class HybridStrategy(IStrategy):
         )
 
 
-def _probabilities(dataframe: DataFrame) -> NDArray[np.float64]:
-    """Return the model's probabilities, shape (T, 5); zeros where it made no prediction."""
-    names = list(columns.PROBABILITIES)
-    if not set(names) <= set(dataframe.columns):
-        return np.zeros((len(dataframe), len(names)))
-    valid = dataframe["do_predict"].to_numpy() == 1
-    return np.where(valid[:, None], dataframe[names].to_numpy(dtype=np.float64), 0.0)
+def entry_seconds(timeframe: str) -> int:
+    """Return how long after a candle's close its entry is taken: a fifth of one, at least 30 s.
 
-
-def _utc(moment: datetime) -> np.datetime64:
-    return np.datetime64(moment.replace(tzinfo=None), "ns")
+    Entries are tested at the open; what comes much later is another trade.
+    """
+    return max(int(timeframe_to_seconds(timeframe)) // 5, 30)

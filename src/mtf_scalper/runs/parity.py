@@ -42,7 +42,7 @@ from mtf_scalper.market.market import Market, with_early_ends
 from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.runs.given_predictions import Given, GivenPredictions
 from mtf_scalper.settings import Settings
-from mtf_scalper.simulator.exits import EQUITY_FLOOR
+from mtf_scalper.simulator.exits import EQUITY_FLOOR, profit_ratio, slipped
 from mtf_scalper.simulator.types import N_ACTIONS, Action
 
 LEAST_WALLET = 10_000.0
@@ -93,12 +93,16 @@ class Backtested:
         Under which conditions it ran, as words.
     refused_stakes : int
         Entries that did not happen because the strategy put no stake on them.
+    slippage_bps : float
+        What training and evaluation charge at every exit. freqtrade's backtester charges nothing,
+        so that neither side of the comparison does.
     """
 
     settings: Settings
     pairs: dict[str, PairBacktest]
     conditions: tuple[str, ...]
     refused_stakes: int
+    slippage_bps: float = 0.0
 
 
 def load_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,10 +195,11 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
         check_pairs(config, data)
         backtesting.backtest_one_strategy(strategy, data, timerange)
     results = backtesting.all_bt_content[strategy.get_strategy_name()]["results"]
+    rules = trade_rules(config, strategy)
     settings = Settings(
         window_size=1,
         add_state_info=bool(rl_section(config).get("add_state_info", False)),
-        rules=trade_rules(config, strategy),
+        rules=rules.changed(slippage_bps=0.0),
     )
     # The backtester's own provider knows nothing after the last candle any more, funding included.
     provider = DataProvider(config, backtesting.exchange, backtesting.pairlists)
@@ -219,6 +224,7 @@ def _run(backtesting: Backtesting, strategy: IStrategy, given: Given | None) -> 
         pairs=pairs,
         conditions=_conditions(backtesting, strategy, settings),
         refused_stakes=len(refused),
+        slippage_bps=rules.slippage_bps,
     )
 
 
@@ -350,6 +356,26 @@ class PairComparison:
     def unequal(self) -> list[Match]:
         """Those that are not the same on both sides."""
         return [each for each in self.trades if not each.is_equal]
+
+    def costs_of_slippage(self, slippage_bps: float) -> float:
+        """Return the sum of what slippage takes from the simulator's trades, as shares of stakes.
+
+        Of a trade it is the profit ratio at the rate that was reached less that at what an exit at
+        market gets of it; ``simulator.exits.slipped``.
+        """
+        trades = [each.ours for each in self.trades if each.ours]
+        fee_rate = self.run.market.fee_rate
+
+        def taken(trade: ClosedTrade) -> float:
+            side = 1 if trade.side == "long" else -1
+            rates = (trade.close_rate, slipped(side, trade.close_rate, slippage_bps))
+            reached, got = (
+                profit_ratio(side, trade.open_rate, rate, fee_rate, trade.leverage)
+                for rate in rates
+            )
+            return float(reached - got)
+
+        return sum(taken(trade) for trade in trades)
 
     @property
     def largest_profit_difference(self) -> float:

@@ -62,7 +62,7 @@ def print_report(
         0 if there were trades and all are the same, else 1.
     """
     trades = [match for each in compared.values() for match in each.trades]
-    console.print(_pair_table(compared))
+    console.print(_pair_table(compared, backtested.slippage_bps))
     if not trades:
         console.print("no trades on either side: nothing was compared", markup=False)
         return 1
@@ -114,18 +114,26 @@ def _candles_around(run: PairBacktest, date: pd.Timestamp) -> pd.DataFrame:
     return pd.DataFrame(values, index=dates[rows])
 
 
-def _pair_table(compared: Mapping[str, PairComparison]) -> Table:
+def _pair_table(compared: Mapping[str, PairComparison], slippage_bps: float) -> Table:
+    """Return the trades by pair; what slippage costs has a column of its own, nobody pays it here.
+
+    freqtrade's backtester has no slippage.
+    """
     table = Table(title="Trades")
     table.add_column("pair")
-    for heading in ("freqtrade", "simulator", "equal", "largest profit difference"):
+    headings = ["freqtrade", "simulator", "equal", "largest profit difference"]
+    headings += [f"{slippage_bps:g} bps would cost"] * bool(slippage_bps)
+    for heading in headings:
         table.add_column(heading, justify="right")
     for pair, each in compared.items():
+        costs = [f"{each.costs_of_slippage(slippage_bps):.3%} of stakes"] * bool(slippage_bps)
         table.add_row(
             pair,
             f"{sum(match.theirs is not None for match in each.trades)}",
             f"{sum(match.ours is not None for match in each.trades)}",
             f"{len(each.trades) - len(each.unequal)}",
             f"{each.largest_profit_difference:.1e}",
+            *costs,
         )
     return table
 

@@ -47,6 +47,8 @@ _BYTES_OF_STATE = {False: 20, True: 200}
 """Memory that a training takes for a state at its most, measured; with ``add_state_info`` each is a
 context of its own."""
 _NOTICED_BYTES = 2**30
+_FREE = {"fee_rate": 0.0, "slippage_bps": 0.0}
+"""Terms without any costs of a trade."""
 _STEPS_AT_ONCE = 2**13
 """Steps whose outcomes are kept for a reward that asks for more than equity."""
 
@@ -251,7 +253,7 @@ class _Trades:
 
     def enter(self, *, with_fees: bool = True) -> NDArray[np.float64]:
         """Return the reward of every step that enters, shape (C,)."""
-        terms = self._terms if with_fees else kernels.terms_with(self._terms, fee_rate=0.0)
+        terms = self._terms if with_fees else kernels.terms_with(self._terms, **_FREE)
         rewards = np.empty(len(self._rows))
         for first in range(0, len(self._rows), _STEPS_AT_ONCE):
             piece = slice(first, min(first + _STEPS_AT_ONCE, len(self._rows)))

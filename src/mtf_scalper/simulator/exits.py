@@ -55,6 +55,7 @@ RULES = np.dtype(
         *((name, np.float64) for name in ("break_even_floor", "maintenance_margin_rate")),
         *((name, np.float64) for name in ("liquidation_buffer", "trailing_stop_positive")),
         *((name, np.float64) for name in ("trailing_stop_positive_offset", "exit_timeout_minutes")),
+        ("slippage_bps", np.float64),
         *((name, np.bool_) for name in ("can_short", "is_liquidated", "trailing_stop")),
         ("trailing_only_offset_is_reached", np.bool_),
     ]
@@ -93,6 +94,11 @@ def roi_ladder_of(rules: TradeRules) -> NDArray[np.float64]:
     """Return the ROI ladder: rows of minutes and ratio, minutes increasing; shape (R, 2)."""
     ladder = sorted(rules.minimal_roi.items())
     return np.array(ladder, dtype=np.float64).reshape(len(ladder), 2)
+
+
+def slipped(side: int, rate: float, slippage_bps: float) -> float:
+    """Return what an exit at market gets of a rate: ``rate (1 - side bps / 10000)``."""
+    return rate * (1.0 - side * slippage_bps / 10_000.0)
 
 
 def profit_ratio(

@@ -51,6 +51,7 @@ from mtf_scalper.simulator.types import N_ACTIONS
     _round_to_tick,
     _rung_after,
     _safety_exit,
+    _slipped,
     _stop_fill,
     _stop_price,
     _trailed_stop,
@@ -66,11 +67,15 @@ from mtf_scalper.simulator.types import N_ACTIONS
     "round_to_tick",
     "rung_after",
     "safety_exit",
+    "slipped",
     "stop_fill",
     "stop_price",
     "trailed_stop",
     "trailing_fill",
-    inlined=("profit_ratio", "round_to_8_digits", "best_and_worst", "is_reached", "roi_rate"),
+    inlined=(
+        *("profit_ratio", "round_to_8_digits", "best_and_worst", "is_reached", "roi_rate"),
+        "slipped",
+    ),
 )
 (_in_units,) = compiled(observation, "in_units", inlined=("in_units",))
 
@@ -499,6 +504,7 @@ def _enter(decided: Any, candle: Any, rules: Any, state: Any, side: int) -> None
 def _mark(candle: Any, rules: Any, state: Any, code: int, rate: float, outcome: Any) -> None:
     """Mark the account at a rate: that of the exit, or the next open as if it were one."""
     side = state.side
+    rate = _slipped(side, rate, rules.slippage_bps)
     profit = _profit(rules, state, side, rate, True)
     equity = state.closed_equity * max(1.0 + profit, EQUITY_FLOOR)
     outcome.log_return = state.equity

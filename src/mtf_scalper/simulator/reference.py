@@ -375,6 +375,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         return filled, ExitReason.ROI
 
     def _close(self, position: _Position, rate: float, reason: ExitReason) -> Trade:
+        rate = exits.slipped(position.side, rate, self.rules.slippage_bps)
         profit = self._profit_at(position, rate)
         trade = Trade(
             pair=self.market.pair,
@@ -403,10 +404,17 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         )
         return profit
 
+    def _profit_if_closed(self, position: _Position) -> float:
+        """Return the profit of a trade that would be left at the next open."""
+        rate = float(self.market.ohlc[self.row + 1, 0])
+        return self._profit_at(
+            position, exits.slipped(position.side, rate, self.rules.slippage_bps)
+        )
+
     def _marked_equity(self) -> float:
         if self._position is None:
             return self._closed_equity
-        profit = self._profit_at(self._position, float(self.market.ohlc[self.row + 1, 0]))
+        profit = self._profit_if_closed(self._position)
         return self._closed_equity * max(1.0 + profit, exits.EQUITY_FLOOR)
 
     def _trade_state(self, position: _Position | None, trade: Trade | None) -> dict[str, Any]:
@@ -415,10 +423,7 @@ class ReferenceEnv(gym.Env[NDArray[np.float32], Any]):
         common = {"closed": trade is not None, "max_age_candles": limit, "age_candles": 0}
         if position is None:
             return {**flat, **common}
-        if trade is not None:
-            profit = trade.profit_ratio
-        else:
-            profit = self._profit_at(position, float(self.market.ohlc[self.row + 1, 0]))
+        profit = trade.profit_ratio if trade is not None else self._profit_if_closed(position)
         best = self._profit_at(position, position.best_rate, with_funding=False)
         worst = self._profit_at(position, position.worst_rate, with_funding=False)
         return {

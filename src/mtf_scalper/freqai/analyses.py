@@ -1,0 +1,122 @@
+"""What a running bot tells where a candle of a pair could not be analysed.
+
+freqtrade 2026.9 logs a failing analysis with its traceback at every loop, and goes on with what the
+candle before has left: its entry can be taken for minutes. Here such a candle has no opinion, and
+one line a candle says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import traceback
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any, ParamSpec, TypeVar
+
+import pandas as pd
+
+from mtf_scalper.errors import MtfScalperError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_CANDLE = ["date", "open", "high", "low", "close", "volume"]
+_MEANWHILE = "nothing is entered, and what is open keeps its stop and its safety exits"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error in one line; one that nobody expects is told with its place."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MtfScalperError) or type(error).__module__.startswith("freqtrade"):
+        return text or type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def without_opinion(candles: pd.DataFrame) -> pd.DataFrame:
+    """Return candles on which nothing is entered and nobody decides to leave."""
+    return candles[_CANDLE].assign(enter_long=0, enter_short=0, exit_long=0, exit_short=0)
+
+
+class Analyses:
+    """Tells each pair's trouble once a candle."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, datetime] = {}
+
+    def failed(self, pair: str, candle: datetime, error: Exception) -> None:
+        """Say that the analysis of a candle has raised an error."""
+        self._tell(
+            pair,
+            candle,
+            f"the candle of {candle:%Y-%m-%d %H:%M} is not analysed, {_MEANWHILE}; tried again at "
+            f"the next candle: {reason_of(error)}",
+        )
+        logger.debug("%s: %s", pair, "".join(traceback.format_exception(error)))
+
+    def look(
+        self,
+        pairs: Iterable[str],
+        candle: datetime,
+        step: timedelta,
+        candles_of: Callable[[str], Any],
+    ) -> None:
+        """Say which pairs have no candles, or none of late.
+
+        Parameters
+        ----------
+        pairs : iterable of str
+        candle : datetime
+            The candle that is being traded in opened then.
+        step : timedelta
+            Length of a candle.
+        candles_of : callable
+            The candles that the exchange has given of a pair.
+        """
+        for pair in pairs:
+            frame = candles_of(pair)
+            if not isinstance(frame, pd.DataFrame) or frame.empty:
+                self._tell(
+                    pair,
+                    candle,
+                    f"the exchange gives no candles, {_MEANWHILE}; take the pair out of the pair "
+                    "list if it is no longer traded there",
+                )
+                continue
+            last = frame["date"].iloc[-1]
+            if last < candle - 2 * step:  # one candle may come late
+                self._tell(
+                    pair,
+                    candle,
+                    f"the exchange's last candle is that of {last:%Y-%m-%d %H:%M}, {_MEANWHILE}; "
+                    "look whether the pair is still traded, and at the clock of this machine",
+                )
+
+    def _tell(self, pair: str, candle: datetime, text: str) -> None:
+        if self._told.get(pair) != candle:
+            self._told[pair] = candle
+            logger.warning("%s: %s", pair, text)
+
+
+def answering(otherwise: T) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let a callback answer ``otherwise`` where it fails, in one line of the log.
+
+    freqtrade would go on with an answer of its own: the whole proposed stake, or "yes".
+    """
+
+    def around(callback: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(callback)
+        def answer(*given: P.args, **named: P.kwargs) -> T:
+            try:
+                return callback(*given, **named)
+            except Exception as error:
+                logger.warning("%s answers %s: %s", callback.__name__, otherwise, reason_of(error))
+                return otherwise
+
+        return answer
+
+    return around
