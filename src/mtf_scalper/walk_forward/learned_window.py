@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3 import PPO
 
 from mtf_scalper.errors import UntrainableError
 from mtf_scalper.evaluation.importance import Importance, permutation_importance
 from mtf_scalper.evaluation.peers import Decisions, peer_decisions
 from mtf_scalper.market.market import CLOSE, Market
 from mtf_scalper.market.stored import RecordedPair, part_of
+from mtf_scalper.ppo.model_files import read_zip
 from mtf_scalper.ppo.policy import Policy
 from mtf_scalper.records.events import EventLog
 from mtf_scalper.settings import Settings
@@ -117,7 +117,7 @@ class LearnedWindow:
     def loaded(self, settings: Settings) -> Policy:
         """Return the policy of the checkpoint."""
         assert self.policy is not None
-        return Policy(PPO.load(io.BytesIO(self.policy), device="cpu"), settings)
+        return Policy(read_zip(io.BytesIO(self.policy)), settings)
 
 
 def window_task(
