@@ -35,6 +35,8 @@ from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.drawer import in_one_form
 from mtf_scalper.freqai.model import MtfScalperRLModel
+from mtf_scalper.kept_files import file_digest
+from mtf_scalper.trusted import TrustedFiles
 
 PAIR, OTHER = "BTC/USDT:USDT", "ETH/USDT:USDT"
 PAIRS = (PAIR, OTHER)
@@ -225,6 +227,8 @@ def test_predictions_that_another_version_kept_are_joined_with_new_ones(
     kept = pd.DataFrame({columns.ACTION: 1.0, "do_predict": 1, "date_pred": as_kept})
     with bot.model.dd.historic_predictions_path.open("wb") as file:
         pickle.dump({PAIR: kept}, file)
+    path = Path(bot.model.dd.historic_predictions_path)
+    TrustedFiles(Path(bot.config["user_data_dir"])).add(file_digest(path), path, "the test's own")
     bot.restart()
     found = bot.model.dd.historic_predictions[PAIR]["date_pred"]
     assert found.dtype == "datetime64[us, UTC]"

@@ -14,7 +14,6 @@ import numpy as np
 from freqtrade.configuration import TimeRange
 from freqtrade.enums import TRADE_MODES
 from freqtrade.exceptions import OperationalException
-from freqtrade.freqai.data_drawer import FreqaiDataDrawer
 from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.freqai.RL.BaseReinforcementLearningModel import BaseReinforcementLearningModel
 from freqtrade.loggers import error_console
@@ -44,6 +43,8 @@ from mtf_scalper.freqai.left_out import (
     without_predictions,
 )
 from mtf_scalper.freqai.markets import build_market, check_raw_prices, check_window, log_gaps
+from mtf_scalper.freqai.model_folder import check_model
+from mtf_scalper.freqai.one_program import hold
 from mtf_scalper.freqai.reads import column_warnings
 from mtf_scalper.freqai.recording import ProgramRecord
 from mtf_scalper.freqai.reuse import (
@@ -55,7 +56,10 @@ from mtf_scalper.freqai.reuse import (
 )
 from mtf_scalper.freqai.sections import check_sections
 from mtf_scalper.freqai.traded import market_of_program
+from mtf_scalper.freqai.vetting import vet
 from mtf_scalper.freqai.waiting import WaitingPairs
+from mtf_scalper.freqai.window_predictions import keep_predictions
+from mtf_scalper.kept_files import KeptFilesError
 from mtf_scalper.market.candles import check_candles
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.pairs import check_linear
@@ -66,6 +70,7 @@ from mtf_scalper.records.events import EVENTS_FILE, EventLog, ProgressCallback
 from mtf_scalper.rollouts.environments import make_vec_env
 from mtf_scalper.settings import Advantage, Settings
 from mtf_scalper.training import train
+from mtf_scalper.trusted import TrustedFiles
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +85,6 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     what ``columns.PREDICTIONS`` names: an action for every position, one for strategies that know
     of none, its confidence, and the probability of every action.
     """
-
-    dd: FreqaiDataDrawer
 
     def __init__(self, **kwargs: Any) -> None:
         config = kwargs["config"]
@@ -98,8 +101,15 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         loaded["drop_ohlc_from_features"] = True
         # Checkpoints load as stable-baselines3's PPO, which masks here as MaskablePPO does.
         loaded["model_type"] = "PPO"
+        folder = Path(config["user_data_dir"], "models", config["freqai"]["identifier"])
+        trusted = TrustedFiles(Path(config["user_data_dir"]))
+        try:
+            hold(folder, self)
+            vet(folder, trusted)
+        except MtfScalperError as error:
+            raise OperationalException(str(error)) from None
         super().__init__(**kwargs)
-        self.dd = Drawer.taking_over(self.dd)
+        self.dd: Drawer = Drawer.taking_over(self.dd, trusted)
         # FreqAI's constructor has just set torch's threads from its own estimate.
         configure_torch(self.settings)
         self.decisions = Decisions()
@@ -147,7 +157,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self.settings = read_settings(self.config, trade_rules(self.config, strategy))
         self._strategy = strategy
         self.record = ProgramRecord.begin(self.config, self.settings, strategy.dp)
-        check_identifier(
+        self.dd.made_with = check_identifier(
             Path(self.full_path), self.settings, makers=made_by(self.config, strategy, type(self))
         )
         for warning in column_warnings(strategy, self.settings):
@@ -225,10 +235,16 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         data_load_timerange: TimeRange,
     ) -> None:
         """Train in a running bot; what fails is told once and tried again at the next candle."""
+        before = dict(self.dd.pair_dict[pair])
         with self._waiting.trying(pair):
-            super().extract_data_and_train_model(
-                new_trained_timerange, pair, strategy, dk, data_load_timerange
-            )
+            try:
+                super().extract_data_and_train_model(
+                    new_trained_timerange, pair, strategy, dk, data_load_timerange
+                )
+            except BaseException:
+                # FreqAI has noted a model that may be nowhere on the disk.
+                self.dd.pair_dict[pair] = before
+                raise
 
     def _check_window(self, window: DataFrame, pair: str, dk: FreqaiDataKitchen) -> None:
         """Check candles and features; of those that are not warm yet say that."""
@@ -373,10 +389,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         names = [_window_name(dk.pair, train.stopts) for train in trained]
         self.record.windows(dk.pair, names, trained, tested)
         self.record.candles(dk.pair, dataframe, tested[0].startdt)
-        if self.settings.add_state_info:
-            find_saved = dk.check_if_backtest_prediction_is_valid
-            # It also sets where predictions are saved.
-            dk.check_if_backtest_prediction_is_valid = lambda length: find_saved(length) and False
+        keep_predictions(dk, self.dd.made_with, may_be_found=not self.settings.add_state_info)
         done = super().start_backtesting(dataframe, metadata, dk, strategy)
         self._record_reused(names, done)
         self.record.traded(
@@ -384,6 +397,17 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             lambda: market_of_program(strategy, dataframe, dk.pair, self.settings, self.config),
         )
         return done
+
+    def model_exists(self, dk: FreqaiDataKitchen) -> bool:
+        """Whether a window's model is on the disk, with all of its files whole."""
+        if not super().model_exists(dk):
+            return False
+        try:
+            check_model(Path(dk.data_path), str(dk.model_filename))
+        except KeptFilesError as error:
+            logger.warning("%s: %s; the window is trained anew", dk.pair, error)
+            return False
+        return True
 
     def _record_reused(self, names: Sequence[str], dk: FreqaiDataKitchen) -> None:
         """Write the predictions that FreqAI has found on disk into the record as well."""

@@ -74,7 +74,7 @@ def read_zip(file: IO[bytes], device: str = "cpu") -> PPO:
                 with archive.open("policy.optimizer.pth") as part:
                     optimizer = torch.load(part, map_location="cpu", weights_only=True)
             data = json.loads(archive.read("data"))
-    except (zipfile.BadZipFile, KeyError, EOFError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, OSError) as error:
         raise SettingsError(f"it is damaged, or no model ({_line(error)})") from None
     except (RuntimeError, pickle.UnpicklingError, zlib.error) as error:
         raise SettingsError(f"it holds other things than weights ({_line(error)})") from None
