@@ -448,6 +448,33 @@ def doctor(
 
 
 @app.command(epilog=_EXIT_CODES)
+def freeze(
+    run: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name of the policy.")],
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="YYYYMMDD",
+            show_default="the newest of each pair",
+            help="Take the window that trades this day.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, show_default="the first", help="Of an evaluation with several seeds."),
+    ] = None,
+    folder: RunsFolder = RUNS,
+) -> None:
+    """Keep the policies that a run was judged by, so that backtests and bots trade by them."""
+    from mtf_scalper.records.lookup import find_run
+    from mtf_scalper.runs.freezing import freeze_run
+
+    found = find_run(run, folder)
+    for line in freeze_run(found, name, found.folder.parent.parent, window=window, seed=seed):
+        typer.echo(line)
+
+
+@app.command(epilog=_EXIT_CODES)
 def trust(
     file: Annotated[
         Path,

@@ -231,7 +231,7 @@ def test_a_damaged_history_is_replaced_by_its_backup(
 
 
 def files_that_are_read(folder: Path) -> list[Path]:
-    models = [each for each in folder.glob("sub-train-*/cb_*") if not each.suffix == ".pkl"]
+    models = [each for each in folder.glob("sub-train-*/cb_*") if each.suffix != ".pkl"]
     return [*models, *folder.glob(f"{PREDICTIONS}/*.feather"), *folder.glob(f"sub-train-*/{LIST}")]
 
 

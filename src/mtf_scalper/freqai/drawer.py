@@ -29,6 +29,7 @@ from freqtrade.strategy import IStrategy
 from stable_baselines3 import PPO
 
 from mtf_scalper.freqai import model_folder
+from mtf_scalper.freqai.frozen import FrozenPolicies
 from mtf_scalper.freqai.model_folder import KeptModel
 from mtf_scalper.freqai.vetting import newest_models
 from mtf_scalper.kept_files import KeptFilesError
@@ -78,6 +79,7 @@ class Drawer(FreqaiDataDrawer):
     _in_use: dict[str, KeptModel]
     _saving: threading.Lock
     made_with: str
+    frozen: FrozenPolicies | None
 
     @classmethod
     def taking_over(cls, plain: FreqaiDataDrawer, trusted: TrustedFiles) -> Drawer:
@@ -85,7 +87,7 @@ class Drawer(FreqaiDataDrawer):
         drawer = cls.__new__(cls)
         drawer.__dict__.update(plain.__dict__)
         drawer._trusted, drawer._in_use, drawer.made_with = trusted, {}, ""
-        drawer._saving = threading.Lock()
+        drawer._saving, drawer.frozen = threading.Lock(), None
         # The predictions of the bot's last life, which another version may have written.
         for pair, predictions in drawer.historic_predictions.items():
             drawer.historic_predictions[pair] = in_one_form(predictions, "date_pred")
@@ -134,6 +136,8 @@ class Drawer(FreqaiDataDrawer):
         In a backtest FreqAI itself would take the pipeline of the window that was trained last for
         that of a window whose model it finds (freqtrade 2026.9).
         """
+        if self.frozen is not None:
+            return self._frozen_model(coin, dk)
         if not dk.live:
             kept = model_folder.read_kept(
                 Path(dk.data_path), str(dk.model_filename), self._trusted, device="auto"
@@ -148,6 +152,19 @@ class Drawer(FreqaiDataDrawer):
             kept = self._in_use.setdefault(coin, found)
         self.model_dictionary.setdefault(coin, kept.model)
         return kept.give_to(dk)
+
+    def _frozen_model(self, coin: str, dk: FreqaiDataKitchen) -> PPO:
+        assert self.frozen is not None
+        if coin not in self._in_use:
+            kept = self.frozen.kept(coin, device="auto")
+            kept.folder = Path(self.full_path) / kept.folder
+            self._in_use[coin] = kept
+        # A backtest's windows keep their names.
+        name, folder = dk.model_filename, dk.data_path
+        model = self._in_use[coin].give_to(dk)
+        if not dk.live:
+            dk.model_filename, dk.data_path = name, folder
+        return model
 
     def _found_again(self, coin: str) -> KeptModel | None:
         """Return the model of the bot's last life, an older one where that is damaged."""

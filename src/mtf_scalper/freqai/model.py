@@ -23,7 +23,7 @@ from pandas import DataFrame, Index
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from mtf_scalper.errors import MarketError, MtfScalperError, UntrainableError
+from mtf_scalper.errors import MarketError, MtfScalperError, SettingsError, UntrainableError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
 from mtf_scalper.freqai.config import (
@@ -35,6 +35,7 @@ from mtf_scalper.freqai.config import (
 )
 from mtf_scalper.freqai.decisions import Decisions
 from mtf_scalper.freqai.drawer import Drawer
+from mtf_scalper.freqai.frozen import FrozenPolicies
 from mtf_scalper.freqai.left_out import (
     LeftOut,
     check_trainable,
@@ -157,9 +158,10 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self.settings = read_settings(self.config, trade_rules(self.config, strategy))
         self._strategy = strategy
         self.record = ProgramRecord.begin(self.config, self.settings, strategy.dp)
-        self.dd.made_with = check_identifier(
-            Path(self.full_path), self.settings, makers=made_by(self.config, strategy, type(self))
-        )
+        makers = made_by(self.config, strategy, type(self))
+        if self.settings.policy is not None:
+            self._take_frozen(self.settings.policy, makers, strategy)
+        self.dd.made_with = check_identifier(Path(self.full_path), self.settings, makers=makers)
         for warning in column_warnings(strategy, self.settings):
             logger.warning(warning)
         self._has_rules = True
@@ -171,6 +173,27 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
                 error = UntrainableError(reason)
                 if not self._goes_on_without(pair, error, strategy):
                     raise error
+
+    def _take_frozen(self, name: str, makers: dict[str, Any], strategy: IStrategy) -> None:
+        """Trade by frozen policies; nothing is trained."""
+        if self.freqai_info.get("expiration_hours"):
+            raise SettingsError(
+                "freqai.expiration_hours: a frozen policy is never trained again and would expire; "
+                "leave expiration_hours or rl_config.policy out"
+            )
+        frozen = FrozenPolicies.open(Path(self.config["user_data_dir"]), name)
+        frozen.check(self.settings, makers)
+        frozen.check_pairs(self._pairs(strategy))
+        makers["policy files"] = frozen.digest
+        self.dd.frozen = frozen
+        if frozen.changed_code is not None:
+            logger.warning(frozen.changed_code)
+        logger.info("policy %r of run %s trades; nothing is trained", name, frozen.facts["run"])
+
+    def start_scanning(self, *args: Any, **kwargs: Any) -> None:
+        """Look for pairs to train, unless a frozen policy trades."""
+        if self.dd.frozen is None:
+            super().start_scanning(*args, **kwargs)
 
     def _goes_on_without(self, pair: str, error: BaseException | None, strategy: IStrategy) -> bool:
         """Leave a pair out of a backtest; False where that ends the run instead."""
@@ -383,13 +406,15 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     ) -> FreqaiDataKitchen:
         """Predict anew where exits need the network; saved predictions know of no position."""
         trained, tested = dk.training_timeranges, dk.backtesting_timeranges
-        check_trainable(dataframe, trained, tested, dk.pair, self.settings)
+        if self.dd.frozen is None:
+            check_trainable(dataframe, trained, tested, dk.pair, self.settings)
         self._begins = dataframe["date"].iloc[0]
         self._warm_up = strategy.startup_candle_count * timedelta(seconds=self.base_tf_seconds)
         names = [_window_name(dk.pair, train.stopts) for train in trained]
         self.record.windows(dk.pair, names, trained, tested)
         self.record.candles(dk.pair, dataframe, tested[0].startdt)
-        keep_predictions(dk, self.dd.made_with, may_be_found=not self.settings.add_state_info)
+        is_table = not self.settings.add_state_info and self.dd.frozen is None
+        keep_predictions(dk, self.dd.made_with, may_be_found=is_table)
         done = super().start_backtesting(dataframe, metadata, dk, strategy)
         self._record_reused(names, done)
         self.record.traded(
@@ -400,6 +425,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
 
     def model_exists(self, dk: FreqaiDataKitchen) -> bool:
         """Whether a window's model is on the disk, with all of its files whole."""
+        if self.dd.frozen is not None:
+            return True
         if not super().model_exists(dk):
             return False
         try:
@@ -416,6 +443,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             rows = whole[(whole["date"] >= tested.startdt) & (whole["date"] < tested.stopdt)]
             if len(rows):
                 self.record.predictions(dk.pair, name, rows["date"], rows, is_live=False)
+                self.record.reused(dk.pair, Path(self.full_path) / name)
 
     def rl_model_predict(
         self, dataframe: DataFrame, dk: FreqaiDataKitchen, model: PPO
@@ -440,6 +468,9 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             checkpoint = f"checkpoint {Path(dk.data_path).name}/{dk.model_filename}_model.zip"
             raise OperationalException(f"{dk.pair}, {checkpoint}: {error}") from None
         seconds = time.perf_counter() - started
+        self.record.weights(
+            dk.pair, Path(dk.data_path).name, lambda: policy.digest, model, self.settings.policy
+        )
         if self.settings.add_state_info:
             self.decisions.note(dk.pair, self._dates, features, policy, only_latest=self.live)
         signals = self._signals

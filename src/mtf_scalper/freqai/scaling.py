@@ -19,8 +19,8 @@ from pandas import Index
 from sklearn.preprocessing import MinMaxScaler
 
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.ppo.model_files import SCALING_FORMAT
 
-FORMAT: Final = "mtf-scalper scaling 1"
 _RANGE: Final = (-1, 1)
 _ARRAYS: Final = ("min_", "scale_", "data_min_", "data_max_", "data_range_")
 _DTYPES: Final = ("<f4", "<f8")
@@ -30,7 +30,7 @@ def plain_scaling(pipeline: Pipeline) -> dict[str, Any] | None:
     """Return a fitted pipeline as what JSON can hold, None where it has other steps."""
     steps = [step for _, step in pipeline.steps]
     if not steps:
-        return {"format": FORMAT, "steps": 0}
+        return {"format": SCALING_FORMAT, "steps": 0}
     if [type(step) for step in steps] != [VarianceThreshold, SKLearnWrapper]:
         return None
     const, wrapper = steps
@@ -42,7 +42,7 @@ def plain_scaling(pipeline: Pipeline) -> dict[str, Any] | None:
     if any(each.dtype.str not in _DTYPES for each in arrays.values()):
         return None
     return {
-        "format": FORMAT,
+        "format": SCALING_FORMAT,
         "steps": len(steps),
         "names": [name for name, _ in pipeline.steps],
         "features": list(pipeline.features_in),
@@ -70,7 +70,7 @@ def pipeline_of(scaling: Mapping[str, Any]) -> Pipeline:
 
 
 def _pipeline_of(scaling: Mapping[str, Any]) -> Pipeline:
-    if scaling["format"] != FORMAT:
+    if scaling["format"] != SCALING_FORMAT:
         raise ValueError(f"format {scaling['format']!r}")
     if scaling["steps"] == 0:
         return Pipeline([], {})

@@ -27,6 +27,8 @@ from mtf_scalper.paths import written_durably
 from mtf_scalper.ppo.rebuilt import PLAIN, plain_values, rebuilt
 
 FORMAT: Final = "mtf-scalper policy 1"
+SCALING_FORMAT: Final = "mtf-scalper scaling 1"
+"""Of the JSON that says how a model's features were scaled, see ``freqai.scaling``."""
 _MOST_BYTES: Final = 2**30
 """Of what a zip holds, unpacked."""
 _OPTIMIZER: Final = "optimizer."
