@@ -197,7 +197,7 @@ def test_predictions_of_a_frozen_policy_have_the_same_bits(
     ("overrides", "attributes", "said"),
     [
         ({"stoploss": -0.2}, {}, r"another rules.stoploss \(rules.stoploss was -0.1, is -0.2\)"),
-        ({}, {"emergency_loss": 0.05}, r"another rules.emergency_loss \(.* was 0.03, is 0.05\)"),
+        ({}, {"emergency_loss": -0.05}, r"another rules.emergency_loss \(.* was -0.03, is -0.05\)"),
         ({}, {"exit_confidence": 0.6}, r"another rules.exit_confidence \(.* was 0.5, is 0.6\)"),
     ],
 )
@@ -218,7 +218,6 @@ def test_rules_that_differ_are_refused_by_name(
             "another feature_parameters.indicator_periods_candles",
         ),
         ({"conv_width": 5}, r"another window_size \(window_size was 4, is 5\)"),
-        ({"expiration_hours": 2}, "would expire"),
     ],
 )
 def test_features_that_differ_are_refused_by_name(setting: Any, freqai: Any, said: str) -> None:

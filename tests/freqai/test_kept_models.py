@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ from typer.testing import CliRunner
 
 from mtf_scalper.cli import app
 from mtf_scalper.freqai import columns
+from mtf_scalper.freqai.drawer import Drawer
 from mtf_scalper.freqai.model import MtfScalperRLModel
 from mtf_scalper.freqai.scaling import pipeline_of, plain_scaling
 from mtf_scalper.freqai.vetting import BACKUP, HISTORY, PAIRS, vet
 from mtf_scalper.freqai.window_predictions import PREDICTIONS
-from mtf_scalper.kept_files import LIST
+from mtf_scalper.kept_files import LIST, check_files
 from mtf_scalper.paths import PathError
 from mtf_scalper.records.events import SETTINGS_FILE
 from mtf_scalper.trusted import NotTrustedError, TrustedFiles
+
+from .conftest import BACKTEST
 
 PAIR = "BTC/USDT:USDT"
 PICKLES = ("feature_pipeline.pkl", "label_pipeline.pkl", "trained_df.pkl", "trained_dates_df.pkl")
@@ -281,7 +285,9 @@ def test_a_window_keeps_its_own_scaling_when_the_one_before_it_is_trained_anew(
     assert (second / LIST).read_bytes() == kept
 
 
-@pytest.mark.parametrize("at", ["trained_df", "feature_pipeline", "metadata", "policy"])
+@pytest.mark.parametrize(
+    "at", ["trained_df", "feature_pipeline", "metadata", "policy", "pairs", "list"]
+)
 def test_a_full_disk_leaves_no_half_model(
     at: str, open_workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +309,8 @@ def test_a_full_disk_leaves_no_half_model(
         "feature_pipeline": (cloudpickle, "dump"),
         "metadata": (theirs.rapidjson, "dump"),
         "policy": (model_folder, "write_tensors"),
+        "pairs": (Drawer, "save_drawer_to_disk"),
+        "list": (model_folder, "write_list"),
     }
     monkeypatch.setattr(*places[at], full)
     with pytest.raises(PathError) as caught:
@@ -311,6 +319,27 @@ def test_a_full_disk_leaves_no_half_model(
     assert "No space left on device" in str(caught.value)
     assert not (folder / LIST).exists()
     assert not workshop.model.model_exists(workshop.kitchen)
+
+
+def test_a_program_that_is_killed_as_it_saves_can_be_run_again(
+    make_program: Callable[..., Any], tmp_path: Path
+) -> None:
+    program = make_program(tmp_path / "killed", is_ready=False)
+    words = (*BACKTEST, str(program.folder / "results"))
+    models = program.folder / "user_data" / "models" / "mtf_scalper_rl"
+    process = program.start(*words)
+    while process.poll() is None and not list(models.glob("sub-train-*/*_model.zip")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    killed, *_ = models.glob("sub-train-*/")
+    was_whole = (killed / LIST).exists()
+    program.run(*words)
+    log = (program.folder / "output.log").read_text()
+    told = f"{killed / LIST} is missing: the files beside it are not complete; the window is"
+    assert (told in log) == (not was_whole)
+    for folder in models.glob("sub-train-*/"):
+        check_files(folder)
 
 
 # JSON

@@ -1,8 +1,8 @@
 """Frozen policies: weights, scaling and what they were judged with, in a folder of their own.
 
 ``mtf-scalper freeze`` writes ``user_data/policies/NAME``: for every pair the weights as safetensors
-and the scaling of its features as JSON, one ``policy.json`` with all that has to be as it was, and a
-list of digests. A run with ``rl_config.policy: NAME`` trades by them and trains nothing.
+and the scaling of its features as JSON, one ``policy.json`` with all that has to be as it was, and
+a list of digests. A run with ``rl_config.policy: NAME`` trades by them and trains nothing.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from pandas import DataFrame, Index
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from mtf_scalper.errors import MarketError, MtfScalperError, SettingsError, UntrainableError
+from mtf_scalper.errors import MarketError, MtfScalperError, UntrainableError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
 from mtf_scalper.freqai.config import (
@@ -176,11 +176,6 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
 
     def _take_frozen(self, name: str, makers: dict[str, Any], strategy: IStrategy) -> None:
         """Trade by frozen policies; nothing is trained."""
-        if self.freqai_info.get("expiration_hours"):
-            raise SettingsError(
-                "freqai.expiration_hours: a frozen policy is never trained again and would expire; "
-                "leave expiration_hours or rl_config.policy out"
-            )
         frozen = FrozenPolicies.open(Path(self.config["user_data_dir"]), name)
         frozen.check(self.settings, makers)
         frozen.check_pairs(self._pairs(strategy))
@@ -246,7 +241,10 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         dk: FreqaiDataKitchen,
     ) -> FreqaiDataKitchen:
         """Let a pair whose training failed try again with its new candle."""
-        self._waiting.has_new_candle(metadata["pair"])
+        if self.dd.frozen is None:
+            self._waiting.has_new_candle(metadata["pair"])
+        else:  # it was judged on later candles than it has seen, and does not expire
+            dk.check_if_model_expired = lambda trained_timestamp: False
         return super().start_live(dataframe, metadata, strategy, dk)
 
     def extract_data_and_train_model(
