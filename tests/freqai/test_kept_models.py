@@ -231,6 +231,30 @@ def test_a_damaged_history_is_replaced_by_its_backup(
     assert len(list((Path(config["user_data_dir"]) / "trusted_files").iterdir())) == 1
 
 
+def test_a_full_disk_leaves_the_history_as_it_was_and_the_bot_running(
+    make_config: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config()
+    model = MtfScalperRLModel(config=config)
+    model.dd.historic_predictions = {PAIR: pd.DataFrame({columns.ACTION: [1.0]})}
+    model.dd.save_historic_predictions_to_disk()
+    path = folder_of(config) / HISTORY
+    kept = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    model.dd.historic_predictions = {}
+    model.dd.save_historic_predictions_to_disk()
+    monkeypatch.undo()
+    said = f"{path}: cannot be written: No space left on device; the one before it stays"
+    assert said in caplog.messages
+    assert path.read_bytes() == kept
+    assert not list(path.parent.glob(".*.part"))
+    assert len(MtfScalperRLModel(config=config).dd.historic_predictions[PAIR]) == 1
+
+
 # Models and predictions of a backtest
 
 

@@ -285,9 +285,18 @@ def test_a_bot_with_a_frozen_policy_trains_nothing_and_predicts_by_it(
     make_bot: Callable[..., Bot],
 ) -> None:
     bot = make_bot()
+    bot.config["freqai"]["live_retrain_hours"] = 100.0
+
+    def second_candle() -> Any:
+        """Return the last row after the first candle, which has no prediction, and one more."""
+        bot.until(STOPPED)
+        bot.candle()
+        bot.until(STOPPED + FIVE_MINUTES)
+        return bot.candle().iloc[-1]
+
     bot.candle()
     bot.trained_after(0)
-    told = bot.candle().iloc[-1]
+    told = second_candle()
     assert told["do_predict"] == 1
     user_data = Path(bot.config["user_data_dir"])
     (folder,) = Path(bot.model.full_path).glob("sub-train-*")
@@ -302,12 +311,13 @@ def test_a_bot_with_a_frozen_policy_trains_nothing_and_predicts_by_it(
     rl_config = bot.config["original_config"]["freqai"]["rl_config"]
     bot.config["freqai"]["identifier"] = "frozen"
     rl_config["policy"] = bot.config["freqai"]["rl_config"]["policy"] = "mine"
+    bot.config["freqai"]["live_retrain_hours"] = 0.05
     bot.restart()
-    frame = bot.candle()
-    for name in columns.PREDICTIONS:
-        assert frame[name].iloc[-1] == told[name]
+    again = second_candle()
+    for name in (*columns.PREDICTIONS, "date"):
+        assert again[name] == told[name]
     for _ in range(3):
-        bot.until(pd.Timestamp(Clock.moment) + 12 * FIVE_MINUTES)  # LIVE retrains every 3 minutes
+        bot.until(pd.Timestamp(Clock.moment) + FIVE_MINUTES)
         assert bot.candle()["do_predict"].iloc[-1] == 1
     assert not bot.model._threads
     assert not list(Path(bot.model.full_path).glob("sub-train-*/*.zip"))

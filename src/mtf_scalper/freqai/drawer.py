@@ -186,7 +186,20 @@ class Drawer(FreqaiDataDrawer):
         return model_folder.read_kept(folder, name, self._trusted, device="auto")
 
     def save_historic_predictions_to_disk(self) -> None:
-        """Write the history of predictions and its backup, each whole."""
+        """Write the history of predictions and its backup, each whole, or tell why not.
+
+        FreqAI calls it outside of any guard in the thread that trains, which an error would end.
+        """
+        try:
+            self._save_history()
+        except OSError as error:
+            logger.warning(
+                "%s: cannot be written: %s; the one before it stays",
+                error.filename or self.historic_predictions_path,
+                error.strerror,
+            )
+
+    def _save_history(self) -> None:
         with self.save_lock:
             content = pickle.dumps(dict(self.historic_predictions))
             digest = hashlib.sha256(content).hexdigest()

@@ -76,6 +76,7 @@ from mtf_scalper.trusted import TrustedFiles
 logger = logging.getLogger(__name__)
 
 _FEATURES = ("train_features", "test_features")
+_SAVE_SECONDS = 3600.0
 
 
 class MtfScalperRLModel(BaseReinforcementLearningModel):
@@ -125,6 +126,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self._signals = signals_of(self._window)
         self._rows: dict[str, Index] = {}
         self._waiting = WaitingPairs(self.train_queue)
+        self._history_saved = time.monotonic()
 
     def start(
         self, dataframe: DataFrame, metadata: dict[str, Any], strategy: IStrategy
@@ -245,6 +247,9 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             self._waiting.has_new_candle(metadata["pair"])
         else:  # it was judged on later candles than it has seen, and does not expire
             dk.check_if_model_expired = lambda trained_timestamp: False
+            if time.monotonic() - self._history_saved > _SAVE_SECONDS:  # else after each training
+                self._history_saved = time.monotonic()
+                self.dd.save_historic_predictions_to_disk()
         return super().start_live(dataframe, metadata, strategy, dk)
 
     def extract_data_and_train_model(
