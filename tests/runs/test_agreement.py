@@ -9,6 +9,7 @@ import pytest
 
 from mtf_scalper.checks.facts import read_used_settings
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.freqai.columns import PREDICTIONS
 from mtf_scalper.freqai.frozen import compared_facts
 from mtf_scalper.kept_files import read_list
 from mtf_scalper.market.stored import recorded_pair
@@ -122,8 +123,8 @@ def test_what_an_evaluation_keeps_is_what_freqai_has(agreed, kept):
     assert {**policy.scaling, "labels": theirs["labels"]} == theirs
     (path,) = folder.glob("*_metadata.json")
     theirs = json.loads(path.read_text())
-    assert policy.metadata["training_features_list"] == theirs["training_features_list"]
-    assert policy.metadata["label_list"] == theirs["label_list"]
+    assert policy.features == theirs["training_features_list"]
+    assert list(PREDICTIONS) == theirs["label_list"]
     made_by = json.loads((request.models / SETTINGS_FILE).read_text())["made_by"]
     theirs = compared_facts(read_used_settings(request.models), made_by)
     assert compared == theirs

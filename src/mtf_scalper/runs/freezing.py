@@ -21,6 +21,7 @@ import pandas as pd
 from mtf_scalper._version import __version__
 from mtf_scalper.checks.facts import read_used_settings
 from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.frozen import FACTS, FOLDER, FORMAT, compared_facts, pair_files
 from mtf_scalper.freqai.model_folder import read_kept
 from mtf_scalper.freqai.scaling import plain_scaling
@@ -95,10 +96,13 @@ def freeze_run(
     of_evaluation = (run.folder / KEPT).is_dir()
     if seed is not None and not of_evaluation:
         raise FreezeError(f"--seed: {run.run_id} is no evaluation that keeps policies by seed")
-    if of_evaluation:
-        compared, sources = _of_evaluation(run, window, seed)
-    else:
-        compared, sources = _of_program(run, window, user_data)
+    try:
+        if of_evaluation:
+            compared, sources = _of_evaluation(run, window, seed)
+        else:
+            compared, sources = _of_program(run, window, user_data)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FreezeError(f"{run.folder}: the record is damaged ({error!r})") from None
     outcome = run.outcome or {}
     facts = {
         "format": FORMAT,
@@ -249,6 +253,7 @@ def _of_evaluation(
             "of its last window, by seed; evaluate up to the day that is wanted"
         )
     sources: dict[str, _Source] = {}
+    zero = dict.fromkeys(columns.PREDICTIONS, 0.0)
     for pair, facts in chosen.items():
         digest = judged.get((pair, facts.window, facts.seed))
         if digest != facts.weights:
@@ -258,7 +263,14 @@ def _of_evaluation(
             "seed": facts.seed,
             "trained": facts.trained,
             "weights": digest,
-            "metadata": facts.metadata,
+            "metadata": {
+                "training_features_list": facts.features,
+                # As FreqAI finds them in the strategy's frame, where all of them are 0.
+                "label_list": list(columns.PREDICTIONS),
+                "labels_mean": zero,
+                "labels_std": zero,
+                "extra_returns_per_train": {},
+            },
         }
         sources[pair] = _Source(facts.file, facts.scaling, about)
     return compared, sources

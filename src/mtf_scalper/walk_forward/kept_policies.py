@@ -1,8 +1,7 @@
 """The last policies of an evaluation, kept in its record: what may be frozen later.
 
 Those of the last window, by pair and seed; earlier ones would be some hundred megabytes that nobody
-trades by. Beside the weights stand the scaling of the features, in FreqAI's names, and what FreqAI
-has to know of a model.
+trades by. Beside the weights stands the scaling of the features, in FreqAI's names.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from mtf_scalper.walk_forward.windows import Window
 KEPT: Final = "policies"
 """Folder of a record."""
 _COMPARED: Final = "compared.json"
-_LABEL: Final = "&-action"
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class PolicyFacts:
     trained: int
     period: dict[str, str]
     scaling: dict[str, Any]
-    metadata: dict[str, Any]
+    features: list[str]
     file: Path
 
 
@@ -96,8 +94,6 @@ def keep_policy(
         "data_max_": scaling.high,
         "data_range_": scaling.high - scaling.low,
     }
-    # As FreqAI notes what a training has found in the strategy's only label.
-    zero = {_LABEL: 0.0}
     path = folder / f"{file_stem(pair)}-{window.name}-{seed}.safetensors"
     write_tensors(path, policy.model)
     write_json(
@@ -117,19 +113,13 @@ def keep_policy(
                 "steps": 2,
                 "names": ["const", "scaler"],
                 "features": names,
-                "labels": [_LABEL],
+                "labels": [],
                 "kept": scaling.kept.tolist(),
                 "n_rows": scaling.n_rows,
                 "dtypes": dict.fromkeys(arrays, "<f8"),
                 "arrays": {name: each.tolist() for name, each in arrays.items()},
             },
-            "metadata": {
-                "training_features_list": names,
-                "label_list": [_LABEL],
-                "labels_mean": zero,
-                "labels_std": zero,
-                "extra_returns_per_train": {},
-            },
+            "features": names,
         },
     )
 
