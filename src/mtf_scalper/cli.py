@@ -571,6 +571,65 @@ def doctor(
     raise typer.Exit(report.exit_code)
 
 
+@app.command(epilog=_EXIT_CODES)
+def freeze(
+    run: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name of the policy.")],
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="YYYYMMDD",
+            show_default="the newest of each pair",
+            help="Take the window that trades this day.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, show_default="the first", help="Of an evaluation with several seeds."),
+    ] = None,
+    folder: RunsFolder = RUNS,
+) -> None:
+    """Keep the policies that a run was judged by, so that backtests and bots trade by them."""
+    from mtf_scalper.records.lookup import find_run
+    from mtf_scalper.runs.freezing import freeze_run
+
+    found = find_run(run, folder)
+    for line in freeze_run(found, name, found.folder.parent.parent, window=window, seed=seed):
+        typer.echo(line)
+
+
+@app.command(epilog=_EXIT_CODES)
+def trust(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", callback=_path_checked_by(check_file), help="A pickle."),
+    ],
+    userdir: Annotated[
+        Path | None,
+        typer.Option(
+            callback=_path_checked_by(check_folder),
+            show_default="that of the file's models folder, or user_data",
+            help="freqtrade's user directory, whose programs may read the file from now on.",
+        ),
+    ] = None,
+) -> None:
+    """Show what a pickle is, running nothing of it, and let programs of this project read it.
+
+    FreqAI keeps a bot's history and some pipelines as pickles, which run what stands in them when
+    they are read. Those that were written elsewhere are refused until you trust them.
+    """
+    from mtf_scalper.kept_files import file_digest
+    from mtf_scalper.trusted import TrustedFiles, described
+
+    for line in described(file):
+        typer.echo(line)
+    whole = file.resolve()
+    above = [each.parent for each in whole.parents if each.name == "models"]
+    trusted = TrustedFiles(userdir or (above[0] if above else user_data()))
+    trusted.add(file_digest(file), whole, "mtf-scalper trust")
+    typer.echo(f"trusted from now on, by {trusted.folder}; delete its file there to undo it")
+
+
 @runs_app.command("list", epilog=_EXIT_CODES)
 def list_runs(folder: RunsFolder = RUNS) -> None:
     """List all runs, newest first; an id is made of kind, day and time (UTC)."""

@@ -51,6 +51,21 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def written_durably(path: Path) -> Iterator[Path]:
+    """Do the same, so that what has the name is on the disk even if the machine loses its power."""
+    with written_whole(path) as part:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+    if os.name != "nt":  # Windows opens no folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 def check_folder(path: Path, name: str) -> None:
     """Raise ``PathError`` unless ``path`` is a folder that can be read.
 

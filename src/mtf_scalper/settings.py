@@ -344,6 +344,9 @@ class Settings(_Frozen):
         The network also sees the state of its own position, see ``simulator.observation``.
     fills, n_actions
         When orders fill in training; 4 and 3 actions exist with ``fills="freqtrade_env"`` only.
+    policy : str or None
+        Name of a frozen policy that FreqAI's model trades by instead of training; see
+        ``docs/frozen.md``. ``train`` takes no notice of it.
     reward : RewardName or str
         Step reward: a name, or a function of yours as ``"file.py:function"`` or
         ``"package.module:function"``; a function under ``@reward`` becomes such a string.
@@ -403,6 +406,7 @@ class Settings(_Frozen):
     n_actions: Annotated[int, Field(ge=3, le=5)] = 5
     progress_bar: bool = False
     untrainable_pairs: UntrainablePairs = UntrainablePairs.LEAVE_OUT
+    policy: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
     reward: RewardName | str = RewardName.LOG_RETURN
     allow_uncompiled_reward: bool = False
     reward_parameters: RewardParameters = RewardParameters()

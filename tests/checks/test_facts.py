@@ -17,7 +17,7 @@ from mtf_scalper.checks.facts import (
     read_used_settings,
 )
 from mtf_scalper.checks.speed import BEFORE, compare_speed
-from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.errors import MtfScalperError, SettingsError
 from mtf_scalper.training import train
 
 
@@ -40,7 +40,7 @@ def test_a_damaged_checkpoint_is_an_error_and_no_checkpoint_is_none(tmp_path: Pa
     folder.mkdir()
     with zipfile.ZipFile(folder / "cb_btc_1_model.zip", "w") as archive:
         archive.writestr("data", "{")
-    with pytest.raises(ValueError, match=r"delimiter|property name"):
+    with pytest.raises(SettingsError, match=r"cb_btc_1_model.zip: it is damaged, or no model"):
         read_checkpoints(tmp_path)
 
 

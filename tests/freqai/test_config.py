@@ -284,7 +284,9 @@ def test_an_identifier_refuses_another_version(
 
 
 def test_an_identifier_refuses_models_of_unknown_settings(tmp_path: Path) -> None:
-    (tmp_path / "old" / "sub-train-BTC_1").mkdir(parents=True)
+    folder = tmp_path / "old" / "sub-train-BTC_1"
+    folder.mkdir(parents=True)
+    (folder / "cb_btc_1_model.zip").touch()
     with pytest.raises(SettingsError, match="'old' holds models of unknown settings"):
         check_identifier(tmp_path / "old", Settings())
 

@@ -35,6 +35,12 @@ from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.drawer import in_one_form
 from mtf_scalper.freqai.model import MtfScalperRLModel
+from mtf_scalper.kept_files import file_digest, read_list
+from mtf_scalper.records.events import WEIGHTS
+from mtf_scalper.records.reader import Run
+from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.runs.freezing import freeze_run
+from mtf_scalper.trusted import TrustedFiles
 
 PAIR, OTHER = "BTC/USDT:USDT", "ETH/USDT:USDT"
 PAIRS = (PAIR, OTHER)
@@ -225,6 +231,8 @@ def test_predictions_that_another_version_kept_are_joined_with_new_ones(
     kept = pd.DataFrame({columns.ACTION: 1.0, "do_predict": 1, "date_pred": as_kept})
     with bot.model.dd.historic_predictions_path.open("wb") as file:
         pickle.dump({PAIR: kept}, file)
+    path = Path(bot.model.dd.historic_predictions_path)
+    TrustedFiles(Path(bot.config["user_data_dir"])).add(file_digest(path), path, "the test's own")
     bot.restart()
     found = bot.model.dd.historic_predictions[PAIR]["date_pred"]
     assert found.dtype == "datetime64[us, UTC]"
@@ -271,3 +279,72 @@ def test_dates_in_one_form_are_left_alone() -> None:
     other = frame.assign(date=dates.tz_convert(ZoneInfo("UTC")))
     assert in_one_form(other)["date"].dt.tz is dt.UTC
     assert other["date"].dt.tz is not dt.UTC
+
+
+def test_a_bot_with_a_frozen_policy_trains_nothing_and_predicts_by_it(
+    make_bot: Callable[..., Bot],
+) -> None:
+    bot = make_bot()
+    bot.config["freqai"]["live_retrain_hours"] = 100.0
+
+    def second_candle() -> Any:
+        """Return the last row after the first candle, which has no prediction, and one more."""
+        bot.until(STOPPED)
+        bot.candle()
+        bot.until(STOPPED + FIVE_MINUTES)
+        return bot.candle().iloc[-1]
+
+    bot.candle()
+    bot.trained_after(0)
+    told = second_candle()
+    assert told["do_predict"] == 1
+    user_data = Path(bot.config["user_data_dir"])
+    (folder,) = Path(bot.model.full_path).glob("sub-train-*")
+    digest = read_list(folder)["weights"]
+    identifier = bot.config["freqai"]["identifier"]
+    with RunRecord.begin(user_data / "runs", "dry-run", identifier=identifier) as record:
+        facts = {"pair": PAIR, "window": folder.name, "digest": digest, "policy": None}
+        record.events().write(WEIGHTS, **facts)
+    freeze_run(Run.open(record.folder), "mine", user_data)
+    bot.model.shutdown()
+
+    rl_config = bot.config["original_config"]["freqai"]["rl_config"]
+    bot.config["freqai"]["identifier"] = "frozen"
+    rl_config["policy"] = bot.config["freqai"]["rl_config"]["policy"] = "mine"
+    bot.config["freqai"]["live_retrain_hours"] = 0.05
+    bot.restart()
+    again = second_candle()
+    for name in (*columns.PREDICTIONS, "date"):
+        assert again[name] == told[name]
+    for _ in range(3):
+        bot.until(pd.Timestamp(Clock.moment) + FIVE_MINUTES)
+        assert bot.candle()["do_predict"].iloc[-1] == 1
+    assert not bot.model._threads
+    assert not list(Path(bot.model.full_path).glob("sub-train-*/*.zip"))
+    assert bot.model.dd._in_use[PAIR].digest == digest
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_a_bot_whose_model_was_cut_goes_on_with_the_one_before_it(
+    make_bot: Callable[..., Bot], older: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    bot = make_bot()
+    moments = []
+    for _ in range(2 if older else 1):
+        bot.candle()
+        moments.append(bot.trained_after(moments[-1] if moments else 0))
+        bot.until(pd.Timestamp(Clock.moment) + FIVE_MINUTES)
+    bot.model.shutdown()  # waits for the training that is running
+    *before, newest = sorted(Path(bot.model.full_path).glob("sub-train-*"))
+    (path,) = newest.glob("*_policy.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    bot.restart()
+    bot.candle()
+    line = next(line for line in caplog.messages if str(path) in line)
+    assert line.startswith(f"{PAIR}: {path} is damaged: ")
+    if older:
+        assert line.endswith("; the model before it is used")
+        assert bot.model.dd._in_use[PAIR].folder == before[-1]
+    else:
+        assert line.endswith("; the pair is trained anew")
+        assert bot.trained_after(0) > 0

@@ -1,17 +1,25 @@
 """The real program and the Python API, trained on the same windows of the synthetic market."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from mtf_scalper.checks.facts import read_used_settings
 from mtf_scalper.errors import SettingsError
+from mtf_scalper.freqai.columns import PREDICTIONS
+from mtf_scalper.freqai.frozen import compared_facts
+from mtf_scalper.kept_files import read_list
 from mtf_scalper.market.stored import recorded_pair
+from mtf_scalper.ppo.policy import Policy
+from mtf_scalper.records.events import SETTINGS_FILE
 from mtf_scalper.runs.agreement import compare_trades, program_request
 from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.program import MODEL, STRATEGY
 from mtf_scalper.simulator.types import ExitReason
+from mtf_scalper.walk_forward.kept_policies import KEPT, keep_compared, kept_policies
 from mtf_scalper.walk_forward.learned_window import learn_window, window_task
 from mtf_scalper.walk_forward.sources import RecordedPairs, planted_recipe
 from mtf_scalper.walk_forward.walk import walk
@@ -62,12 +70,23 @@ def agreed(project, tmp_path_factory, run_ready_backtest):
     windows = plan.windows()
     recorded = recorded_pair(datadir, PAIR, since=windows[0].train_from, fee_rate=recipe.fee_rate)
     settings = recipe.settings.changed(cpu_count=1)
-    learned = [
-        learn_window(window_task(recorded, each, settings, seed=SEED, with_history=False))
-        for each in windows
+    tasks = [
+        window_task(recorded, each, settings, seed=SEED, with_history=False) for each in windows
     ]
-    found = walk(recorded, windows, learned, settings)
+    # As in an evaluation, the last window's policy is kept.
+    kept = folder / "record" / KEPT
+    tasks[-1] = replace(tasks[-1], keep_in=kept, timeframes=recipe.timeframes)
+    found = walk(recorded, windows, [learn_window(each) for each in tasks], settings)
+    keep_compared(kept, compared_facts(settings, recipe.made_by))
     return found, outcome, request
+
+
+@pytest.fixture
+def kept(agreed):
+    """Return what was kept of the last window, and what FreqAI has to have in common with it."""
+    folder = agreed[2].folder.parent / "record"
+    compared, (policy,) = kept_policies(folder)
+    return compared, policy
 
 
 def test_trades_agree_one_for_one(agreed):
@@ -89,6 +108,26 @@ def test_probabilities_are_the_same_to_the_last_bit(agreed):
         full = np.isfinite(part.probabilities).all(axis=1)
         assert full.sum() == len(full) - 9
         np.testing.assert_array_equal(theirs[full], part.probabilities[full])
+
+
+def test_what_an_evaluation_keeps_is_what_freqai_has(agreed, kept):
+    """Weights, scaling and names to the last bit: by either of them the same policy is frozen."""
+    found, _, request = agreed
+    compared, policy = kept
+    assert policy.window == found.learned[-1].window.name
+    (folder,) = request.models.glob(f"sub-train-*_{policy.trained}")
+    assert read_list(folder)["weights"] == policy.weights
+    assert Policy.load(policy.file, found.settings).digest == policy.weights
+    (path,) = folder.glob("*_scaling.json")
+    theirs = json.loads(path.read_text())["feature_pipeline"]
+    assert {**policy.scaling, "labels": theirs["labels"]} == theirs
+    (path,) = folder.glob("*_metadata.json")
+    theirs = json.loads(path.read_text())
+    assert policy.features == theirs["training_features_list"]
+    assert list(PREDICTIONS) == theirs["label_list"]
+    made_by = json.loads((request.models / SETTINGS_FILE).read_text())["made_by"]
+    theirs = compared_facts(read_used_settings(request.models), made_by)
+    assert compared == theirs
 
 
 def test_the_first_difference_is_named(agreed):

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from stable_baselines3 import PPO
 
 from mtf_scalper.checks.speed import SpeedComparison
 from mtf_scalper.errors import MtfScalperError
+from mtf_scalper.ppo.model_files import read_model
 from mtf_scalper.records.events import SETTINGS_FILE
 from mtf_scalper.records.sampler import Sample
 from mtf_scalper.settings import Settings
@@ -21,7 +21,7 @@ from mtf_scalper.settings import Settings
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What stock stable-baselines3 finds in a saved model.
+    """What stands in a saved model.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ def read_used_settings(models: Path) -> Settings:
 
 
 def _checkpoint(path: Path) -> CheckpointFacts:
-    model = PPO.load(path, device="cpu")
+    model = read_model(path)
     weights = model.policy.state_dict()
     return CheckpointFacts(
         name=path.name,

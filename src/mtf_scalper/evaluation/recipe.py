@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -41,6 +42,9 @@ class Recipe:
         From a pair to what the exchange asks of whoever trades it.
     data_format : str or None
         freqtrade's ``dataformat_ohlcv``; None for that of the files which there are.
+    made_by : mapping
+        What models depend on besides the settings, see ``freqai.config.made_by``; empty where
+        there is no strategy.
     """
 
     settings: Settings
@@ -54,6 +58,7 @@ class Recipe:
     startup_candles: int | None = None
     terms: Callable[[str], PairTerms] | None = None
     data_format: str | None = None
+    made_by: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def longest_trade(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -15,6 +16,8 @@ from mtf_scalper.errors import SettingsError
 from mtf_scalper.freqai.reads import sets_classic_entries
 from mtf_scalper.freqai.sections import check_sections, section
 from mtf_scalper.freqai.trading_options import Use, check_trading_options
+from mtf_scalper.freqai.window_predictions import PREDICTIONS, list_of
+from mtf_scalper.kept_files import KeptFilesError, read_list, write_json
 from mtf_scalper.own_code import file_digest, own_code
 from mtf_scalper.records.events import SETTINGS_FILE
 from mtf_scalper.records.files import plain
@@ -236,7 +239,7 @@ _NOT_COMPARED: dict[str, Any] = {
 
 def check_identifier(
     models_folder: Path, settings: Settings, makers: Mapping[str, Any] | None = None
-) -> None:
+) -> str:
     """Refuse to reuse models and predictions that other settings or another version made.
 
     FreqAI itself reuses whatever lies under the identifier. The first run writes its settings
@@ -250,6 +253,11 @@ def check_identifier(
     settings : Settings
     makers : mapping, optional
         See ``made_by``.
+
+    Returns
+    -------
+    str
+        A digest of all that is compared, which models and predictions are listed with.
 
     Raises
     ------
@@ -266,9 +274,10 @@ def check_identifier(
         now["reward_digest"] = digest
         imported = reward_code(settings)
         now |= {f"reward imports {file}": each for file, each in imported.items()}
+    made_with = hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()
     path = models_folder / SETTINGS_FILE
-    if path.is_file():
-        then = json.loads(path.read_text(encoding="utf-8"))
+    then = _read_settings_file(path)
+    if then is not None:
         then, now = _spread(then), _spread(now)
         changed = sorted(key for key in {*now, *then} if now.get(key) != then.get(key))
         if changed:
@@ -278,18 +287,49 @@ def check_identifier(
                 f"({', '.join(changed)}; {key} was {then.get(key)!r}, is {now.get(key)!r}); "
                 "choose a new identifier or delete its folder under user_data/models"
             )
-        return
-    if any(models_folder.glob("sub-train-*")):
+        return made_with
+    if _made_with(models_folder) - {made_with}:
         raise SettingsError(
             f"freqai.identifier: {models_folder.name!r} holds models of unknown settings; "
             "choose a new identifier or delete its folder under user_data/models"
         )
-    text = json.dumps(now, indent=1, sort_keys=True)
+    if path.exists():
+        logger.warning("%s is damaged and written anew: nothing here was made with others", path)
     try:
         models_folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_json(path, now)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be written: {error.strerror}") from None
+    return made_with
+
+
+def _read_settings_file(path: Path) -> dict[str, Any] | None:
+    """Return what stands in the file, None where it is missing or damaged."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("made_by"), dict) else None
+
+
+def _made_with(models_folder: Path) -> set[str]:
+    """Return what models and predictions that would be read say that they were made with."""
+    found: set[str] = set()
+    for folder in models_folder.glob("sub-train-*"):
+        if not any(path.name.startswith("cb_") for path in folder.iterdir()):
+            continue  # a training that came to nothing
+        try:
+            found.add(str(read_list(folder).get("made_with")))
+        except KeptFilesError:
+            # Whole or not: without a list nothing of it is read. Builds before had none.
+            if not (models_folder / SETTINGS_FILE).exists():
+                found.add("unknown")
+    for path in models_folder.glob(f"{PREDICTIONS}/*.feather"):
+        with contextlib.suppress(KeptFilesError):
+            found.add(str(read_list(path.parent, list_of(path)).get("made_with")))
+    return found
 
 
 def _spread(values: Mapping[str, Any]) -> dict[str, Any]:

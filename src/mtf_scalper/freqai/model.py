@@ -15,7 +15,6 @@ import numpy as np
 from freqtrade.configuration import TimeRange
 from freqtrade.enums import TRADE_MODES
 from freqtrade.exceptions import OperationalException
-from freqtrade.freqai.data_drawer import FreqaiDataDrawer
 from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.freqai.RL.BaseReinforcementLearningModel import BaseReinforcementLearningModel
 from freqtrade.loggers import error_console
@@ -37,6 +36,7 @@ from mtf_scalper.freqai.config import (
 )
 from mtf_scalper.freqai.decisions import Decisions
 from mtf_scalper.freqai.drawer import Drawer
+from mtf_scalper.freqai.frozen import FrozenPolicies
 from mtf_scalper.freqai.left_out import (
     LeftOut,
     check_trainable,
@@ -45,6 +45,8 @@ from mtf_scalper.freqai.left_out import (
     without_predictions,
 )
 from mtf_scalper.freqai.markets import build_market, check_raw_prices, check_window, log_gaps
+from mtf_scalper.freqai.model_folder import check_model
+from mtf_scalper.freqai.one_program import hold
 from mtf_scalper.freqai.reads import column_warnings
 from mtf_scalper.freqai.recording import ProgramRecord
 from mtf_scalper.freqai.reuse import (
@@ -56,7 +58,10 @@ from mtf_scalper.freqai.reuse import (
 )
 from mtf_scalper.freqai.sections import check_sections
 from mtf_scalper.freqai.traded import market_of_program
+from mtf_scalper.freqai.vetting import vet
 from mtf_scalper.freqai.waiting import Turns, WaitingPairs
+from mtf_scalper.freqai.window_predictions import keep_predictions
+from mtf_scalper.kept_files import KeptFilesError
 from mtf_scalper.market.candles import check_candles
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.pairs import check_linear
@@ -67,10 +72,12 @@ from mtf_scalper.records.events import EVENTS_FILE, EventLog, ProgressCallback
 from mtf_scalper.rollouts.environments import make_vec_env
 from mtf_scalper.settings import Advantage, Settings
 from mtf_scalper.training import train
+from mtf_scalper.trusted import TrustedFiles
 
 logger = logging.getLogger(__name__)
 
 _FEATURES = ("train_features", "test_features")
+_SAVE_SECONDS = 3600.0
 
 
 class MtfScalperRLModel(BaseReinforcementLearningModel):
@@ -82,7 +89,6 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     of none, its confidence, and the probability of every action.
     """
 
-    dd: FreqaiDataDrawer
     train_queue: deque[str]
 
     def __init__(self, **kwargs: Any) -> None:
@@ -100,8 +106,15 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         loaded["drop_ohlc_from_features"] = True
         # Checkpoints load as stable-baselines3's PPO, which masks here as MaskablePPO does.
         loaded["model_type"] = "PPO"
+        folder = Path(config["user_data_dir"], "models", config["freqai"]["identifier"])
+        trusted = TrustedFiles(Path(config["user_data_dir"]))
+        try:
+            hold(folder, self)
+            vet(folder, trusted)
+        except MtfScalperError as error:
+            raise OperationalException(str(error)) from None
         super().__init__(**kwargs)
-        self.dd = Drawer.taking_over(self.dd)
+        self.dd: Drawer = Drawer.taking_over(self.dd, trusted)
         # FreqAI's constructor has just set torch's threads from its own estimate.
         configure_torch(self.settings)
         self.decisions = Decisions()
@@ -117,6 +130,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self._rows: dict[str, Index] = {}
         self.train_queue = Turns(self.train_queue)
         self._waiting = WaitingPairs(self.train_queue)
+        self._history_saved = time.monotonic()
 
     def start(
         self, dataframe: DataFrame, metadata: dict[str, Any], strategy: IStrategy
@@ -150,9 +164,10 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self.settings = read_settings(self.config, trade_rules(self.config, strategy))
         self._strategy = strategy
         self.record = ProgramRecord.begin(self.config, self.settings, strategy.dp)
-        check_identifier(
-            Path(self.full_path), self.settings, makers=made_by(self.config, strategy, type(self))
-        )
+        makers = made_by(self.config, strategy, type(self))
+        if self.settings.policy is not None:
+            self._take_frozen(self.settings.policy, makers, strategy)
+        self.dd.made_with = check_identifier(Path(self.full_path), self.settings, makers=makers)
         for warning in column_warnings(strategy, self.settings):
             logger.warning(warning)
         self._has_rules = True
@@ -164,6 +179,22 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
                 error = UntrainableError(reason)
                 if not self._goes_on_without(pair, error, strategy):
                     raise error
+
+    def _take_frozen(self, name: str, makers: dict[str, Any], strategy: IStrategy) -> None:
+        """Trade by frozen policies; nothing is trained."""
+        frozen = FrozenPolicies.open(Path(self.config["user_data_dir"]), name)
+        frozen.check(self.settings, makers)
+        frozen.check_pairs(self._pairs(strategy))
+        makers["policy files"] = frozen.digest
+        self.dd.frozen = frozen
+        if frozen.changed_code is not None:
+            logger.warning(frozen.changed_code)
+        logger.info("policy %r of run %s trades; nothing is trained", name, frozen.facts["run"])
+
+    def start_scanning(self, *args: Any, **kwargs: Any) -> None:
+        """Look for pairs to train, unless a frozen policy trades."""
+        if self.dd.frozen is None:
+            super().start_scanning(*args, **kwargs)
 
     def _goes_on_without(self, pair: str, error: BaseException | None, strategy: IStrategy) -> bool:
         """Leave a pair out of a backtest; False where that ends the run instead."""
@@ -216,7 +247,13 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         dk: FreqaiDataKitchen,
     ) -> FreqaiDataKitchen:
         """Let a pair whose training failed, or that came back into the list, be trained."""
-        self._waiting.has_new_candle(metadata["pair"])
+        if self.dd.frozen is None:
+            self._waiting.has_new_candle(metadata["pair"])
+        else:  # it was judged on later candles than it has seen, and does not expire
+            dk.check_if_model_expired = lambda trained_timestamp: False
+            if time.monotonic() - self._history_saved > _SAVE_SECONDS:  # else after each training
+                self._history_saved = time.monotonic()
+                self.dd.save_historic_predictions_to_disk()
         return super().start_live(dataframe, metadata, strategy, dk)
 
     def extract_data_and_train_model(
@@ -228,10 +265,16 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         data_load_timerange: TimeRange,
     ) -> None:
         """Train in a running bot; what fails is told once and tried again at the next candle."""
+        before = dict(self.dd.pair_dict[pair])
         with self._waiting.trying(pair):
-            super().extract_data_and_train_model(
-                new_trained_timerange, pair, strategy, dk, data_load_timerange
-            )
+            try:
+                super().extract_data_and_train_model(
+                    new_trained_timerange, pair, strategy, dk, data_load_timerange
+                )
+            except BaseException:
+                # FreqAI has noted a model that may be nowhere on the disk.
+                self.dd.pair_dict[pair] = before
+                raise
 
     def _check_window(self, window: DataFrame, pair: str, dk: FreqaiDataKitchen) -> None:
         """Check candles and features; of those that are not warm yet say that."""
@@ -370,16 +413,15 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
     ) -> FreqaiDataKitchen:
         """Predict anew where exits need the network; saved predictions know of no position."""
         trained, tested = dk.training_timeranges, dk.backtesting_timeranges
-        check_trainable(dataframe, trained, tested, dk.pair, self.settings)
+        if self.dd.frozen is None:
+            check_trainable(dataframe, trained, tested, dk.pair, self.settings)
         self._begins = dataframe["date"].iloc[0]
         self._warm_up = strategy.startup_candle_count * timedelta(seconds=self.base_tf_seconds)
         names = [_window_name(dk.pair, train.stopts) for train in trained]
         self.record.windows(dk.pair, names, trained, tested)
         self.record.candles(dk.pair, dataframe, tested[0].startdt)
-        if self.settings.add_state_info:
-            find_saved = dk.check_if_backtest_prediction_is_valid
-            # It also sets where predictions are saved.
-            dk.check_if_backtest_prediction_is_valid = lambda length: find_saved(length) and False
+        is_table = not self.settings.add_state_info and self.dd.frozen is None
+        keep_predictions(dk, self.dd.made_with, may_be_found=is_table)
         done = super().start_backtesting(dataframe, metadata, dk, strategy)
         self._record_reused(names, done)
         self.record.traded(
@@ -388,6 +430,19 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         )
         return done
 
+    def model_exists(self, dk: FreqaiDataKitchen) -> bool:
+        """Whether a window's model is on the disk, with all of its files whole."""
+        if self.dd.frozen is not None:
+            return True
+        if not super().model_exists(dk):
+            return False
+        try:
+            check_model(Path(dk.data_path), str(dk.model_filename))
+        except KeptFilesError as error:
+            logger.warning("%s: %s; the window is trained anew", dk.pair, error)
+            return False
+        return True
+
     def _record_reused(self, names: Sequence[str], dk: FreqaiDataKitchen) -> None:
         """Write the predictions that FreqAI has found on disk into the record as well."""
         whole = dk.return_dataframe
@@ -395,6 +450,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             rows = whole[(whole["date"] >= tested.startdt) & (whole["date"] < tested.stopdt)]
             if len(rows):
                 self.record.predictions(dk.pair, name, rows["date"], rows, is_live=False)
+                self.record.reused(dk.pair, Path(self.full_path) / name)
 
     def rl_model_predict(
         self, dataframe: DataFrame, dk: FreqaiDataKitchen, model: PPO
@@ -419,6 +475,9 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             checkpoint = f"checkpoint {Path(dk.data_path).name}/{dk.model_filename}_model.zip"
             raise OperationalException(f"{dk.pair}, {checkpoint}: {error}") from None
         seconds = time.perf_counter() - started
+        self.record.weights(
+            dk.pair, Path(dk.data_path).name, lambda: policy.digest, model, self.settings.policy
+        )
         if self.settings.add_state_info:
             self.decisions.note(dk.pair, self._dates, features, policy, only_latest=self.live)
         signals = self._signals

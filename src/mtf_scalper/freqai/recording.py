@@ -38,9 +38,11 @@ from mtf_scalper.evaluation.left_out_pairs import LEFT_OUT, left_out_note
 from mtf_scalper.evaluation.trades import as_row, from_freqtrade
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.lifecycle import KINDS, Fate, kind_of_program
+from mtf_scalper.kept_files import KeptFilesError, read_list
 from mtf_scalper.lifetimes import end_with_parent
 from mtf_scalper.market.market import Market
 from mtf_scalper.records import files
+from mtf_scalper.records.events import WEIGHTS
 from mtf_scalper.records.files import RecordError
 from mtf_scalper.records.manifest import datadir_digests
 from mtf_scalper.records.reader import PROBABILITIES, Run
@@ -95,6 +97,7 @@ class ProgramRecord:
         self._not_judged: str | None = None
         self._pairs: Sequence[str] = ()
         self._left_out: dict[str, str] = {}
+        self._weights: dict[tuple[str, str], int] = {}
 
     @classmethod
     def begin(
@@ -206,6 +209,42 @@ class ProgramRecord:
                 record.append_predictions([{"pair": pair, "window": window, **latest}])
             elif not record.has_predictions(pair, window):
                 record.write_predictions(pair, table, window)
+
+    def weights(
+        self,
+        pair: str,
+        window: str,
+        digest: Callable[[], str],
+        model: object,
+        policy: str | None = None,
+    ) -> None:
+        """Note which weights predict a window, or live from now on, where they are others.
+
+        Parameters
+        ----------
+        pair, window : str
+        digest : callable
+            Returns the SHA-256 of the weights.
+        model : object
+            What has them.
+        policy : str, optional
+            Name of the frozen policy.
+        """
+        if self._record is None or self._weights.get((pair, window)) == id(model):
+            return
+        self._weights[pair, window] = id(model)
+        self.event(WEIGHTS, pair=pair, window=window, digest=digest(), policy=policy)
+
+    def reused(self, pair: str, folder: Path) -> None:
+        """Note the weights that have made a window's predictions in an earlier run."""
+        if self._record is None or (pair, folder.name) in self._weights:
+            return
+        try:
+            digest = read_list(folder).get("weights")
+        except KeptFilesError:
+            return
+        if digest is not None:
+            self.event(WEIGHTS, pair=pair, window=folder.name, digest=digest, policy=None)
 
     def order_filled(self) -> None:
         """Note that a trade may be about to close."""

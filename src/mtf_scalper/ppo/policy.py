@@ -19,6 +19,8 @@ from mtf_scalper.market.market import Market
 from mtf_scalper.market.names import check_names, column_names
 from mtf_scalper.ppo.finite import first_not_finite
 from mtf_scalper.ppo.masked_policy import MaskedPolicy
+from mtf_scalper.ppo.model_files import read_model, write_tensors
+from mtf_scalper.ppo.rebuilt import weights_digest
 from mtf_scalper.ppo.team import team
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.masks import masked_action, masked_probabilities
@@ -254,20 +256,30 @@ class Policy:
         return np.asarray(chances[:, :, self._actions])
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint that stock ``PPO.load`` reads as well."""
-        self.model.save(path)
+        """Write a checkpoint; stock ``PPO.load`` reads all but files that end in .safetensors."""
+        if path.suffix == ".safetensors":
+            write_tensors(path, self.model)
+        else:
+            self.model.save(path)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights, in hex."""
+        return weights_digest(self.model.policy)
 
     @classmethod
     def load(cls, path: Path, settings: Settings) -> Policy:
-        """Read a checkpoint.
+        """Read a checkpoint of either kind; nothing that stands in it is run.
 
         Raises
         ------
         SettingsError
-            If its weights are not finite, or made for other settings; names the file.
+            If it is damaged, its weights are not finite, or made for other settings; names the
+            file.
         """
+        model = read_model(path)
         try:
-            return cls(PPO.load(path, device="cpu"), settings)
+            return cls(model, settings)
         except SettingsError as error:
             raise SettingsError(f"{path}: {error}") from None
 

@@ -23,6 +23,9 @@ EVENTS_FILE = "run_events.jsonl"
 SETTINGS_FILE = "mtf_scalper_settings.json"
 """Settings that an identifier's models were made with, in the identifier's folder."""
 
+WEIGHTS = "weights"
+"""Event that names the SHA-256 of the weights which predict a pair's window."""
+
 
 @dataclass(frozen=True)
 class Progress:

@@ -36,6 +36,7 @@ from mtf_scalper.runs.evaluation_plan import EvaluationPlan
 from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tables
 from mtf_scalper.runs.program import run_backtest
 from mtf_scalper.runs.project import page_or_reason, shown
+from mtf_scalper.walk_forward.kept_policies import KEPT, keep_compared
 from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask, window_task
 from mtf_scalper.walk_forward.peer_walks import check_held_back, walk_peers
 from mtf_scalper.walk_forward.sources import load_pairs
@@ -147,6 +148,12 @@ def _learned(
     settings = plan.settings
     events = record.folder / EVENTS
     jobs = [(pair, seed) for pair in recordeds for seed in plan.seeds]
+    kept_in: Path | None = None
+    if plan.recipe.made_by:
+        from mtf_scalper.freqai.frozen import compared_facts
+
+        kept_in = record.folder / KEPT
+        keep_compared(kept_in, compared_facts(settings, plan.recipe.made_by))
 
     def tasks() -> Iterator[WindowTask]:
         for pair, seed in jobs:
@@ -165,6 +172,8 @@ def _learned(
                     task,
                     n_shuffles=5 if is_last else 0,
                     with_peers=plan.with_peers and seed == plan.seeds[0],
+                    keep_in=kept_in if window is windows[-1] else None,
+                    timeframes=plan.recipe.timeframes,
                 )
 
     total = len(jobs) * len(windows)

@@ -14,7 +14,7 @@ from freqtrade.resolvers import StrategyResolver
 
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
-from mtf_scalper.freqai.config import read_settings, trade_rules
+from mtf_scalper.freqai.config import made_by, read_settings, trade_rules
 from mtf_scalper.freqai.leverage import has_own_leverage
 from mtf_scalper.freqai.loading import load_configuration
 from mtf_scalper.freqai.offline import OfflineExchange
@@ -92,6 +92,11 @@ def _recipe(config: dict[str, Any], strategy: HybridStrategy) -> Recipe:
     base, included = str(config["timeframe"]), tuple(features["include_timeframes"])
     check_multiples(base, included)
     settings = read_settings(config, trade_rules(config, strategy, Use.EVALUATION))
+    if settings.policy is not None:
+        raise SettingsError(
+            f"freqai.rl_config.policy: {settings.policy!r} is frozen, and an evaluation trains "
+            "every window; leave it out, or backtest it with freqtrade"
+        )
     exchange = OfflineExchange(config)
     test_size = freqai.get("data_split_parameters", {}).get("test_size", 0.1)
     return Recipe(
@@ -109,6 +114,7 @@ def _recipe(config: dict[str, Any], strategy: HybridStrategy) -> Recipe:
         ),
         terms=exchange.pair_terms,
         data_format=_data_format(config),
+        made_by=made_by(config, strategy, HybridStrategy),
     )
 
 

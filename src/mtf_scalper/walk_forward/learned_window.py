@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3 import PPO
 
 from mtf_scalper.errors import UntrainableError
 from mtf_scalper.evaluation.importance import Importance, permutation_importance
 from mtf_scalper.evaluation.peers import Decisions, peer_decisions
 from mtf_scalper.market.market import CLOSE, Market
 from mtf_scalper.market.stored import RecordedPair, part_of
+from mtf_scalper.ppo.model_files import read_zip
 from mtf_scalper.ppo.policy import Policy
-from mtf_scalper.records.events import EventLog
+from mtf_scalper.records.events import WEIGHTS, EventLog
 from mtf_scalper.settings import Settings
 from mtf_scalper.training import train
+from mtf_scalper.walk_forward.kept_policies import Scaling, keep_policy
 from mtf_scalper.walk_forward.windows import Window
 
 Floats = NDArray[np.float64]
@@ -52,6 +53,12 @@ class WindowTask:
         Shuffles of every feature on the test, to see what the policy trades by; 0 for none.
     with_peers : bool
         Whether supervised peers learn the same candles as well; ``choosing`` is there then.
+    scaling : Scaling or None
+        What the features were scaled by.
+    keep_in : Path or None
+        Folder that gets the policy.
+    timeframes : tuple of str
+        FreqAI's, for the names of the features there.
     """
 
     window: Window
@@ -65,6 +72,9 @@ class WindowTask:
     events: Path | None = None
     n_shuffles: int = 0
     with_peers: bool = False
+    scaling: Scaling | None = None
+    keep_in: Path | None = None
+    timeframes: tuple[str, ...] = ()
 
     @property
     def pair(self) -> str:
@@ -117,7 +127,7 @@ class LearnedWindow:
     def loaded(self, settings: Settings) -> Policy:
         """Return the policy of the checkpoint."""
         assert self.policy is not None
-        return Policy(PPO.load(io.BytesIO(self.policy), device="cpu"), settings)
+        return Policy(read_zip(io.BytesIO(self.policy)), settings)
 
 
 def window_task(
@@ -174,6 +184,7 @@ def window_task(
         first_row=first - n_history,
         n_history=n_history,
         events=events,
+        scaling=scale.as_plain(recorded.market.feature_names),
     )
 
 
@@ -186,7 +197,19 @@ def n_choosing(recorded: RecordedPair, window: Window, settings: Settings) -> in
 def learn_window(task: WindowTask) -> LearnedWindow:
     """Train on a window and predict its test; let peers decide there, if they were asked for."""
     common: dict[str, Any] = {"pair": task.pair, "window": task.window.name, "seed": task.seed}
-    result = train(task.seen, task.settings, task.choosing, events=EventLog(task.events, **common))
+    events = EventLog(task.events, **common)
+    result = train(task.seen, task.settings, task.choosing, events=events)
+    events.write(WEIGHTS, digest=result.policy.digest)
+    if task.keep_in is not None and task.scaling is not None:
+        keep_policy(
+            task.keep_in,
+            result.policy,
+            task.scaling,
+            task.window,
+            pair=task.pair,
+            seed=task.seed,
+            timeframes=task.timeframes,
+        )
     probabilities = result.policy.probabilities(task.tested.features)
     report = result.reports[0] if result.reports else None
     checkpoint = io.BytesIO()
@@ -224,12 +247,21 @@ class _Scale:
 
     def __init__(self, seen: Floats) -> None:
         low, high = seen.min(axis=0), seen.max(axis=0)
+        self._n_rows = len(seen)
         # As scikit-learn's VarianceThreshold(0): the spread too, for the variance may be rounding.
         self._kept = (seen.var(axis=0) > 0.0) & (high > low)
         low, width = low[self._kept], (high - low)[self._kept]
+        self._low, self._high = low, high[self._kept]
         # As its MinMaxScaler((-1, 1)), multiplication by multiplication.
         self._factor = 2.0 / np.where(width < 10 * np.finfo(np.float64).eps, 1.0, width)
         self._shift = -1.0 - low * self._factor
+
+    def as_plain(self, names: tuple[str, ...]) -> Scaling | None:
+        """Return the numbers, None where the features have no names."""
+        if len(names) != len(self._kept):
+            return None
+        numbers = (self._low, self._high, self._factor, self._shift)
+        return Scaling(names, self._kept, *numbers, self._n_rows)
 
     def __call__(self, features: Floats) -> NDArray[np.float32]:
         """Return the scaled features, shape (T, kept)."""
