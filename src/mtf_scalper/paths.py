@@ -29,6 +29,21 @@ class PathError(MtfScalperError):
     """A file or folder is missing, of the wrong kind, or cannot be read or written."""
 
 
+def printable(text: str) -> str:
+    r"""Return a text without what a terminal would obey: such characters are written as escapes.
+
+    Ends of lines and tabs count too, and what turns the direction of writing.
+
+    >>> printable("BTC\x1b[31m")
+    'BTC\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def user_data(project: Path = Path()) -> Path:
     """Return freqtrade's user directory of a project.
 
@@ -121,18 +136,18 @@ def problem_with_files(error: OSError) -> str | None:
         return None
     if error.filename is None:
         return f"cannot write: {error.strerror}" if error.errno in _WITHOUT_A_NAME else None
-    return f"{_shown(error.filename)}: {error.strerror}"
+    return f"{shown(error.filename)}: {error.strerror}"
 
 
 def _refuse(name: str, path: Path, problem: str, cause: BaseException | None) -> None:
-    raise PathError(f"{name}: {_shown(path)}: {problem}") from cause
+    raise PathError(f"{name}: {shown(path)}: {problem}") from cause
 
 
 def _reason(error: OSError | ValueError) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def _shown(path: str | bytes | Path | Sequence[object] | int) -> str:
+def shown(path: str | bytes | Path | Sequence[object] | int) -> str:
     """Return a path as one line, whatever its name is made of."""
     text = os.fsdecode(path) if isinstance(path, (str, bytes, Path)) else str(path)
     return text if text.isprintable() else repr(text)

@@ -192,7 +192,7 @@ def _trade_traces(trades: pd.DataFrame, choice: str, reasons: Reasons) -> list[d
                     symbol,
                 )
             )
-    for reason in [*reasons, *sorted(set(trades["exit_reason"]) - set(reasons))]:
+    for reason in [*reasons, *sorted(set(trades["exit_reason"].dropna()) - set(reasons))]:
         is_reason = (trades["exit_reason"] == reason).to_numpy()
         if is_reason.any():
             words, colour, symbol = reasons.get(reason, (reason, "--muted", "pentagon"))

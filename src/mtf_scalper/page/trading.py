@@ -377,7 +377,8 @@ def _random_plot(run: Run, draws: Mapping[str, Sequence[float]]) -> Plot:
     said = []
     for pair in choices:
         values = np.asarray(draws[pair], dtype=np.float64)
-        counts, edges = np.histogram(values, bins=min(30, max(8, len(values) // 4)))
+        drawn = values[np.isfinite(values)]  # what lost everything lies beyond every axis
+        counts, edges = np.histogram(drawn, bins=min(30, max(8, len(values) // 4)))
         traces.append(
             {
                 "type": "bar",
