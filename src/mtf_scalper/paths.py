@@ -57,13 +57,31 @@ def user_data(project: Path = Path()) -> Path:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield where to write a file, which gets its name at the end: it is there whole or not."""
+    """Yield where to write a file, which gets its name at the end: it is there whole or not.
+
+    What stood there before stays where the disk is full or refuses.
+
+    Raises
+    ------
+    OSError
+        Names the file, and not the part that was written.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(part), part):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text whole, in UTF-8 and with the ends of lines that it has."""
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def check_folder(path: Path, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -104,7 +105,7 @@ class RunRecord:
             **plain(facts),
         }
         root.mkdir(parents=True, exist_ok=True)
-        return cls(_make_folder(root, f"{kind}-{now:%Y%m%d-%H%M%S}", manifest))
+        return cls(_make_folder(root, f"{file_stem(kind)}-{now:%Y%m%d-%H%M%S}", manifest))
 
     def __enter__(self) -> Self:
         """Return the record itself."""
@@ -266,6 +267,14 @@ def _make_folder(root: Path, name: str, manifest: Mapping[str, Any]) -> Path:
     """Make a folder that is nobody else's, with its manifest, in one step."""
     part = root / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.part"
     part.mkdir()
+    try:
+        return _named(root, name, part, manifest)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)  # of a full disk: nobody would read it
+        raise
+
+
+def _named(root: Path, name: str, part: Path, manifest: Mapping[str, Any]) -> Path:
     number = 1
     while True:
         folder = root / (name if number == 1 else f"{name}-{number}")
@@ -287,7 +296,11 @@ def _predictions_name(pair: str, window: str | None) -> str:
 
 def _write_json(path: Path, content: Any) -> None:
     text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
-    path.write_text(text, encoding="utf-8", newline="\n")
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _command_line() -> list[str]:
