@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mtf_scalper.page.figures import seeds_of
-from mtf_scalper.page.parts import Plot, count
+from mtf_scalper.page.parts import Plot, count, plot_text
 from mtf_scalper.page.thinning import extremes, milliseconds, rounded, times
 
 MAX_ROWS = 40_000
@@ -229,7 +229,7 @@ def _markers(
         "xaxis": "x",
         "yaxis": "y",
         "marker": {"size": 9, "symbol": symbol, **marker},
-        "hovertemplate": f"{name} at %{{y}}<br>%{{text}}<extra></extra>",
+        "hovertemplate": f"{plot_text(name)} at %{{y}}<br>%{{text}}<extra></extra>",
         "meta": {"choice": choice},
     }
 

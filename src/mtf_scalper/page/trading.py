@@ -21,6 +21,7 @@ from mtf_scalper.page.parts import (
     joined,
     log_return,
     number,
+    plot_text,
     share,
     text_cell,
     value_cell,
@@ -166,7 +167,7 @@ def _equity_trace(
         "opacity": 0.65 if is_several else 1.0,
         "line": {"color": colour, "dash": dash, "width": width},
         "hovertemplate": "%{y:+.4f}<extra>"
-        + (f"{name}, seed {seed:g}" if is_several else name)
+        + plot_text(f"{name}, seed {seed:g}" if is_several else name)
         + "</extra>",
         "meta": {"choice": pair},
     }
