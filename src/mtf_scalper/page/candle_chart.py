@@ -149,6 +149,7 @@ def _candle_trace(candles: pd.DataFrame, choices: Sequence[str], factor: int) ->
 
 def _trade_traces(trades: pd.DataFrame, choice: str, reasons: Reasons) -> list[dict[str, Any]]:
     traces: list[dict[str, Any]] = []
+    trades = trades.dropna(subset=["open_date", "close_date"])
     if trades.empty:
         return traces
     opened, closed = milliseconds(trades["open_date"]), milliseconds(trades["close_date"])

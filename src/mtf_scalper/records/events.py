@@ -17,6 +17,7 @@ from typing import Any
 from mtf_scalper.records.files import append, plain
 from mtf_scalper.records.lines import read_lines
 from mtf_scalper.records.schema import Event
+from mtf_scalper.records.secrets import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +136,10 @@ class EventLog:
         """Append one event."""
         if self._path is None and not self._copies:
             return
-        content = plain({"event": event, "time": time.time(), **self._common, **facts})
-        text = json.dumps(content, allow_nan=False)
+        content = without_secrets(
+            plain({"event": event, "time": time.time(), **self._common, **facts})
+        )
+        text = json.dumps(without_secrets(plain(content)), allow_nan=False)
         if self._path is not None:
             append(self._path, f"{text}\n")
         for path in tuple(self._copies):

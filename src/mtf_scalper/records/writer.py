@@ -29,6 +29,7 @@ from mtf_scalper.records.manifest import (
     machine_facts,
     version_facts,
 )
+from mtf_scalper.records.secrets import command_without_secrets, without_secrets
 
 RUN_VARIABLE = "MTF_SCALPER_RUN"
 """Environment variable by which a program tells one that it starts whose record to write into."""
@@ -89,7 +90,7 @@ class RunRecord:
         now = datetime.now(UTC)
         manifest = {
             "kind": kind,
-            "command": list(command) if command is not None else _command_line(),
+            "command": command_without_secrets(command if command is not None else _command_line()),
             "began": now.isoformat(timespec="milliseconds"),
             "process": process_facts(),
             "versions": version_facts(),
@@ -234,7 +235,8 @@ class RunRecord:
         self._end("failed", error=text.strip().partition("\n")[0])
 
     def _append(self, name: str, entries: Iterable[Any]) -> None:
-        lines = "".join(json.dumps(plain(each), allow_nan=False) + "\n" for each in entries)
+        found = (without_secrets(plain(each)) for each in entries)
+        lines = "".join(f"{json.dumps(each, allow_nan=False)}\n" for each in found)
         if lines:
             append(self.folder / name, lines)
 
@@ -295,7 +297,7 @@ def _predictions_name(pair: str, window: str | None) -> str:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(without_secrets(plain(content)), indent=1, allow_nan=False) + "\n"
     try:
         path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
