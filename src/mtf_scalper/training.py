@@ -223,10 +223,10 @@ def _check(
     if is_exact and env is not None:
         raise SettingsError("advantage 'exact' uses no environments; use 'gae' to give some")
     for each in markets:
-        if settings.window_size >= len(each):
+        if 2 * settings.window_size >= len(each):
             raise UntrainableError(
-                f"{each.pair}: window_size {settings.window_size} leaves nothing of the "
-                f"{len(each)} candles to learn from; lower it, or give more candles"
+                f"{each.pair}: window_size {settings.window_size} is half of the "
+                f"{len(each)} candles to learn from, or more; lower it, or give more candles"
             )
         if each.feature_names != markets[0].feature_names:
             raise MarketError(
