@@ -15,6 +15,8 @@ help:
 	@echo "make lint     ruff (lint and format), mypy and import-linter"
 	@echo "make bench    install, then run all benchmarks (about 15 minutes) into docs/performance.md"
 	@echo "make bench-learning  what is learned, against whom (hours), into docs/learning_results.md"
+	@echo "make audit    known vulnerabilities and licences of all that is installed (asks the network)"
+	@echo "make release-pins  requirements-release.txt anew, with the digests of all packages"
 	@echo "make clean    remove caches and build products; .venv and user_data stay"
 	@echo "Options: PYTHON=python3.12 for another interpreter, TORCH_FLAGS for pip options of torch"
 
@@ -63,6 +65,19 @@ bench-learning: install
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/real_candles.py
 
+# What could not be looked up is a failure too (--strict).
+audit: install
+	$(BIN)/python -m pip install -c constraints.txt -e ".[audit]"
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements-release.txt
+	$(BIN)/python tools/licences.py
+
+# No address of an index is written: each machine has its own.
+release-pins: install
+	$(BIN)/python -m pip install -c constraints.txt -e ".[audit]"
+	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host \
+	  --no-emit-find-links --no-header --no-annotate --strip-extras --allow-unsafe \
+	  --extra freqtrade --extra evidence -c constraints.txt -o requirements-release.txt pyproject.toml
+
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
@@ -79,4 +94,4 @@ clean:
 	    "$$($(PYTHON) --version 2>&1 || true); try: make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.PHONY: help install demo quick test check lint bench bench-learning clean
+.PHONY: help install demo quick test check lint bench bench-learning audit release-pins clean

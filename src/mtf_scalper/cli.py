@@ -24,6 +24,7 @@ from mtf_scalper.paths import (
     check_folder,
     check_folder_if_there,
     check_folder_to_write,
+    printable,
     problem_with_files,
     user_data,
 )
@@ -129,7 +130,7 @@ def main() -> None:
     try:
         app()
     except MtfScalperError as error:
-        sys.exit(f"mtf-scalper: error: {error}")
+        sys.exit(f"mtf-scalper: error: {printable(str(error))}")
     except OSError as error:
         problem = problem_with_files(error)
         if problem is None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+_LONGEST, _HEAD, _TAIL = 1200, 800, 200
+
 
 class MtfScalperError(Exception):
     """Base of every error that this package raises on purpose."""
 
 
 class SettingsError(MtfScalperError):
-    """A setting is unknown, mistyped, out of range or at odds with another one."""
+    """A setting is unknown, mistyped, out of range or at odds with another one.
+
+    What was written in its place is repeated, and cut where nobody would read on.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        is_long = len(message) > _LONGEST
+        super().__init__(f"{message[:_HEAD]} ... {message[-_TAIL:]}" if is_long else message)
 
 
 class MarketError(MtfScalperError):

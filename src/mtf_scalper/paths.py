@@ -29,6 +29,21 @@ class PathError(MtfScalperError):
     """A file or folder is missing, of the wrong kind, or cannot be read or written."""
 
 
+def printable(text: str) -> str:
+    r"""Return a text without what a terminal would obey: such characters are written as escapes.
+
+    Ends of lines and tabs count too, and what turns the direction of writing.
+
+    >>> printable("BTC\x1b[31m")
+    'BTC\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def user_data(project: Path = Path()) -> Path:
     """Return freqtrade's user directory of a project.
 
@@ -42,11 +57,23 @@ def user_data(project: Path = Path()) -> Path:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield where to write a file, which gets its name at the end: it is there whole or not."""
+    """Yield where to write a file, which gets its name at the end: it is there whole or not.
+
+    What stood there before stays where the disk is full or refuses.
+
+    Raises
+    ------
+    OSError
+        Names the file, and not the part that was written.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(part), part):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -64,6 +91,12 @@ def written_durably(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text whole, in UTF-8 and with the ends of lines that it has."""
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def check_folder(path: Path, name: str) -> None:
@@ -136,18 +169,18 @@ def problem_with_files(error: OSError) -> str | None:
         return None
     if error.filename is None:
         return f"cannot write: {error.strerror}" if error.errno in _WITHOUT_A_NAME else None
-    return f"{_shown(error.filename)}: {error.strerror}"
+    return f"{shown(error.filename)}: {error.strerror}"
 
 
 def _refuse(name: str, path: Path, problem: str, cause: BaseException | None) -> None:
-    raise PathError(f"{name}: {_shown(path)}: {problem}") from cause
+    raise PathError(f"{name}: {shown(path)}: {problem}") from cause
 
 
 def _reason(error: OSError | ValueError) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def _shown(path: str | bytes | Path | Sequence[object] | int) -> str:
+def shown(path: str | bytes | Path | Sequence[object] | int) -> str:
     """Return a path as one line, whatever its name is made of."""
     text = os.fsdecode(path) if isinstance(path, (str, bytes, Path)) else str(path)
     return text if text.isprintable() else repr(text)

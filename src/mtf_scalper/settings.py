@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import (
@@ -35,16 +36,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
 # Upper limits are far beyond what is of use, and below what a machine or a float32 can hold.
 Processors = Annotated[int, Field(ge=1, le=1024)]
-Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+# Adam moves every weight by up to the rate: a start of weights about 0.1 is gone after one update.
+Rate = Annotated[float, Field(gt=0.0, le=0.1)]
 Rows = Annotated[int, Field(ge=1, le=1_000_000)]
 Passes = Annotated[int, Field(ge=1, le=1_000_000)]
 Width = Annotated[int, Field(ge=1, le=8192)]
 Coefficient = Annotated[float, Field(ge=-1000.0, le=1000.0)]
 Bound = Annotated[float, Field(gt=0.0, le=1e6)]
+# Shares of a stake: a hundred times of it is more than any leverage loses, or a trade earns.
+Share = Annotated[float, Field(gt=0.0, le=100.0)]
+Loss = Annotated[float, Field(lt=0.0, ge=-100.0)]
+Level = Annotated[float, Field(ge=-100.0, le=100.0)]
+# freqtrade's users switch a rung off by a profit that is never reached: 100 times, or 10,000.
+Profit = Annotated[float, Field(ge=-1e6, le=1e6)]
+Minutes = Annotated[int, Field(ge=0, le=10**8)]
+
+MAX_WEIGHTS = 100_000_000
+"""Of all policies of a training, their first layer counted with one feature."""
+MAX_BATCH = 10_000_000
+MAX_ROLLOUT = 100_000_000
+"""Rows of features, each of about 60 single-precision numbers as shipped: 2.4 and 24 GB."""
+MAX_PROCESSES = 128
 
 _ONLY_OFFSET = "trailing_only_offset_is_reached"
 
@@ -268,20 +283,20 @@ class TradeRules(_Frozen):
 
     entry: EntryMode | None = None
     can_short: bool = True
-    stoploss: Annotated[float, Field(lt=0.0)] | None = None
+    stoploss: Loss | None = None
     trailing_stop: bool = False
-    trailing_stop_positive: Positive | None = None
-    trailing_stop_positive_offset: Annotated[float, Field(ge=0.0)] = 0.0
+    trailing_stop_positive: Share | None = None
+    trailing_stop_positive_offset: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
     trailing_only_offset_is_reached: bool = False
-    minimal_roi: dict[Annotated[int, Field(ge=0)], float] = Field(default_factory=dict)
+    minimal_roi: dict[Minutes, Profit] = Field(default_factory=dict)
     max_trade_duration_candles: Count | None = None
-    emergency_loss: Annotated[float, Field(lt=0.0)] | None = None
-    break_even_trigger: Positive | None = None
-    break_even_floor: float = 0.0
+    emergency_loss: Loss | None = None
+    break_even_trigger: Share | None = None
+    break_even_floor: Level = 0.0
     maintenance_margin_rate: Ratio = 0.004
     is_liquidated: bool = True
     liquidation_buffer: Annotated[float, Field(ge=0.0, le=0.99)] = 0.05
-    exit_timeout_minutes: Positive | None = None
+    exit_timeout_minutes: Annotated[float, Field(gt=0.0, le=1e8)] | None = None
     slippage_bps: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0
     exit_confidence: Ratio = 0.5
     max_training_drawdown: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
@@ -463,6 +478,37 @@ class Settings(_Frozen):
                 f"n_envs * n_steps = {rollout} is not a multiple of batch_size {self.batch_size}; "
                 f"the nearest batch_size that divides it is "
                 f"{_nearest_divisor(rollout, self.batch_size)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> Self:
+        """Refuse what no machine holds, which the single bounds allow together."""
+        widths = (self.window_size, *self.net_arch)  # of one feature; there are more
+        weights = self.n_seeds * sum(one * next_ for one, next_ in pairwise(widths))
+        if weights > MAX_WEIGHTS:
+            raise ValueError(
+                f"net_arch {list(self.net_arch)} has {weights / 1e6:,.0f} million weights with "
+                f"window_size {self.window_size} and n_seeds {self.n_seeds}; at most "
+                f"{MAX_WEIGHTS / 1e6:,.0f} million, which take gigabytes with Adam's moments"
+            )
+        for name in ("batch_size", "inference_batch_size"):
+            rows = getattr(self, name)
+            if rows * self.window_size > MAX_BATCH:
+                raise ValueError(
+                    f"{name} {rows:,} with window_size {self.window_size:,} is a batch of "
+                    f"{rows * self.window_size:,} rows of features; at most {MAX_BATCH:,}"
+                )
+        rows = self.rollout_steps * self.window_size
+        if self.advantage is Advantage.GAE and rows > MAX_ROLLOUT:
+            raise ValueError(
+                f"n_steps {self.n_steps:,} with n_envs {self.n_envs} and window_size "
+                f"{self.window_size:,} keeps {rows:,} rows of features; at most {MAX_ROLLOUT:,}"
+            )
+        if self.vec_env is VecEnvKind.SUBPROC and self.n_envs > MAX_PROCESSES:
+            raise ValueError(
+                f"n_envs {self.n_envs} with vec_env 'subproc' are as many processes of a quarter "
+                f"of a gigabyte; at most {MAX_PROCESSES}, or vec_env 'batched'"
             )
         return self
 

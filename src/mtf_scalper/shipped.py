@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from mtf_scalper.paths import check_folder_to_write, user_data
+from mtf_scalper.paths import check_folder_to_write, user_data, write_text
 
 REFERENCE_RECIPE = PurePosixPath("configs/reference_recipe.json")
 SHIPPED_FILES = (
@@ -42,7 +42,7 @@ def write_missing(project: Path) -> Iterator[str]:
     for name, place in places.items():
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(shipped_text(name), encoding="utf-8", newline="\n")
+            write_text(place, shipped_text(name))
             yield f"written  {place.as_posix()}"
         elif _written(place) == shipped_text(name):
             yield f"as it is {place.as_posix()}"

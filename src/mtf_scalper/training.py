@@ -11,7 +11,7 @@ from pathlib import Path
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from mtf_scalper.errors import MarketError, SettingsError
+from mtf_scalper.errors import MarketError, SettingsError, UntrainableError
 from mtf_scalper.evaluation.report import Report, evaluate
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.names import check_names, feature_difference
@@ -223,6 +223,11 @@ def _check(
     if is_exact and env is not None:
         raise SettingsError("advantage 'exact' uses no environments; use 'gae' to give some")
     for each in markets:
+        if 2 * settings.window_size >= len(each):
+            raise UntrainableError(
+                f"{each.pair}: window_size {settings.window_size} is half of the "
+                f"{len(each)} candles to learn from, or more; lower it, or give more candles"
+            )
         if each.feature_names != markets[0].feature_names:
             raise MarketError(
                 f"{each.pair}: has other features ({each.n_features}) than {markets[0].pair} "

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mtf_scalper.evaluation.edge import Variant
-from mtf_scalper.evaluation.judge import DAILY
 from mtf_scalper.evaluation.trades import JUDGED
+from mtf_scalper.records import files
+from mtf_scalper.records.files import RecordError
 from mtf_scalper.records.reader import Run, Status, runs_in
+
+logger = logging.getLogger(__name__)
 
 _SAME = 1e-12
 _NO_VARIANT = ("random_state", "cpu_count", "interop_threads", "progress_bar", "untrainable_pairs")
@@ -37,13 +40,17 @@ def earlier_variants(run: Run, judged: Variant, root: Path) -> list[Variant]:
     found: list[Variant] = []
     known = [_key(run)]
     for each in runs_in(root):
-        is_alike = all(
-            each.manifest.get(name) == run.manifest.get(name)
-            for name in ("kind", "pairs", "timerange", "data_digest")
-        )
-        if not is_alike or each.status is not Status.FINISHED or _key(each) in known:
+        try:
+            is_alike = all(
+                each.manifest.get(name) == run.manifest.get(name)
+                for name in ("kind", "pairs", "timerange", "data_digest")
+            )
+            if not is_alike or each.status is not Status.FINISHED or _key(each) in known:
+                continue
+            variant = _variant_of(each)
+        except RecordError as error:
+            logger.warning("an earlier run is not counted as a variant: %s", error)
             continue
-        variant = _variant_of(each)
         if variant is not None and not any(_is_same(variant, one) for one in (judged, *found)):
             found.append(variant)
             known.append(_key(each))
@@ -60,21 +67,23 @@ def _key(run: Run) -> tuple[Any, ...]:
 
 
 def _variant_of(run: Run) -> Variant | None:
-    path = run.folder / f"{DAILY}.feather"
-    if not path.is_file():
+    table = run.daily()
+    if table.empty:
         return None
-    table = pd.read_feather(path)
     by_series = {
         str(name): rows["log_return"].to_numpy(dtype=np.float64)
         for name, rows in table.groupby("series", sort=False)
     }
-    judged = by_series.pop(JUDGED)
+    judged = by_series.pop(JUDGED, None)
+    lengths = {len(each) for each in (judged, *by_series.values()) if each is not None}
+    if judged is None or len(lengths) > 1 or table["log_return"].isna().any():
+        raise RecordError(f"{run.folder / files.DAILY} is damaged: days or series are missing")
     by_series.pop("oracle", None)
     return Variant(run.run_id, judged, by_series)
 
 
 def _is_same(one: Variant, other: Variant) -> bool:
-    """Whether all days are the same; other days, as of a damaged table, cannot be compared."""
+    """Whether all days are the same; other days cannot be compared."""
     if one.log_return.shape != other.log_return.shape:
         return True
     return bool(np.abs(one.log_return - other.log_return).max() <= _SAME)

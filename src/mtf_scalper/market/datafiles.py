@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+from pyarrow import feather
 
 from mtf_scalper.errors import MarketError
 
@@ -29,6 +30,9 @@ _MERGED = {"open": "first", "high": "max", "low": "min", "close": "last", "volum
 _FILLED = {**_MERGED, "volume": "sum"}
 _IN_NAMES = str.maketrans(dict.fromkeys("/ .@$+:", "_"))
 _MINUTES = {"m": 1, "h": 60, "d": 1440}
+_FIRST_YEAR, _LAST_YEAR = 1970, 2199
+_MOST_FILLED, _MOST_BY_ROW = 1_000_000, 20
+"""Candles that a file's gaps are filled up to: two years of 1m, or 20 for each that there is."""
 DAMAGE: Final = (
     *(OSError, EOFError, zlib.error),
     *(ValueError, TypeError, KeyError, NotImplementedError),
@@ -145,8 +149,25 @@ class DataFile:
             values = frame[wanted[1:]].astype("float64")
         except DAMAGE as error:
             raise self._error(f"holds no numbers ({' '.join(str(error).split())})") from None
-        values.insert(0, "date", dates.dt.tz_convert("UTC").dt.as_unit("ms"))
+        moments = dates.dt.tz_convert("UTC").dt.as_unit("ms")
+        self._check_span(moments)
+        values.insert(0, "date", moments)
         return values.reset_index(drop=True)
+
+    def _check_span(self, dates: pd.Series) -> None:
+        """Refuse dates so far apart that filling them up would take all memory: one is damaged."""
+        first, last = dates.min(), dates.max()
+        if first.year < _FIRST_YEAR or last.year > _LAST_YEAR:
+            raise self._error(f"column 'date' goes from the year {first.year} to {last.year}")
+        if self.kind == FUNDING_RATE or self.timeframe[-1:] not in _MINUTES:
+            return
+        minutes = int(self.timeframe[:-1]) * _MINUTES[self.timeframe[-1]]
+        n_candles = (last - first) / pd.Timedelta(minutes=minutes)
+        if n_candles > max(_MOST_FILLED, _MOST_BY_ROW * len(dates)):
+            raise self._error(
+                f"holds {len(dates)} rows from {first:%Y-%m-%d} to {last:%Y-%m-%d}, where "
+                f"{n_candles:,.0f} candles would be; download it again"
+            )
 
     def _error(self, problem: str) -> MarketError:
         return MarketError(f"{self.pair}: {self.path.name} in {self.path.parent} {problem}")
@@ -193,7 +214,11 @@ def parse_file(path: Path, kind: str) -> pd.DataFrame:
         If it cannot be read.
     """
     if path.suffix == ".feather":
-        return pd.read_feather(path)
+        table = feather.read_table(path)
+        # What is written in the file about its own lengths and places is not believed.
+        table.validate(full=True)
+        read: pd.DataFrame = table.to_pandas()
+        return read
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
     frame = pd.read_json(path, orient="values")

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mtf_scalper.page.figures import seeds_of
-from mtf_scalper.page.parts import Plot, count
+from mtf_scalper.page.parts import Plot, count, plot_text
 from mtf_scalper.page.thinning import extremes, milliseconds, rounded, times
 
 MAX_ROWS = 40_000
@@ -149,6 +149,7 @@ def _candle_trace(candles: pd.DataFrame, choices: Sequence[str], factor: int) ->
 
 def _trade_traces(trades: pd.DataFrame, choice: str, reasons: Reasons) -> list[dict[str, Any]]:
     traces: list[dict[str, Any]] = []
+    trades = trades.dropna(subset=["open_date", "close_date"])
     if trades.empty:
         return traces
     opened, closed = milliseconds(trades["open_date"]), milliseconds(trades["close_date"])
@@ -192,7 +193,7 @@ def _trade_traces(trades: pd.DataFrame, choice: str, reasons: Reasons) -> list[d
                     symbol,
                 )
             )
-    for reason in [*reasons, *sorted(set(trades["exit_reason"]) - set(reasons))]:
+    for reason in [*reasons, *sorted(set(trades["exit_reason"].dropna()) - set(reasons))]:
         is_reason = (trades["exit_reason"] == reason).to_numpy()
         if is_reason.any():
             words, colour, symbol = reasons.get(reason, (reason, "--muted", "pentagon"))
@@ -229,7 +230,7 @@ def _markers(
         "xaxis": "x",
         "yaxis": "y",
         "marker": {"size": 9, "symbol": symbol, **marker},
-        "hovertemplate": f"{name} at %{{y}}<br>%{{text}}<extra></extra>",
+        "hovertemplate": f"{plot_text(name)} at %{{y}}<br>%{{text}}<extra></extra>",
         "meta": {"choice": choice},
     }
 

@@ -18,6 +18,7 @@ from mtf_scalper.page.parts import (
     count,
     joined,
     log_return,
+    plot_text,
     short_pair,
     text_cell,
     value_cell,
@@ -128,7 +129,7 @@ def _curves_of(updates: Sequence[Mapping[str, Any]], title: str) -> Iterator[dic
                 "xaxis": "x",
                 "yaxis": axis,
                 "opacity": 0.8,
-                "hovertemplate": f"%{{y:.3f}}<extra>{title}</extra>",
+                "hovertemplate": f"%{{y:.3f}}<extra>{plot_text(title)}</extra>",
             }
 
 

@@ -1,6 +1,5 @@
-"""The page while its run works: a server on loopback that tells a browser what is new.
+"""The page while its run works: what a server on loopback tells a browser.
 
-The standard library's server does: one person looks at one page, and nothing has to be installed.
 The page asks every two seconds which sections have changed (``/news``), and gets those alone.
 """
 
@@ -8,23 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.page.build import SECTIONS, build_page
 from mtf_scalper.page.parts import Page, Section
-from mtf_scalper.page.render import plots_of, render_head, render_page, render_section
+from mtf_scalper.page.render import (
+    page_policy,
+    plots_of,
+    render_head,
+    render_page,
+    render_section,
+)
+from mtf_scalper.page.server import Answer, PageServer, Reply
 from mtf_scalper.page.summary import page_head
 from mtf_scalper.records import files
 from mtf_scalper.records.reader import Run
@@ -154,7 +156,8 @@ def running_watch(find: FindRun, port: int = 0) -> Iterator[str]:
     See ``watch``.
     """
     try:
-        server = _Server(LivePage(find), port)
+        page = LivePage(find)
+        server = PageServer({"/": _page_of(page), "/news": _news_of(page)}, HOST, port)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MtfScalperError(
@@ -171,68 +174,15 @@ def running_watch(find: FindRun, port: int = 0) -> Iterator[str]:
         thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    """Loopback only; its threads cannot outlive it."""
-
-    # Two servers on one port would answer in turn, where the system allows that; on Windows
-    # reusing the address means no more than that.
-    allow_reuse_port = False
-    allow_reuse_address = os.name != "nt"
-    daemon_threads = False
-    block_on_close = True
-
-    def __init__(self, page: LivePage, port: int) -> None:
-        self.page = page
-        super().__init__((HOST, port), _Handler)
+def _page_of(page: LivePage) -> Answer:
+    return lambda _: Reply(page.html(), "text/html", page_policy(live=True))
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Answers ``GET /`` and ``GET /news``, and nothing else."""
+def _news_of(page: LivePage) -> Answer:
+    def news(known: Mapping[str, str]) -> Reply:
+        return Reply(json.dumps(page.news(known), allow_nan=False), "application/json")
 
-    server: _Server
-    # A browser that opens a connection and says nothing must not hold a thread for ever.
-    timeout = 5
-
-    def do_GET(self) -> None:
-        """Answer."""
-        if not self._is_addressed_here():
-            self._send(HTTPStatus.FORBIDDEN, "only 127.0.0.1 and localhost are served\n")
-            return
-        target = urlsplit(self.path)
-        try:
-            if target.path == "/":
-                self._send(HTTPStatus.OK, self.server.page.html(), "text/html")
-            elif target.path == "/news":
-                known = {name: values[0] for name, values in parse_qs(target.query).items()}
-                news = json.dumps(self.server.page.news(known), allow_nan=False)
-                self._send(HTTPStatus.OK, news, "application/json")
-            else:
-                self._send(HTTPStatus.NOT_FOUND, "there is nothing but the page\n")
-        except MtfScalperError as error:  # a record that cannot be read now may be so again
-            self._send(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n")
-
-    def _is_addressed_here(self) -> bool:
-        """Whether the browser was told this machine: not a name that somebody bent to point here.
-
-        Such a name (DNS rebinding) would let its page read this one.
-        """
-        port = self.server.server_port
-        return self.headers.get("Host") in {f"{name}:{port}" for name in (HOST, "localhost")}
-
-    def _send(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
-        content = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", f"{kind}; charset=utf-8")
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.send_header("Content-Security-Policy", "frame-ancestors 'none'")
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Say nothing: the terminal is for what goes wrong."""
+    return news
 
 
 def _state(folder: Path, patterns: tuple[str, ...]) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from mtf_scalper.page.parts import (
     count,
     megabytes,
     number,
+    plot_text,
     text_cell,
     value_cell,
 )
@@ -160,7 +161,7 @@ def _line(
         "yaxis": axis,
         "opacity": opacity,
         "line": {"color": colour, "width": width, "shape": shape},
-        "hovertemplate": f"%{{y:{form}}}{unit}<extra>{name}</extra>",
+        "hovertemplate": f"%{{y:{form}}}{unit}<extra>{plot_text(name)}</extra>",
     }
 
 
@@ -180,7 +181,7 @@ def _band_traces(bands: Sequence[Span]) -> list[dict[str, Any]]:
                 "xaxis": "x",
                 "yaxis": "y4",
                 "marker": {"color": _colour(name), "line": {"width": 0}},
-                "hovertemplate": f"{name}<extra></extra>",
+                "hovertemplate": f"{plot_text(name)}<extra></extra>",
             }
         )
     return traces

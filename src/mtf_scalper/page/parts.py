@@ -92,7 +92,8 @@ class Plot:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the page's script draws."""
-        return {"traces": list(self.traces), "layout": dict(self.layout), "height": self.height}
+        traces = [_with_plain_texts(trace) for trace in self.traces]
+        return {"traces": traces, "layout": dict(self.layout), "height": self.height}
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,27 @@ class Page:
     reasons: str = ""
     progress: float | None = None
     sections: Sequence[Section] = field(default_factory=tuple)
+
+
+def plot_text(text: Any) -> str:
+    """Return a text that plotly writes as it is: no tag, no link, no field of a template.
+
+    What a record calls its pairs, series or phases may be anything.
+    """
+    for letter, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("{", "&#123;")):
+        text = str(text).replace(letter, entity)
+    return str(text)
+
+
+def _with_plain_texts(trace: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        name: [plot_text(each) if isinstance(each, str) else each for each in trace[name]]
+        for name in ("x", "y", "text")
+        if isinstance(trace.get(name), list)
+    }
+    if "name" in trace:
+        plain["name"] = plot_text(trace["name"])
+    return {**trace, **plain}
 
 
 def number(value: Any, form: str = ",.2f", unit: str = "") -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import logging
 from functools import cache
@@ -28,6 +29,9 @@ from mtf_scalper.records.reader import Run
 PAGE_FILE = "report.html"
 MAX_BYTES = 5_000_000
 """What a page should weigh at most; its parts are thinned by far enough for any usual run."""
+
+_SELF, _NONE = "'self'", "'none'"
+_UNFRAMED = "; frame-ancestors 'none'"
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +88,27 @@ def render_page(page: Page, *, live: bool = False) -> str:
         .render(
             page=page,
             live=live,
+            # A browser takes a policy on who may frame a page from a header alone.
+            policy=page_policy(live=live).removesuffix(_UNFRAMED),
             css=_asset("page.css"),
-            script=_asset("page.js") + (_asset("live.js") if live else ""),
+            script=_script(live=live),
             plotly=_plotly(),
             data=_packed(json.dumps(plots_of(page.sections), allow_nan=False).encode()),
         )
+    )
+
+
+def page_policy(*, live: bool = False) -> str:
+    """Return the content security policy of a page.
+
+    Only its own two scripts run, known by their digests: whatever a record brought into the page,
+    it would be no script.
+    """
+    return (
+        f"default-src 'none'; script-src {_digest_of(_script(live=live))} {_plotly_digest()}; "
+        "style-src 'unsafe-inline'; img-src data: blob:; "
+        f"connect-src {_SELF if live else _NONE}; base-uri 'none'; form-action 'none'"
+        f"{_UNFRAMED}"
     )
 
 
@@ -125,11 +145,28 @@ def _asset(name: str) -> str:
     return resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
 
 
+def _script(*, live: bool) -> str:
+    return _asset("page.js") + (_asset("live.js") if live else "")
+
+
 @cache
 def _plotly() -> str:
     """Return plotly's script, packed."""
-    offline = library("plotly.offline")
-    return _packed(offline.get_plotlyjs().encode())
+    return _packed(_plotly_script().encode())
+
+
+def _plotly_script() -> str:
+    return str(library("plotly.offline").get_plotlyjs())
+
+
+@cache
+def _plotly_digest() -> str:
+    return _digest_of(_plotly_script())
+
+
+def _digest_of(script: str) -> str:
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _packed(content: bytes) -> str:

@@ -170,8 +170,8 @@ def _traded_fact(trades: pd.DataFrame, pairs: Sequence[str]) -> Fact:
     seeds = seeds_of(trades)
     if len(seeds) > 1:
         note += f", {len(seeds)} seeds"
-    if len(trades):
-        first, last = trades["open_date"].min(), trades["close_date"].max()
+    first, last = trades["open_date"].min(), trades["close_date"].max()
+    if pd.notna(first) and pd.notna(last):
         note += f", {first:%d %b} to {last:%d %b %Y}"
     return Fact("Traded", count(len(trades), "trade"), note)
 

@@ -51,9 +51,9 @@ def extremes(values: NDArray[np.float64], limit: int = MAX_POINTS) -> NDArray[np
 
 
 def rounded(values: Any, digits: int = 6) -> list[float | None]:
-    """Return numbers with ``digits`` significant digits, None for NaN: JSON has no word for it."""
+    """Return numbers with ``digits`` significant digits, None where JSON has no word for one."""
     return [
-        None if np.isnan(value) else float(f"{value:.{digits}g}")
+        None if not np.isfinite(value) else float(f"{value:.{digits}g}")
         for value in np.asarray(values, dtype=np.float64).tolist()
     ]
 

@@ -21,6 +21,7 @@ from mtf_scalper.page.parts import (
     joined,
     log_return,
     number,
+    plot_text,
     share,
     text_cell,
     value_cell,
@@ -166,7 +167,7 @@ def _equity_trace(
         "opacity": 0.65 if is_several else 1.0,
         "line": {"color": colour, "dash": dash, "width": width},
         "hovertemplate": "%{y:+.4f}<extra>"
-        + (f"{name}, seed {seed:g}" if is_several else name)
+        + plot_text(f"{name}, seed {seed:g}" if is_several else name)
         + "</extra>",
         "meta": {"choice": pair},
     }
@@ -377,7 +378,8 @@ def _random_plot(run: Run, draws: Mapping[str, Sequence[float]]) -> Plot:
     said = []
     for pair in choices:
         values = np.asarray(draws[pair], dtype=np.float64)
-        counts, edges = np.histogram(values, bins=min(30, max(8, len(values) // 4)))
+        drawn = values[np.isfinite(values)]  # what lost everything lies beyond every axis
+        counts, edges = np.histogram(drawn, bins=min(30, max(8, len(values) // 4)))
         traces.append(
             {
                 "type": "bar",

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtf_scalper.records.files import append, read_lines
+from mtf_scalper.records.files import append, plain
+from mtf_scalper.records.lines import read_lines
+from mtf_scalper.records.schema import Event
+from mtf_scalper.records.secrets import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +139,10 @@ class EventLog:
         """Append one event."""
         if self._path is None and not self._copies:
             return
-        text = json.dumps({"event": event, "time": time.time(), **self._common, **facts})
+        content = without_secrets(
+            plain({"event": event, "time": time.time(), **self._common, **facts})
+        )
+        text = json.dumps(without_secrets(plain(content)), allow_nan=False)
         if self._path is not None:
             append(self._path, f"{text}\n")
         for path in tuple(self._copies):
@@ -148,7 +154,10 @@ class EventLog:
 
 
 def read_events(path: Path, event: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the events of a file in order, of one name if given; a torn last line is left out."""
-    for entry in read_lines(path):
+    """Yield the events of a file in order, of one name if given.
+
+    A torn last line is left out, and the log names other damaged ones; see ``lines.read_lines``.
+    """
+    for entry in read_lines(path, Event):
         if event is None or entry["event"] == event:
             yield entry

@@ -128,7 +128,11 @@ def version_of(package: str) -> str | None:
 
 def git(*arguments: str, folder: Path | None = None) -> str | None:
     """Return what git says about a folder, the package's by default; None where it says no."""
-    command: Sequence[str] = ["git", "-C", str(folder or PACKAGE), *arguments]
+    # Who only looks takes no lock: cut off, it would be left, and stop its owner's next commit.
+    command: Sequence[str] = [
+        *("git", "--no-optional-locks", "-C", str(folder or PACKAGE)),
+        *arguments,
+    ]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL

@@ -1,32 +1,34 @@
 """``Run``: reads the folder that a run left, or is leaving: finished, failed, running or killed.
 
-What is not there yet, or never came, is an empty table or None. A line that was torn by the end of
-the run is skipped. A file that is damaged otherwise is an error of one line that names it.
+What is not there yet, or never came, is an empty table or None. Damaged lines of files that grow
+are left out and named in the log. Any other damaged file is an error of one line that names it.
+What is read was judged by ``schema`` and ``tables``, and can be trusted.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
+from pydantic import BaseModel
 
 from mtf_scalper.lifetimes import is_alive
-from mtf_scalper.records import files
+from mtf_scalper.paths import printable, shown
+from mtf_scalper.records import files, schema, tables
 from mtf_scalper.records.events import HistoryRow
-from mtf_scalper.records.files import RecordError, read_lines
+from mtf_scalper.records.files import RecordError, read_whole
+from mtf_scalper.records.lines import read_lines
+from mtf_scalper.records.tables import PROBABILITIES as PROBABILITIES
 from mtf_scalper.records.trainings import Span, spans
 
 logger = logging.getLogger(__name__)
 
-PROBABILITIES = ("neutral", "long_enter", "long_exit", "short_enter", "short_exit")
-"""Columns of predictions: the probability of every action, in the actions' order."""
 _EVENT_KEYS = ("pair", "window", "seed")
 _HISTORY = (
     *_EVENT_KEYS,
@@ -59,9 +61,6 @@ _SAMPLES = (
     "worker_unique_bytes",
     "is_unique_measured",
 )
-_CANDLES = ("pair", "date", "open", "high", "low", "close", "volume")
-_PREDICTIONS = ("pair", "window", "date", *PROBABILITIES, "confidence")
-_EQUITY = ("date", "pair", "seed", "series", "log_return")
 
 
 class Status(StrEnum):
@@ -89,17 +88,15 @@ class Run:
         RecordError
             If it holds no readable manifest: names the file.
         """
-        manifest = _read_json(folder / files.MANIFEST)
+        manifest = _read_json(folder / files.MANIFEST, schema.Manifest)
         if manifest is None:
-            raise RecordError(f"{folder} is no run folder: it has no {files.MANIFEST}")
-        if not isinstance(manifest, dict):
-            raise RecordError(f"{folder / files.MANIFEST} is damaged: it holds no object")
+            raise RecordError(f"{shown(folder)} is no run folder: it has no {files.MANIFEST}")
         return cls(folder, manifest)
 
     @property
     def run_id(self) -> str:
-        """Name of the folder."""
-        return self.folder.name
+        """Name of the folder, as it can be shown."""
+        return printable(self.folder.name)
 
     @property
     def kind(self) -> str:
@@ -109,7 +106,7 @@ class Run:
     @property
     def began(self) -> datetime:
         """When the run began, UTC."""
-        return datetime.fromisoformat(self.manifest["began"]).astimezone(UTC)
+        return schema.began_at(self.manifest)
 
     @property
     def clock_began(self) -> datetime:
@@ -117,13 +114,14 @@ class Run:
 
         It is ``began`` where the manifest says nothing else.
         """
-        told = self.manifest.get("clock_began")
-        return self.began if told is None else datetime.fromisoformat(told).astimezone(UTC)
+        if self.manifest.get("clock_began") is None:
+            return self.began
+        return schema.began_at(self.manifest, "clock_began")
 
     @property
     def outcome(self) -> dict[str, Any] | None:
         """How the run ended, None where it has not or could not say so."""
-        found: dict[str, Any] | None = _read_json(self.folder / files.OUTCOME)
+        found: dict[str, Any] | None = _read_json(self.folder / files.OUTCOME, schema.Outcome)
         return found
 
     @property
@@ -155,14 +153,13 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that were used, or what the run was told where it did not come that far."""
-        found = _read_json(self.folder / files.SETTINGS)
+        found = _read_json(self.folder / files.SETTINGS, schema.SettingsFile)
         return dict(found if found is not None else self.manifest.get("settings") or {})
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the events in order, of one name if given."""
-        found = read_lines(self.folder / files.EVENTS)
-        whole = (event for event in found if "event" in event and "time" in event)
-        return [event for event in whole if name is None or event["event"] == name]
+        found = read_lines(self.folder / files.EVENTS, schema.RunEvent)
+        return [event for event in found if name is None or event["event"] == name]
 
     def history(self) -> pd.DataFrame:
         """Return one row per update: pair, window and seed, and ``telemetry.HistoryRow``'s."""
@@ -185,7 +182,7 @@ class Run:
         mean.
         """
         rows = []
-        for entry in read_lines(self.folder / files.SAMPLES):
+        for entry in read_lines(self.folder / files.SAMPLES, schema.SampleLine):
             cores = entry.pop("core_percent", [])
             named = {f"core_{number}_percent": each for number, each in enumerate(cores)}
             rows.append(
@@ -195,58 +192,67 @@ class Run:
 
     def trades(self) -> pd.DataFrame:
         """Return the closed trades, one row each; dates are UTC."""
-        table = _table(list(read_lines(self.folder / files.TRADES)), _TRADES)
+        found = list(read_lines(self.folder / files.TRADES, schema.TradeLine))
+        table = _table(found, _TRADES)
         for name in ("open_date", "close_date"):
             table[name] = pd.to_datetime(table[name], utc=True, format="ISO8601")
         return table
 
     def candles(self) -> pd.DataFrame:
         """Return what was traded: pair, date, open, high, low, close, volume."""
-        return self._tables(files.CANDLES, _CANDLES)
+        return self._tables(files.CANDLES, tables.CANDLES)
 
     def predictions(self) -> pd.DataFrame:
         """Return pair, window, date, ``PROBABILITIES`` and confidence, in the order of files."""
-        table = self._tables(files.PREDICTIONS, _PREDICTIONS)
-        live = list(read_lines(self.folder / files.LIVE_PREDICTIONS))
+        table = self._tables(files.PREDICTIONS, tables.PREDICTIONS)
+        live = list(read_lines(self.folder / files.LIVE_PREDICTIONS, schema.PredictionLine))
         if not live:
             return table
-        made = _table(live, _PREDICTIONS)
+        made = _table(live, list(tables.PREDICTIONS))
         made["date"] = pd.to_datetime(made["date"], utc=True, format="ISO8601")
         return made if table.empty else pd.concat([table, made], ignore_index=True)
 
     def equity(self) -> pd.DataFrame:
         """Return date, pair, seed, series and the cumulative log return after costs."""
-        return self._tables(files.EQUITY, _EQUITY)
+        return self._tables(files.EQUITY, tables.EQUITY)
+
+    def daily(self) -> pd.DataFrame:
+        """Return date, series and the log return of each day of all pairs together."""
+        return self._tables(files.DAILY, tables.DAILY)
 
     def figures(self) -> list[dict[str, Any]]:
         """Return the figures: by pair, window and seed, and pooled."""
-        return list(_read_json(self.folder / files.FIGURES) or [])
+        return list(_read_json(self.folder / files.FIGURES, schema.Figures) or [])
 
     def checks(self) -> list[dict[str, Any]]:
         """Return the checks: name, measured, expected, verdict, reason."""
-        return list(_read_json(self.folder / files.CHECKS) or [])
+        return list(_read_json(self.folder / files.CHECKS, schema.Checks) or [])
 
     def statistics(self) -> dict[str, Any] | None:
         """Return the tests and what they were made from."""
-        found: dict[str, Any] | None = _read_json(self.folder / files.STATISTICS)
+        found: dict[str, Any] | None = _read_json(self.folder / files.STATISTICS, schema.Statistics)
         return found
 
     def random_exits(self) -> dict[str, list[float]] | None:
         """Return the log returns of the draws with random exits, by pair."""
-        found: dict[str, list[float]] | None = _read_json(self.folder / files.RANDOM_EXITS)
+        found: dict[str, list[float]] | None = _read_json(
+            self.folder / files.RANDOM_EXITS, schema.RandomExits
+        )
         return found
 
     def importance(self) -> dict[str, Any] | None:
         """Return the permutation importance by feature: median, low, high."""
-        found: dict[str, Any] | None = _read_json(self.folder / files.IMPORTANCE)
+        found: dict[str, Any] | None = _read_json(
+            self.folder / files.IMPORTANCE, schema.Importances
+        )
         return found
 
-    def _tables(self, pattern: str, names: Sequence[str]) -> pd.DataFrame:
-        found = [_read_table(path) for path in sorted(self.folder.glob(pattern))]
+    def _tables(self, pattern: str, wanted: tables.Schema) -> pd.DataFrame:
+        found = [_read_table(path, wanted) for path in sorted(self.folder.glob(pattern))]
         full = [table for table in found if not table.empty]
         if not full:
-            return pd.DataFrame(columns=list(names))
-        return _ordered(pd.concat(full, ignore_index=True), names)
+            return pd.DataFrame(columns=list(wanted))
+        return pd.concat(full, ignore_index=True)
 
 
 def runs_in(root: Path) -> list[Run]:
@@ -255,34 +261,34 @@ def runs_in(root: Path) -> list[Run]:
     for path in root.glob(f"[!.]*/{files.MANIFEST}"):
         try:
             run = Run.open(path.parent)
+        except RecordError as error:
+            logger.warning("a run is left out: %s", error)
+        else:
             found.append((run.began, run.run_id, run))
-        except (RecordError, KeyError, ValueError) as error:
-            logger.warning("%s is left out: %s", path.parent, error)
     return [run for *_, run in sorted(found, key=lambda each: each[:2], reverse=True)]
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, model: type[BaseModel]) -> Any:
     """Return the content, None where there is no file."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    content = read_whole(path)
+    if content is None:
         return None
-    except ValueError as error:
-        raise RecordError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from None
-
-
-def _read_table(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_feather(path)
-    except Exception as error:  # whatever the reader of the format met in a damaged file
-        raise RecordError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from None
+        return schema.parsed(content, model)
+    except RecordError as error:
+        raise RecordError(f"{shown(path)} is damaged: {error}") from None
+
+
+def _read_table(path: Path, wanted: tables.Schema) -> pd.DataFrame:
+    content = read_whole(path)
+    if content is None:  # removed since the folder was looked through
+        return pd.DataFrame(columns=list(wanted))
+    try:
+        return tables.parsed_table(content, wanted)
+    except RecordError as error:
+        raise RecordError(f"{shown(path)} is damaged: {error}") from None
 
 
 def _table(rows: list[dict[str, Any]], names: Sequence[str]) -> pd.DataFrame:
     """Return the rows as a table with all of ``names`` as columns, whatever there is."""
-    return _ordered(pd.DataFrame(rows), names)
-
-
-def _ordered(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    more = [str(name) for name in table.columns if name not in names]
-    return table.reindex(columns=[*names, *more])
+    return tables.ordered(pd.DataFrame(rows), names)

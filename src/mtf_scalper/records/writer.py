@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from mtf_scalper.records.manifest import (
     machine_facts,
     version_facts,
 )
+from mtf_scalper.records.secrets import command_without_secrets, without_secrets
 
 RUN_VARIABLE = "MTF_SCALPER_RUN"
 """Environment variable by which a program tells one that it starts whose record to write into."""
@@ -88,7 +90,7 @@ class RunRecord:
         now = datetime.now(UTC)
         manifest = {
             "kind": kind,
-            "command": list(command) if command is not None else _command_line(),
+            "command": command_without_secrets(command if command is not None else _command_line()),
             "began": now.isoformat(timespec="milliseconds"),
             "process": process_facts(),
             "versions": version_facts(),
@@ -104,7 +106,7 @@ class RunRecord:
             **plain(facts),
         }
         root.mkdir(parents=True, exist_ok=True)
-        return cls(_make_folder(root, f"{kind}-{now:%Y%m%d-%H%M%S}", manifest))
+        return cls(_make_folder(root, f"{file_stem(kind)}-{now:%Y%m%d-%H%M%S}", manifest))
 
     def __enter__(self) -> Self:
         """Return the record itself."""
@@ -233,7 +235,8 @@ class RunRecord:
         self._end("failed", error=text.strip().partition("\n")[0])
 
     def _append(self, name: str, entries: Iterable[Any]) -> None:
-        lines = "".join(json.dumps(plain(each), allow_nan=False) + "\n" for each in entries)
+        found = (without_secrets(plain(each)) for each in entries)
+        lines = "".join(f"{json.dumps(each, allow_nan=False)}\n" for each in found)
         if lines:
             append(self.folder / name, lines)
 
@@ -266,6 +269,14 @@ def _make_folder(root: Path, name: str, manifest: Mapping[str, Any]) -> Path:
     """Make a folder that is nobody else's, with its manifest, in one step."""
     part = root / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.part"
     part.mkdir()
+    try:
+        return _named(root, name, part, manifest)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)  # of a full disk: nobody would read it
+        raise
+
+
+def _named(root: Path, name: str, part: Path, manifest: Mapping[str, Any]) -> Path:
     number = 1
     while True:
         folder = root / (name if number == 1 else f"{name}-{number}")
@@ -286,8 +297,12 @@ def _predictions_name(pair: str, window: str | None) -> str:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
-    path.write_text(text, encoding="utf-8", newline="\n")
+    text = json.dumps(without_secrets(plain(content)), indent=1, allow_nan=False) + "\n"
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _command_line() -> list[str]:

@@ -74,6 +74,6 @@ def judgment_in(run: Run) -> tuple[str, list[dict[str, str]], list[str]]:
         reason = said[-1]["error"] if said else "the program ended without a word"
         raise RunError(f"the backtest is not set beside the baselines: {reason}")
     left_out = left_out_of(run)
-    note = left_out_note(left_out, run.manifest["pairs"])
+    note = left_out_note(left_out, run.manifest.get("pairs", []))
     lines = [f"left out: {reason}" for reason in left_out.values()]
     return f"{said[-1]['verdict']}{note}", said[-1]["checks"], lines

@@ -27,7 +27,7 @@ from mtf_scalper.checks.facts import (
 )
 from mtf_scalper.checks.speed import SpeedComparison, compare_speed
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.paths import written_whole
+from mtf_scalper.paths import write_text
 from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.progress import EventBars, progress_columns
 from mtf_scalper.records.check import Check, Recipe
@@ -215,8 +215,7 @@ def write_verdicts(
     }
     path = folder / "verdicts.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 
