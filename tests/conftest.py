@@ -46,7 +46,7 @@ SLOW_FILES = {
         "superiority",
     ),
     "exchange": ("server",),
-    "freqai": ("datafiles", "faces", "funding", "sections"),
+    "freqai": ("datafiles", "faces", "funding", "live_pairs", "live_strategy", "sections"),
     "market": ("base_timeframes",),
     "page": ("commands", "live", "render"),
     "ppo": (
@@ -79,7 +79,7 @@ LONGEST_FILES = (
     *("freqai/plots_in_program", "freqai/parity_of_data", "worlds/planted", "freqai/model"),
     *("rollouts/vec_env", "tests/readme", "tests/training", "walk_forward/walk"),
     *("tests/benchmarks", "freqai/left_out", "freqai/stock_strategy", "simulator/orders_parity"),
-    *("tests/threads_and_bits", "tests/notebook"),
+    *("tests/threads_and_bits", "tests/notebook", "freqai/live_pairs"),
 )
 
 
