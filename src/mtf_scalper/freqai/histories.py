@@ -61,8 +61,8 @@ def complete(
     """
     if dk.pair not in dk.all_pairs and all(pair != dk.pair for pair, _ in known):
         logger.warning(
-            "%s: is not in exchange.pair_whitelist; it is analysed while it has an open trade, with "
-            "the model that it has; to enter it again put it back",
+            "%s: is not in exchange.pair_whitelist; it is analysed while it has an open trade, "
+            "with the model that it has; to enter it again put it back",
             dk.pair,
         )
     include_own_pair(dk)
