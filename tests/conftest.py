@@ -73,20 +73,23 @@ SLOW_FILES = {
 
 # Files that take longest begin first, so that no process of `make test` ends long after the other.
 LONGEST_FILES = (
+    *("runs/whole_run", "runs/soak", "freqai/recording", "freqai/parity"),
+    *("page/browser", "runs/program", "runs/validation", "freqai/own_backtest"),
+    *("runs/evaluation", "rollouts/process_env", "runs/lifetimes", "page/live"),
     *(
-        "runs/whole_run",
-        "runs/soak",
-        "freqai/recording",
-        "freqai/parity",
-        "page/browser",
-        "runs/program",
+        "tests/installed",
+        "rollouts/freqtrade_env",
+        "freqai/plots_in_program",
+        "freqai/parity_of_data",
     ),
-    *("runs/validation", "freqai/own_backtest", "runs/evaluation", "rollouts/process_env"),
-    *("runs/lifetimes", "page/live", "tests/installed", "rollouts/freqtrade_env"),
-    *("freqai/plots_in_program", "freqai/parity_of_data", "worlds/planted", "freqai/model"),
-    *("rollouts/vec_env", "tests/readme", "tests/training", "walk_forward/walk"),
-    *("tests/benchmarks", "freqai/left_out", "freqai/stock_strategy", "simulator/orders_parity"),
-    *("tests/threads_and_bits", "tests/notebook"),
+    *("worlds/planted", "freqai/model", "rollouts/vec_env", "tests/readme"),
+    *("tests/training", "walk_forward/walk", "tests/benchmarks", "freqai/left_out"),
+    *(
+        "freqai/stock_strategy",
+        "simulator/orders_parity",
+        "tests/threads_and_bits",
+        "tests/notebook",
+    ),
 )
 
 
