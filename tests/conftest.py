@@ -46,7 +46,7 @@ SLOW_FILES = {
         "superiority",
     ),
     "exchange": ("server",),
-    "freqai": ("datafiles", "faces", "funding", "sections"),
+    "freqai": ("datafiles", "faces", "funding", "live_pairs", "live_strategy", "sections"),
     "market": ("base_timeframes",),
     "page": ("commands", "live", "render"),
     "ppo": (
@@ -73,20 +73,32 @@ SLOW_FILES = {
 
 # Files that take longest begin first, so that no process of `make test` ends long after the other.
 LONGEST_FILES = (
+    *("runs/whole_run", "runs/soak", "freqai/recording", "freqai/parity"),
+    *("page/browser", "runs/program", "runs/validation", "freqai/own_backtest"),
+    *("runs/evaluation", "rollouts/process_env", "runs/lifetimes", "page/live"),
     *(
-        "runs/whole_run",
-        "runs/soak",
-        "freqai/recording",
-        "freqai/parity",
-        "page/browser",
-        "runs/program",
+        "tests/installed",
+        "rollouts/freqtrade_env",
+        "freqai/plots_in_program",
+        "freqai/parity_of_data",
     ),
+    *("worlds/planted", "freqai/model", "rollouts/vec_env", "tests/readme"),
+    *("tests/training", "walk_forward/walk", "tests/benchmarks", "freqai/left_out"),
+    *(
+        "freqai/stock_strategy",
+        "simulator/orders_parity",
+        "tests/threads_and_bits",
+        "tests/notebook",
+    ),
+<<<<<<< .merge_file_etC7TV
     *("runs/validation", "freqai/own_backtest", "runs/evaluation", "rollouts/process_env"),
     *("runs/lifetimes", "page/live", "tests/installed", "rollouts/freqtrade_env"),
     *("freqai/plots_in_program", "freqai/parity_of_data", "worlds/planted", "freqai/model"),
     *("rollouts/vec_env", "tests/readme", "tests/training", "walk_forward/walk"),
     *("tests/benchmarks", "freqai/left_out", "freqai/stock_strategy", "simulator/orders_parity"),
-    *("tests/threads_and_bits", "tests/notebook"),
+    *("tests/threads_and_bits", "tests/notebook", "freqai/live_pairs"),
+=======
+>>>>>>> .merge_file_QlUxmL
 )
 
 

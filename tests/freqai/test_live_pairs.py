@@ -129,6 +129,8 @@ def test_an_open_trade_of_a_pair_that_left_the_list_goes_on_with_its_agent(
     row = last_prediction(desk, PAIR)
     assert row["do_predict"] == 1
     assert row[list(columns.PROBABILITIES)].sum() == pytest.approx(1.0)
+    told = [line for line in caplog.messages if line.startswith(f"{PAIR}: is not in exchange.pair")]
+    assert len(told) == 1
     assert not [line for line in caplog.messages if "is not analysed" in line]
 
 

@@ -102,6 +102,7 @@ def test_the_bot_trains_trades_and_decides_as_a_backtest_with_the_same_weights(
     assert result.agreement.asked["stake"] >= 1
     assert "'type': entry," in log
     assert run.status == "finished"
+    assert set(run.candles()["pair"]) == {PAIR}
     assert run.clock_began == plan.begin
     assert run.samples()["time"].min() >= plan.begin.timestamp()
     assert len(run.checks()) == len(result.checks)

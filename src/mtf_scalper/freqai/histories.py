@@ -59,6 +59,12 @@ def complete(
     MarketError
         If the pair that is analysed has no candles at all.
     """
+    if dk.pair not in dk.all_pairs and all(pair != dk.pair for pair, _ in known):
+        logger.warning(
+            "%s: is not in exchange.pair_whitelist; it is analysed while it has an open trade, "
+            "with the model that it has; to enter it again put it back",
+            dk.pair,
+        )
     include_own_pair(dk)
     done = set(known)
     for pair in list(dk.all_pairs):

@@ -175,6 +175,8 @@ class HybridStrategy(IStrategy):
         try:
             analysed: DataFrame = super().analyze_ticker(dataframe, metadata)
         except Exception as error:  # FreqAI, the exchange's candles, a method of the user's own
+            if not self._is_running():  # a plot, the web interface
+                raise
             candle = dataframe["date"].iloc[-1].to_pydatetime()
             self._analyses.failed(metadata["pair"], candle, error)
             return without_opinion(dataframe)
