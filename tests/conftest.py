@@ -90,15 +90,7 @@ LONGEST_FILES = (
         "tests/threads_and_bits",
         "tests/notebook",
     ),
-<<<<<<< .merge_file_etC7TV
-    *("runs/validation", "freqai/own_backtest", "runs/evaluation", "rollouts/process_env"),
-    *("runs/lifetimes", "page/live", "tests/installed", "rollouts/freqtrade_env"),
-    *("freqai/plots_in_program", "freqai/parity_of_data", "worlds/planted", "freqai/model"),
-    *("rollouts/vec_env", "tests/readme", "tests/training", "walk_forward/walk"),
-    *("tests/benchmarks", "freqai/left_out", "freqai/stock_strategy", "simulator/orders_parity"),
-    *("tests/threads_and_bits", "tests/notebook", "freqai/live_pairs"),
-=======
->>>>>>> .merge_file_QlUxmL
+    "freqai/live_pairs",
 )
 
 
