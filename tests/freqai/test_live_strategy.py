@@ -329,18 +329,18 @@ def test_a_failing_candle_ends_the_entry_of_the_one_before(
     assert len(desk.trades) == 1
 
 
-def test_entries_are_taken_in_the_first_fifth_of_a_candle(
+def test_entries_are_taken_in_the_first_quarter_of_a_candle(
     make_desk: Callable[..., Desk], opinions: Opinions
 ) -> None:
     desk = make_desk()
     opinions.now = LONG
-    desk.at(BEGIN + 61 * SECOND, 100.0)
+    desk.at(BEGIN + 76 * SECOND, 100.0)
     assert desk.trades == []
-    desk.at(BEGIN + FIVE + 59 * SECOND, 100.0)
+    desk.at(BEGIN + FIVE + 74 * SECOND, 100.0)
     assert len(desk.trades) == 1
 
 
-@pytest.mark.parametrize(("timeframe", "seconds"), [("1m", 30), ("5m", 60), ("1h", 720)])
+@pytest.mark.parametrize(("timeframe", "seconds"), [("1m", 30), ("5m", 75), ("1h", 900)])
 def test_how_long_entries_are_taken_follows_the_timeframe(timeframe: str, seconds: int) -> None:
     assert entry_seconds(timeframe) == seconds
 

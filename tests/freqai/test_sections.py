@@ -99,6 +99,18 @@ def test_an_evaluation_of_a_configuration_with_holes_ends_in_one_line(
             read_recipe([file], project / "user_data", tmp_path, *names)
 
 
+def test_an_evaluation_has_the_slippage_of_the_configuration(
+    shipped: dict[str, Any], project: Path, tmp_path: Path
+) -> None:
+    file, names = tmp_path / "config.json", ("MtfScalper_RL_Hybrid", "MtfScalperRLModel")
+    for bps in (None, 2.5):
+        if bps is not None:
+            shipped = changed(shipped, ("freqai", "rl_config", "slippage_bps"), bps)
+        file.write_text(json.dumps(shipped), encoding="utf-8")
+        recipe = read_recipe([file], project / "user_data", tmp_path, *names)
+        assert recipe.settings.rules.slippage_bps == (bps or 0.0)
+
+
 def test_a_program_without_a_part_of_freqai_ends_in_one_line(make_config) -> None:
     config = make_config()
     del config["original_config"]["freqai"]["feature_parameters"]["indicator_periods_candles"]

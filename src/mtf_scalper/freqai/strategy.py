@@ -420,8 +420,9 @@ class HybridStrategy(IStrategy):
 
 
 def entry_seconds(timeframe: str) -> int:
-    """Return how long after a candle's close its entry is taken: a fifth of one, at least 30 s.
+    """Return how long after a candle's close its entry is taken: a quarter of one, at least 30 s.
 
-    Entries are tested at the open; what comes much later is another trade.
+    Entries are tested at the open; what comes much later is another trade. freqtrade warns where
+    an analysis takes longer than a quarter.
     """
-    return max(int(timeframe_to_seconds(timeframe)) // 5, 30)
+    return max(int(timeframe_to_seconds(timeframe)) // 4, 30)
