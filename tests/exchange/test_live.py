@@ -23,7 +23,7 @@ from mtf_scalper.clock import RunningClock, to_ms
 from mtf_scalper.exchange import running_exchange, slow_clients
 from mtf_scalper.exchange.store import Candles
 from mtf_scalper.exchange.within_candle import formed_part
-from mtf_scalper.runs.clocked import clocked_command
+from mtf_scalper.runs.clocked import ClockError, clock_of, clocked_command
 
 Recorded = Callable[[str], pd.DataFrame]
 FIVE_MIN_MS = 300_000
@@ -190,3 +190,10 @@ def test_a_program_lives_by_the_clock_and_waits_for_the_network_in_real_time(
     assert 0.25 < told["real"] < 5.0
     assert 0.09 < told["asyncio"] < 5.0
     assert abs(told["thread"]) < 300.0
+
+
+def test_an_exchange_without_a_running_clock_is_refused_in_one_line(exchange_url: str) -> None:
+    with pytest.raises(ClockError, match="has no clock that runs; start it with: mtf-scalper"):
+        clock_of(exchange_url)
+    with pytest.raises(ClockError, match=r"no live exchange at http://127\.0\.0\.1:9 "):
+        clock_of("http://127.0.0.1:9")

@@ -12,7 +12,8 @@ from freqtrade.data.history.datahandlers import get_datahandler
 from freqtrade.enums import CandleType
 
 from mtf_scalper.exchange import create_app, running_exchange
-from mtf_scalper.exchange.store import CandleStore, Venue, stores_in
+from mtf_scalper.exchange.store import CandleStore, stores_in
+from mtf_scalper.exchange.symbols import Venue
 
 Recorded = Callable[[str], pd.DataFrame]
 Freqtrade = Callable[..., object]

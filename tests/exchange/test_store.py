@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mtf_scalper.exchange import CandleStore, DataDirectoryError, create_app, running_exchange
 from mtf_scalper.exchange.rules import decimal_text, grid_of
-from mtf_scalper.exchange.store import CandleKind, Candles
+from mtf_scalper.exchange.store import Candles
+from mtf_scalper.exchange.symbols import CandleKind
 
 FILE = "futures/BTC_USDT_USDT-5m-futures.feather"
 

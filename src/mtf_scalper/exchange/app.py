@@ -31,7 +31,8 @@ from mtf_scalper.exchange.models import (
 )
 from mtf_scalper.exchange.replay_exchange import Replay, Rules
 from mtf_scalper.exchange.rules import exchange_info
-from mtf_scalper.exchange.store import CandleKind, CandleStore, Venue
+from mtf_scalper.exchange.store import CandleStore
+from mtf_scalper.exchange.symbols import CandleKind, Venue
 from mtf_scalper.exchange.weights import USED_WEIGHT, Weights
 
 _SPOT_PATH = "/api/v3/"

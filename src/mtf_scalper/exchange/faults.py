@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mtf_scalper.clock import CLOCK_PATH, Clock, to_ms
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.exchange.store import INTERVALS_MS
+from mtf_scalper.exchange.symbols import INTERVALS_MS
 
 _CORRECTION = 1.005
 

@@ -34,14 +34,8 @@ from mtf_scalper.exchange.rules import (
     spot_symbol_info,
     symbol_info,
 )
-from mtf_scalper.exchange.store import (
-    INTERVALS_MS,
-    CandleKind,
-    Candles,
-    CandleStore,
-    Symbol,
-    Venue,
-)
+from mtf_scalper.exchange.store import Candles, CandleStore
+from mtf_scalper.exchange.symbols import INTERVALS_MS, CandleKind, Symbol, Venue
 from mtf_scalper.exchange.within_candle import formed_part
 
 _DAY_MS = INTERVALS_MS["1d"]

@@ -21,7 +21,8 @@ from mtf_scalper.exchange.models import (
     SymbolFilter,
     SymbolInfo,
 )
-from mtf_scalper.exchange.store import Candles, Symbol
+from mtf_scalper.exchange.store import Candles
+from mtf_scalper.exchange.symbols import Symbol
 
 _PRICE_DIGITS = 8
 _MOST_PRICE_DECIMALS = 10
