@@ -484,6 +484,7 @@ def test_every_setting_has_its_effect_tested() -> None:
         ),
         "n_seeds": "ppo/test_ensemble.py",
         "untrainable_pairs": "runs/test_left_out.py",
+        "policy": "freqai/test_frozen.py",
     }
     assert set(Settings.model_fields) == {*PPO_EFFECTS, *ENV_EFFECTS, *elsewhere}
     # A policy and not the environment goes by the one: ppo/test_exact_training.py; no trade goes by

@@ -35,6 +35,7 @@ from mtf_scalper.trusted import TrustedFiles
 from mtf_scalper.walk_forward.kept_policies import KEPT, PolicyFacts, kept_policies
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_KINDS: Final = ("backtest", "demo", "evaluate", "dry-run", "live")
 _METADATA: Final = (
     "training_features_list",
     "label_list",
@@ -89,6 +90,8 @@ def freeze_run(
         raise FreezeError(f"--as: {name!r} is no name; use letters, digits, '.', '_' and '-'")
     if folder.exists():
         raise FreezeError(f"--as: {folder} is there already; choose another name, or delete it")
+    if run.kind not in _KINDS:
+        raise FreezeError(f"{run.run_id} is no backtest, demo or evaluation; freeze one of these")
     if run.status is not Status.FINISHED:
         raise FreezeError(
             f"{run.run_id} has not finished, but is {run.status}; freeze one that has"
