@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mtf_scalper.clock import RunningClock, to_ms
-from mtf_scalper.exchange import offline_exchange_config, running_exchange
+from mtf_scalper.exchange import FaultPlan, offline_exchange_config, running_exchange
 from mtf_scalper.freqai.decision_log import read_decisions
 from mtf_scalper.paths import user_data
 from mtf_scalper.records.files import LIVE_PREDICTIONS
@@ -90,6 +90,8 @@ class SoakPlan:
         Seconds of the clock per second.
     overrides : mapping
         Configuration laid over ``configs/config_rl_hybrid.json``.
+    fault : FaultPlan, optional
+        What goes wrong at the exchange.
     """
 
     project: Path
@@ -100,6 +102,7 @@ class SoakPlan:
     days: float
     speed: float
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    fault: FaultPlan | None = None
 
     @property
     def bot(self) -> Path:
@@ -199,7 +202,7 @@ def run_bot(
     """
     soaked = Soaked(plan.last)
     clock = RunningClock.starting_at(plan.begin, plan.speed)
-    with running_exchange(plan.datadir, now=clock) as url:
+    with running_exchange(plan.datadir, now=clock, fault=plan.fault) as url:
         # The clock begins when everything else is there.
         command = clocked_command(clock, plan.command(url))
         started = time.monotonic()
