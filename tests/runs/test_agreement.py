@@ -1,6 +1,7 @@
 """The real program and the Python API, trained on the same windows of the synthetic market."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +15,13 @@ from mtf_scalper.freqai.frozen import compared_facts
 from mtf_scalper.kept_files import read_list
 from mtf_scalper.market.stored import recorded_pair
 from mtf_scalper.ppo.policy import Policy
-from mtf_scalper.records.events import SETTINGS_FILE
+from mtf_scalper.records.events import SETTINGS_FILE, WEIGHTS
+from mtf_scalper.records.reader import Run
+from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.agreement import compare_trades, program_request
 from mtf_scalper.runs.evaluation_plan import EvaluationPlan
-from mtf_scalper.runs.program import MODEL, STRATEGY
+from mtf_scalper.runs.freezing import FreezeError, freeze_run
+from mtf_scalper.runs.program import MODEL, STRATEGY, merged
 from mtf_scalper.simulator.types import ExitReason
 from mtf_scalper.walk_forward.kept_policies import KEPT, keep_compared, kept_policies
 from mtf_scalper.walk_forward.learned_window import learn_window, window_task
@@ -128,6 +132,33 @@ def test_what_an_evaluation_keeps_is_what_freqai_has(agreed, kept):
     made_by = json.loads((request.models / SETTINGS_FILE).read_text())["made_by"]
     theirs = compared_facts(read_used_settings(request.models), made_by)
     assert compared == theirs
+
+
+def test_what_an_evaluation_keeps_can_be_frozen_and_predicts_the_same_in_the_program(
+    agreed, kept, project, run_ready_backtest
+):
+    found, _, request = agreed
+    _, policy = kept
+    user_data = project / "user_data"
+    with RunRecord.begin(user_data / "runs", "evaluate", pairs=[PAIR]) as record:
+        shutil.copytree(policy.file.parent, record.folder / KEPT)
+        events = record.events(pair=PAIR, window=policy.window, seed=SEED)
+        events.write(WEIGHTS, digest=policy.weights)
+    run = Run.open(record.folder)
+    with pytest.raises(FreezeError, match="keeps no such policy of BTC/USDT:USDT"):
+        freeze_run(run, "kept", user_data, seed=SEED + 1)
+    freeze_run(run, "kept", user_data)
+    overrides = merged(request.overrides, {"freqai": {"rl_config": {"policy": "kept"}}})
+    folder = request.folder.parent / "by-kept"
+    by_kept = replace(request, folder=folder, name="by-kept", overrides=overrides)
+    run_ready_backtest(by_kept)
+    part = found.learned[-1]
+    stamp = int(part.window.test_from.timestamp())
+    (path,) = by_kept.models.glob(f"backtesting_predictions/*_{stamp}_prediction.feather")
+    columns = ["neutral", "long_enter", "long_exit", "short_enter", "short_exit"]
+    theirs = pd.read_feather(path)[[f"&-prob_{name}" for name in columns]].to_numpy()
+    full = np.isfinite(part.probabilities).all(axis=1)
+    np.testing.assert_array_equal(theirs[full], part.probabilities[full])
 
 
 def test_the_first_difference_is_named(agreed):
