@@ -33,7 +33,7 @@ ALLOWED: Final = frozenset(
 BY_HAND: Final[Mapping[str, str]] = MappingProxyType(
     {
         "TA-Lib": "BSD 2-Clause in its file LICENSE; its metadata name none",
-        "nvidia-nccl-cu12": "proprietary, free to use; xgboost asks for it on Linux, nothing loads it",
+        "nvidia-nccl-cu12": "proprietary, free to use; xgboost asks for it on Linux, unused",
     }
 )
 """Packages whose metadata do not say it, or that are here for a reason; found by reading."""
