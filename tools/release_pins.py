@@ -17,8 +17,6 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 OUTPUT: Final = ROOT / "requirements-release.txt"
 HEAD: Final = "# What a release runs on beside torch, by digests; see tools/release_pins.py.\n"
-    "# What a release runs on beside torch, by digests; `make release-pins` writes it anew.\n"
-)
 _COMMAND: Final = (
     *(sys.executable, "-m", "piptools", "compile", "--quiet", "--generate-hashes"),
     *("--no-emit-index-url", "--no-emit-trusted-host", "--no-emit-find-links", "--no-emit-options"),
