@@ -71,12 +71,9 @@ audit: install
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements-release.txt
 	$(BIN)/python tools/licences.py
 
-# No address of an index is written: each machine has its own.
 release-pins: install
 	$(BIN)/python -m pip install -c constraints.txt -e ".[audit]"
-	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host \
-	  --no-emit-find-links --no-header --no-annotate --strip-extras --allow-unsafe \
-	  --extra freqtrade --extra evidence -c constraints.txt -o requirements-release.txt pyproject.toml
+	$(BIN)/python tools/release_pins.py
 
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

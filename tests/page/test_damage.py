@@ -68,8 +68,8 @@ def write_small_run(root: Path, engine: str) -> None:
         data_digest={PAIR: "0123"},
         command=["mtf-scalper", "demo"],
     )
-    dates = pd.date_range(START, periods=576, freq="5min")
-    close = 100.0 + np.sin(np.arange(576) / 9.0)
+    dates = pd.date_range(START, periods=48, freq="5min")
+    close = 100.0 + np.sin(np.arange(48) / 9.0)
     prices = dict.fromkeys(("open", "high", "low", "close"), close)
     record.write_candles(PAIR, pd.DataFrame({"date": dates, **prices, "volume": 1.0}))
     made = pd.DataFrame({"date": dates, **dict.fromkeys(PROBABILITIES, 0.2), "confidence": 0.2})
@@ -196,8 +196,9 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 def mutations_of(content: Any) -> Iterator[tuple[str, Any]]:
-    for path in places(content):
-        for new in (*OTHERS, ...):
+    """Yield every field, each put to every second value and the next one to those between."""
+    for number, path in enumerate(places(content)):
+        for new in (*OTHERS, ...)[number % 2 :: 2]:
             yield f"{path} to {new!r}", put(content, path, new)
 
 
@@ -263,7 +264,7 @@ def test_every_field_of_every_line_of_another_type(name: str, damaged: Damaged) 
     for place, line in enumerate(lines if name == "events" else lines[:1]):
         # One new value for all fields at a time: a line for each.
         content = json.loads(line)
-        for new in (*OTHERS, ...):
+        for new in (*OTHERS, ...)[place % 2 :: 2]:
             mutated = [json.dumps(put(content, where, new)) for where in places(content)]
             changed = [*lines[:place], *mutated, *lines[place + 1 :]]
             path.write_text("".join(f"{each}\n" for each in changed))
@@ -335,14 +336,14 @@ def test_files_cut_at_bytes_and_garbled(name: str, damaged: Damaged) -> None:
     folder, file = damaged
     path = file(name)
     content = path.read_bytes()
-    n_cuts = min(len(content), 40)
+    n_cuts = min(len(content), 25)
     cuts = {int(place) for place in np.linspace(0, len(content), n_cuts, endpoint=False)}
     for cut in sorted(cuts):
         path.write_bytes(content[:cut])
         read_everything(folder.parent, folder.name, path.name)
 
     @settings(
-        max_examples=60,
+        max_examples=40,
         derandomize=True,
         deadline=None,
         database=None,
