@@ -446,7 +446,7 @@ def exchange(
         float | None, typer.Option(min=0.0, show_default="without end", help="How long, with from.")
     ] = None,
 ) -> None:
-    """Answer Binance's public futures calls from recorded candles, on loopback only."""
+    """Answer Binance's public calls, futures and spot, from recorded candles, on loopback only."""
     from mtf_scalper.clock import RunningClock
     from mtf_scalper.exchange.faults import FaultPlan
     from mtf_scalper.exchange.server import serve

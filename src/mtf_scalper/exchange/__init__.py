@@ -1,4 +1,4 @@
-"""A replay exchange: Binance's public USDT-futures calls, answered from recorded candles."""
+"""A replay exchange: Binance's public calls, answered from recorded candles."""
 
 from mtf_scalper.clock import RunningClock
 from mtf_scalper.exchange.api_errors import DataDirectoryError, ServerError
