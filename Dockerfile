@@ -1,15 +1,15 @@
 # freqtrade's own image with MtfScalper RL in it. What to run: docs/live.md.
 FROM freqtradeorg/freqtrade:2026.9
 
-COPY --chown=ftuser:ftuser pyproject.toml constraints.txt README.md LICENSE /home/ftuser/mtf-scalper/
-COPY --chown=ftuser:ftuser src /home/ftuser/mtf-scalper/src
-COPY --chown=ftuser:ftuser configs /home/ftuser/mtf-scalper/configs
-COPY --chown=ftuser:ftuser user_data/strategies /home/ftuser/mtf-scalper/user_data/strategies
-COPY --chown=ftuser:ftuser user_data/freqaimodels /home/ftuser/mtf-scalper/user_data/freqaimodels
+COPY --chown=ftuser:ftuser pyproject.toml constraints.txt README.md LICENSE /freqtrade/mtf-scalper/
+COPY --chown=ftuser:ftuser src /freqtrade/mtf-scalper/src
+COPY --chown=ftuser:ftuser configs /freqtrade/mtf-scalper/configs
+COPY --chown=ftuser:ftuser user_data/strategies /freqtrade/mtf-scalper/user_data/strategies
+COPY --chown=ftuser:ftuser user_data/freqaimodels /freqtrade/mtf-scalper/user_data/freqaimodels
 
 # torch first, for its build can be chosen: PIP_EXTRA_INDEX_URL names PyTorch's index for the CPU.
 ARG PIP_EXTRA_INDEX_URL=
-RUN cd /home/ftuser/mtf-scalper \
+RUN cd /freqtrade/mtf-scalper \
  && pip install --user --no-cache-dir -c constraints.txt torch \
  && pip install --user --no-cache-dir -c constraints.txt ".[freqtrade]"
 

@@ -114,7 +114,7 @@ def test_the_image_is_built_of_all_that_the_package_needs(tmp_path: Path) -> Non
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     (base,) = (line.rpartition(":")[2] for line in lines if line.startswith("FROM "))
     assert f"freqtrade=={base}" in pins
-    home = "/home/ftuser/mtf-scalper"
+    home = "/freqtrade/mtf-scalper"
     for line in lines:
         if line.startswith("COPY "):
             *names, place = line.split()[2:]

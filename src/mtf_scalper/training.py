@@ -223,7 +223,8 @@ def _check(
     if is_exact and env is not None:
         raise SettingsError("advantage 'exact' uses no environments; use 'gae' to give some")
     for each in markets:
-        if 2 * settings.window_size >= len(each):
+        # Fewer still are refused wherever they are traded.
+        if settings.window_size + 2 <= len(each) <= 2 * settings.window_size:
             raise UntrainableError(
                 f"{each.pair}: window_size {settings.window_size} is half of the "
                 f"{len(each)} candles to learn from, or more; lower it, or give more candles"

@@ -1,6 +1,6 @@
 """One program under an identifier at a time: two would train into the same folder.
 
-The lock is the system's, on a file beside the folder: it goes with the process, however that ends.
+The lock is the system's, on a file in the folder: it goes with the process, however that ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def hold(folder: Path, holder: object) -> None:
     SettingsError
         One line that names the identifier and the process that has it.
     """
-    path = (folder.parent / f".{folder.name}.lock").absolute()
+    path = (folder / ".lock").absolute()
     key = (os.getpid(), path)
     with _guard:
         lock, n_holders = _held.get(key) or (_acquired(folder, path), 0)
@@ -40,7 +40,7 @@ def hold(folder: Path, holder: object) -> None:
 def _acquired(folder: Path, path: Path) -> FileLock:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, thread_local=False)
-    noted = path.with_suffix(".pid")
+    noted = path.with_name(".pid")
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -220,8 +220,8 @@ def _started(request: BacktestRequest, record: RunRecord | None) -> Iterator[Bac
                 stop_program(process)
 
 
-def stop_program(process: subprocess.Popen[bytes]) -> None:
-    """End the program: politely, so that it ends its own children, then all by force."""
+def stop_program(process: subprocess.Popen[bytes], seconds: float = _STOP_SECONDS) -> None:
+    """End the program: politely, so that it ends its own children, and after a while by force."""
     if process.poll() is not None:
         return
     try:
@@ -233,7 +233,7 @@ def stop_program(process: subprocess.Popen[bytes]) -> None:
     else:
         process.send_signal(signal.SIGINT)
     try:
-        process.wait(_STOP_SECONDS)
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

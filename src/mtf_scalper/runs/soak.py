@@ -41,6 +41,8 @@ from mtf_scalper.runs.watched import watched_command
 
 _POLL_SECONDS = 0.25
 _SAMPLE_SECONDS = 1.0
+_STOP_SECONDS = 120.0
+"""A training that runs is waited for."""
 _LEAST_LOOP_SECONDS = 5
 _REAL_LOOP_SECONDS = 0.25
 """The bot looks at prices at most four times a real second, however fast its clock is."""
@@ -271,7 +273,7 @@ def _started(
         try:
             yield process
         finally:
-            stop_program(process)
+            stop_program(process, _STOP_SECONDS)
 
 
 def check_arguments(plan: SoakPlan, url: str, end: datetime) -> dict[str, Any]:
