@@ -114,18 +114,20 @@ class Judge:
     def look(self, *, is_at_full_fees: bool) -> None:
         """Let the policy trade the held-back candles."""
         with self._learner.averaged():
-            weights = copy.deepcopy(self.model.policy.state_dict())
-            found = None if self._book is None else self._learner.score(self._book)
-        if found is None or self._start is None:
-            self._weights = weights
+            self._look(is_at_full_fees=is_at_full_fees)
+
+    def _look(self, *, is_at_full_fees: bool) -> None:
+        if self._book is None or self._start is None:
+            self._weights = copy.deepcopy(self.model.policy.state_dict())
             return
+        found = self._learner.score(self._book)
         self.log_return, self.n_trades = found.log_return, found.n_trades
         self._latest.append(found.log_return)
         smoothed = float(np.mean(self._latest))
         error = found.error_of_difference(self._start)
         is_better = smoothed - self._start.log_return > self._evidence * error
         if is_better and smoothed > self._best and self._is_evident_over_all(found):
-            self._best, self._weights = smoothed, weights
+            self._best, self._weights = smoothed, copy.deepcopy(self.model.policy.state_dict())
             self._waited = 0
         elif is_at_full_fees:
             self._waited += 1
@@ -134,8 +136,7 @@ class Judge:
         """Say whether the advantage over all candles is, where that is what is asked for."""
         if self._start_of_all is None:
             return True
-        with self._learner.averaged():
-            found = held + self._learner.score(self._learner.book)
+        found = held + self._learner.score(self._learner.book)
         gain = found.log_return - self._start_of_all.log_return
         error = found.error_of_difference(self._start_of_all)
         return found.n_trades >= LEAST_TRADES and gain > self._over_all * error
