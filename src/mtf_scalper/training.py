@@ -26,6 +26,7 @@ from mtf_scalper.rollouts.environments import make_vec_env
 from mtf_scalper.rollouts.rollout_training import learn_from_rollouts
 from mtf_scalper.settings import Advantage, Device, Settings
 from mtf_scalper.simulator.oracle import oracle
+from mtf_scalper.simulator.prepared import check_length
 from mtf_scalper.simulator.reference import ReferenceEnv
 
 logger = logging.getLogger(__name__)
@@ -223,8 +224,8 @@ def _check(
     if is_exact and env is not None:
         raise SettingsError("advantage 'exact' uses no environments; use 'gae' to give some")
     for each in markets:
-        # Fewer still are refused wherever they are traded.
-        if settings.window_size + 2 <= len(each) <= 2 * settings.window_size:
+        check_length(each, settings.window_size)
+        if len(each) <= 2 * settings.window_size:
             raise UntrainableError(
                 f"{each.pair}: window_size {settings.window_size} is half of the "
                 f"{len(each)} candles to learn from, or more; lower it, or give more candles"

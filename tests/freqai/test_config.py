@@ -303,3 +303,10 @@ def test_an_edited_reward_of_the_users_own_is_another_setting(tmp_path: Path) ->
     source.write_text(text.format("-state.profit"), encoding="utf-8")
     with pytest.raises(SettingsError, match="made with other settings \\(reward_digest; "):
         check_identifier(tmp_path / "models", settings)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused_in_keys_of_freqai_as_well(value: float) -> None:
+    config = {"freqai": {"feature_parameters": {"weight_factor": [0.9, value]}}}
+    with pytest.raises(SettingsError, match=r"^freqai.feature_parameters.weight_factor: "):
+        read_settings(config)

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def read_settings(config: Mapping[str, Any], rules: TradeRules | None = None) ->
     random_state = section(freqai, "data_split_parameters").get("random_state")
     if random_state is not None and "seed" not in training_parameters:
         training_parameters.setdefault("random_state", random_state)
-    return Settings.from_freqai(
+    settings = Settings.from_freqai(
         rl_section(config),
         training_parameters,
         window_size=freqai.get("conv_width", 1),
@@ -143,6 +144,20 @@ def read_settings(config: Mapping[str, Any], rules: TradeRules | None = None) ->
             slippage_bps=rl_section(config).get("slippage_bps", 0.0),
         ),
     )
+    _check_finite(freqai, "freqai")
+    return settings
+
+
+def _check_finite(value: Any, name: str) -> None:
+    """Refuse numbers that are none, in keys that FreqAI alone reads as well."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            _check_finite(each, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_finite(each, name)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{name}: {value} is no finite number")
 
 
 def _entry_mode(rl_config: Mapping[str, Any], strategy: Any = None) -> EntryMode:

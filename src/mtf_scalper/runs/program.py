@@ -220,7 +220,11 @@ def _started(request: BacktestRequest, record: RunRecord | None) -> Iterator[Bac
                 stop_program(process)
 
 
-def stop_program(process: subprocess.Popen[bytes], seconds: float = _STOP_SECONDS) -> None:
+def stop_program(
+    process: subprocess.Popen[bytes],
+    seconds: float = _STOP_SECONDS,
+    politely: signal.Signals = signal.SIGINT,
+) -> None:
     """End the program: politely, so that it ends its own children, and after a while by force."""
     if process.poll() is not None:
         return
@@ -231,7 +235,7 @@ def stop_program(process: subprocess.Popen[bytes], seconds: float = _STOP_SECOND
     if os.name == "nt":
         process.terminate()
     else:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(politely)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -273,7 +274,8 @@ def _started(
         try:
             yield process
         finally:
-            stop_program(process, _STOP_SECONDS)
+            # A bot ends by it as by Ctrl-C, which is ignored where this is a job in the background.
+            stop_program(process, _STOP_SECONDS, signal.SIGTERM)
 
 
 def check_arguments(plan: SoakPlan, url: str, end: datetime) -> dict[str, Any]:
