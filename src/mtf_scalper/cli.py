@@ -66,6 +66,14 @@ RealDatadir = Annotated[
         help="freqtrade data directory to use instead of a synthetic market.",
     ),
 ]
+ConfigFiles = Annotated[
+    list[Path],
+    typer.Option(
+        callback=_path_checked_by(check_file),
+        metavar="FILE",
+        help="freqtrade configuration laid over the shipped one; repeat it for several.",
+    ),
+]
 
 LiveFrom = Annotated[
     datetime | None,
@@ -263,14 +271,7 @@ def evaluate(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings per window, averaged.")] = 1,
     datadir: RealDatadir = None,
-    config: Annotated[
-        list[Path],
-        typer.Option(
-            callback=_path_checked_by(check_file),
-            metavar="FILE",
-            help="freqtrade configuration laid over the shipped one; repeat it for several.",
-        ),
-    ] = [],  # noqa: B006 - typer copies it
+    config: ConfigFiles = [],  # noqa: B006 - typer copies it
     freqtrade: Annotated[
         bool,
         typer.Option(
@@ -504,14 +505,7 @@ def soak(
         float, typer.Option(min=0.1, help="Hours of the bot's clock between trainings.")
     ] = 6.0,
     datadir: RealDatadir = None,
-    config: Annotated[
-        list[Path],
-        typer.Option(
-            callback=_path_checked_by(check_file),
-            metavar="FILE",
-            help="freqtrade configuration laid over the shipped one; repeat it for several.",
-        ),
-    ] = [],  # noqa: B006 - typer copies it
+    config: ConfigFiles = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Let the real bot (dry run) train and trade on history, faster than time; tell how it did."""
     from rich.console import Console

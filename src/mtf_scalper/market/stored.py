@@ -8,7 +8,6 @@ and what freqtrade would take for an empty file is an error.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -292,11 +291,10 @@ def stakes_for(atr_pct: Floats, leverage: Floats, equity: float) -> Floats:
 
 
 def _most_decimals(prices: Floats) -> int:
-    # Prices repeat from candle to candle and from window to window, and texts are slow.
-    return max(map(_decimals, np.unique(prices).tolist()))
+    # Prices repeat from candle to candle, and texts are slow.
+    return max(_decimals(price) for price in np.unique(prices).tolist())
 
 
-@functools.lru_cache(maxsize=2**17)
 def _decimals(price: float) -> int:
     text = np.format_float_positional(
         price, precision=_SIGNIFICANT_DIGITS, unique=False, fractional=False, trim="-"
