@@ -37,6 +37,7 @@ from mtf_scalper.freqai.config import (
 from mtf_scalper.freqai.decisions import Decisions
 from mtf_scalper.freqai.drawer import Drawer
 from mtf_scalper.freqai.frozen import FrozenPolicies
+from mtf_scalper.freqai.giving_way import give_way
 from mtf_scalper.freqai.left_out import (
     LeftOut,
     check_trainable,
@@ -265,6 +266,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         data_load_timerange: TimeRange,
     ) -> None:
         """Train in a running bot; what fails is told once and tried again at the next candle."""
+        give_way()
         before = dict(self.dd.pair_dict[pair])
         with self._waiting.trying(pair):
             try:

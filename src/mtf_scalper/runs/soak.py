@@ -8,7 +8,6 @@ with the same weights.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from mtf_scalper.freqai.decision_log import read_decisions
 from mtf_scalper.paths import user_data
 from mtf_scalper.records.files import LIVE_PREDICTIONS
 from mtf_scalper.records.sampler import ProcessSampler, Sample
-from mtf_scalper.records.writer import RUN_VARIABLE, RunRecord
+from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
 from mtf_scalper.runs.clocked import clocked_command
 from mtf_scalper.runs.program import (
     MODEL,
@@ -68,6 +68,32 @@ class {name}(_module.{name}):
         super().bot_start(**kwargs)
         log_decisions(self, Path({log!r}))
 '''
+
+
+_IDLE = "DoesNothing"
+_IDLE_FILE = f'''\
+"""A strategy that does nothing: what freqtrade itself takes."""
+
+from freqtrade.strategy import IStrategy
+
+
+class {_IDLE}(IStrategy):
+    INTERFACE_VERSION = 3
+    can_short = True
+    minimal_roi = {{"0": 100.0}}
+    stoploss = -0.99
+
+    def populate_indicators(self, dataframe, metadata):
+        return dataframe
+
+    def populate_entry_trend(self, dataframe, metadata):
+        return dataframe
+
+    def populate_exit_trend(self, dataframe, metadata):
+        return dataframe
+'''
+DAYS_OF_GROWTH = 2.0
+"""From so many days on freqtrade runs beside the bot with a strategy that does nothing."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +144,11 @@ class SoakPlan:
         return self.folder / "freqtrade.log"
 
     @property
+    def is_beside_idle(self) -> bool:
+        """Whether freqtrade with a strategy that does nothing runs beside the bot."""
+        return self.days >= DAYS_OF_GROWTH
+
+    @property
     def decisions(self) -> Path:
         """File with what the bot's strategy decided."""
         return self.folder / "decisions.jsonl"
@@ -163,6 +194,23 @@ class SoakPlan:
             *("--freqaimodel-path", str(user_data(self.project) / "freqaimodels")),
         ]
 
+    def idle_command(self, url: str) -> list[str]:
+        """Make the user directory of a bot that does nothing, and return its command line."""
+        folder = self.folder / "idle"
+        (folder / "strategies").mkdir(parents=True)
+        (folder / "data").mkdir()
+        (folder / "strategies" / f"{_IDLE}.py").write_text(_IDLE_FILE, encoding="utf-8")
+        files = self.configs(url, "idle")
+        content = json.loads(files[-1].read_text(encoding="utf-8"))
+        content["db_url"] = f"sqlite:///{(folder / 'trades.sqlite').as_posix()}"
+        content["freqai"]["enabled"] = False
+        files[-1].write_text(json.dumps(content, indent=1), encoding="utf-8")
+        return [
+            *(sys.executable, "-m", "freqtrade", "trade", "--strategy", _IDLE),
+            *(f"--config={file}" for file in files),
+            *("--userdir", str(folder), "--datadir", str(folder / "data")),
+        ]
+
 
 @dataclass
 class Soaked:
@@ -172,6 +220,8 @@ class Soaked:
     ----------
     memory : list of (int, int)
         The clock in milliseconds since 1970, and bytes of all its processes.
+    idle_memory : list of (int, int)
+        The same of freqtrade with a strategy that does nothing; empty where none ran beside it.
     end : datetime
         When it was stopped, by its clock.
     seconds : float
@@ -180,6 +230,7 @@ class Soaked:
 
     end: datetime
     memory: list[tuple[int, int]] = field(default_factory=list)
+    idle_memory: list[tuple[int, int]] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -207,25 +258,43 @@ def run_bot(
     clock = RunningClock.starting_at(plan.begin, plan.speed)
     with running_exchange(plan.datadir, now=clock, fault=plan.fault) as url:
         # The clock begins when everything else is there.
-        command = clocked_command(clock, plan.command(url))
+        command = watched_command(clocked_command(clock, plan.command(url)))
         started = time.monotonic()
-        with _started(plan, record, watched_command(command)) as process:
+        with ExitStack() as stack:
+            bot = stack.enter_context(_started(plan, plan.log, command, str(record.folder)))
 
             def note(sample: Sample) -> None:
                 soaked.memory.append((clock.now_ms(), sample.resident_bytes))
                 record.append_sample(replace(sample, time=clock.now_ms() / 1000))
 
-            with ProcessSampler(
-                process.pid, interval_seconds=_SAMPLE_SECONDS, on_sample=note, keeps=False
-            ):
-                soaked.end = _await_end(plan, process, clock, on_poll)
+            programs = [(bot, plan.log)]
+            stack.enter_context(_sampler(bot, note))
+            if plan.is_beside_idle:
+                log = plan.folder / "idle.log"
+                command = watched_command(clocked_command(clock, plan.idle_command(url)))
+                idle = stack.enter_context(_started(plan, log, command, RUN_OFF))
+
+                def note_idle(sample: Sample) -> None:
+                    soaked.idle_memory.append((clock.now_ms(), sample.resident_bytes))
+
+                programs.append((idle, log))
+                stack.enter_context(_sampler(idle, note_idle))
+            soaked.end = _await_end(plan, programs, clock, on_poll)
         soaked.seconds = time.monotonic() - started
     return soaked
 
 
+def _sampler(
+    process: subprocess.Popen[bytes], on_sample: Callable[[Sample], None]
+) -> ProcessSampler:
+    return ProcessSampler(
+        process.pid, interval_seconds=_SAMPLE_SECONDS, on_sample=on_sample, keeps=False
+    )
+
+
 def _await_end(
     plan: SoakPlan,
-    process: subprocess.Popen[bytes],
+    programs: Sequence[tuple[subprocess.Popen[bytes], Path]],
     clock: RunningClock,
     on_poll: Callable[[datetime], None] | None,
 ) -> datetime:
@@ -233,11 +302,12 @@ def _await_end(
     end = None
     while True:
         now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
-        if process.poll() is not None:
-            raise RunError(
-                f"freqtrade ended by itself with exit code {process.returncode}: "
-                f"{last_error(plan.log)} (see {plan.log})"
-            )
+        for process, log in programs:
+            if process.poll() is not None:
+                raise RunError(
+                    f"freqtrade ended by itself with exit code {process.returncode}: "
+                    f"{last_error(log)} (see {log})"
+                )
         if end is None and any(each.get("predicted") for each in read_decisions(plan.decisions)):
             end = now + timedelta(days=plan.days)
         if end is not None and now >= end:
@@ -253,11 +323,11 @@ def _await_end(
         time.sleep(_POLL_SECONDS)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _started(
-    plan: SoakPlan, record: RunRecord, command: Sequence[str]
+    plan: SoakPlan, log_file: Path, command: Sequence[str], record: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    with plan.log.open("wb") as log:
+    with log_file.open("wb") as log:
         process = subprocess.Popen(
             command,
             cwd=plan.project,
@@ -268,7 +338,7 @@ def _started(
                 **os.environ,
                 "COLUMNS": "160",
                 "PYTHONIOENCODING": "utf-8",
-                RUN_VARIABLE: str(record.folder),
+                RUN_VARIABLE: record,
             },
         )
         try:

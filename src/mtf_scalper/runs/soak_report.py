@@ -25,13 +25,15 @@ from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.runs.program import merged
 from mtf_scalper.runs.project import demo_market, page_or_reason, shown
-from mtf_scalper.runs.soak import Soaked, SoakPlan, check_arguments, run_bot
+from mtf_scalper.runs.soak import DAYS_OF_GROWTH, Soaked, SoakPlan, check_arguments, run_bot
 from mtf_scalper.runs.soak_check import Agreement, check_decisions
 from mtf_scalper.settings import TradeRules
 
 _ERROR = re.compile(r" - (ERROR|CRITICAL) - |^Traceback ", re.MULTILINE)
 _SHOWN_LINES = 10
 _DAY_MS = 86_400_000
+_MOST_GROWTH_MIB = 10.0
+"""A month of it is less than the bot itself."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,7 @@ def _checks(plan: SoakPlan, soaked: Soaked, agreement: Agreement) -> list[Check]
         ),
         _told("largest difference of a chance of leaving", f"{agreement.largest_difference:.1e}"),
         _told("memory at the end of the first day, of the last", f"{first}, {last}"),
+        *_growth_rows(soaked),
         _told("99th percentile of a candle's decision", f"{slowest * 1000:.0f} ms"),
         _check("errors in the log", f"{errors}", "0", errors == 0),
         _told("real time", f"{soaked.seconds:.0f} s"),
@@ -223,6 +226,30 @@ def _memory(samples: Sequence[tuple[int, int]]) -> tuple[str, str]:
     day = [used for at, used in samples if at <= samples[0][0] + _DAY_MS]
     is_longer = len(day) < len(samples)
     return f"{day[-1] / 2**20:.0f} MiB" if is_longer else "-", f"{samples[-1][1] / 2**20:.0f} MiB"
+
+
+def _growth_rows(soaked: Soaked) -> list[Check]:
+    """Compare how memory grows after the first day with freqtrade that does nothing."""
+    samples = soaked.idle_memory
+    if not samples or samples[-1][0] - samples[0][0] < DAYS_OF_GROWTH * _DAY_MS:
+        return []
+    bot, idle = _growth(soaked.memory), _growth(soaked.idle_memory)
+    return [
+        _check(
+            "memory grows a day after the first, beside freqtrade alone",
+            f"{bot:+.1f}, {idle:+.1f} MiB",
+            f"at most {_MOST_GROWTH_MIB:g} MiB more",
+            bot - idle <= _MOST_GROWTH_MIB,
+        )
+    ]
+
+
+def _growth(samples: Sequence[tuple[int, int]]) -> float:
+    """Return the slope of memory after the first day, in MiB a day."""
+    at, used = np.asarray(samples, dtype=np.float64).T
+    later = at > at[0] + _DAY_MS
+    slope, _ = np.polyfit((at[later] - at[0]) / _DAY_MS, used[later] / 2**20, 1)
+    return float(slope)
 
 
 def _check(name: str, measured: str, expected: str, is_passed: bool) -> Check:
