@@ -16,9 +16,10 @@ from rich.console import Console
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai.decision_log import EXITS, SIGNALS, is_late, read_decisions
+from mtf_scalper.records.check import Verdict
 from mtf_scalper.records.reader import Run
-from mtf_scalper.runs import soak_check
-from mtf_scalper.runs.soak import SoakPlan
+from mtf_scalper.runs import soak, soak_check, soak_report
+from mtf_scalper.runs.soak import Soaked, SoakPlan
 from mtf_scalper.runs.soak_report import SoakResult, plan_soak, run_soak
 from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
 
@@ -72,7 +73,9 @@ def soaked(project: Path, wild_datadir: Path) -> tuple[SoakPlan, SoakResult, str
     )
     printed = io.StringIO()
     before = set(psutil.Process().children(recursive=True))
-    result = run_soak(plan, record, Console(file=printed, width=120))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(soak, "DAYS_OF_GROWTH", 0.01)  # freqtrade alone runs beside it
+        result = run_soak(plan, record, Console(file=printed, width=120))
     assert set(psutil.Process().children(recursive=True)) <= before
     return plan, result, printed.getvalue()
 
@@ -109,6 +112,47 @@ def test_the_bot_trains_trades_and_decides_as_a_backtest_with_the_same_weights(
     assert (plan.folder / "report.html").is_file()
     for row in ("candles decided", "trainings", "99th percentile", "errors in the log"):
         assert row in printed
+
+
+@pytest.mark.program
+@pytest.mark.slow
+@OF_FREQTRADE
+def test_freqtrade_alone_runs_beside_a_soak(
+    soaked: tuple[SoakPlan, SoakResult, str],
+) -> None:
+    plan, _, _ = soaked
+    log = (plan.folder / "idle.log").read_text(encoding="utf-8")
+    assert "DoesNothing" in log
+    assert "SIGINT received" in log
+    assert " - ERROR - " not in log
+
+
+def soaked_memory(growth: float, idle: float, days: float) -> Soaked:
+    """Memory that grows by so many MiB a day after a first day in which it doubles."""
+
+    def samples(slope: float) -> list[tuple[int, int]]:
+        at = np.arange(0.0, days, 1 / 96)
+        used = np.minimum(at, 1.0) * 300 + 300 + np.maximum(at - 1, 0.0) * slope
+        return [
+            (int(day * 86_400_000), int(mib * 2**20)) for day, mib in zip(at, used, strict=True)
+        ]
+
+    return Soaked(datetime(2024, 1, 9, tzinfo=UTC), samples(growth), samples(idle))
+
+
+@pytest.mark.parametrize(
+    ("growth", "expected"), [(1.0, Verdict.PASSED), (12.5, Verdict.PASSED), (14.0, Verdict.FAILED)]
+)
+def test_memory_that_grows_more_than_that_of_freqtrade_alone_fails(
+    growth: float, expected: Verdict
+) -> None:
+    (row,) = soak_report._growth_rows(soaked_memory(growth, 3.0, 14.0))
+    assert row.verdict is expected
+    assert row.measured == f"{growth:+.1f}, +3.0 MiB"
+
+
+def test_the_growth_of_memory_is_not_told_of_a_day_and_a_half() -> None:
+    assert soak_report._growth_rows(soaked_memory(100.0, 0.0, 1.5)) == []
 
 
 def test_a_soak_beyond_the_candles_is_refused(project: Path, tiny_datadir: Path) -> None:

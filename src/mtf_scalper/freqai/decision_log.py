@@ -41,9 +41,10 @@ def log_decisions(strategy: IStrategy, file: Path) -> None:
     ----------
     strategy : IStrategy
     file : Path
-        One JSON object per line: ``kind`` is ``candle`` (signals, chances of leaving, leverage and
-        the real seconds that the pair's analysis took), ``leverage``, ``stake`` or ``exit``. The
-        latter have ``candle``, the newest one that the strategy had analysed.
+        One JSON object per line: ``kind`` is ``candle`` (signals, chances of leaving, leverage, the
+        real seconds that the pair's analysis took, and whether a training ran beside it),
+        ``leverage``, ``stake`` or ``exit``. The latter have ``candle``, the newest one that the
+        strategy had analysed.
     """
     log = _Log(strategy, file)
     for name in ("populate_indicators", "populate_exit_trend", "leverage"):
@@ -59,12 +60,14 @@ class _Log:
         self._strategy = strategy
         self._file = file
         self._began = 0.0
+        self._is_beside_training = False
         self._asked: dict[Any, datetime] = {}
         self._analysed: dict[str, str] = {}
 
     def populate_indicators(self, method: Callable[..., pd.DataFrame]) -> Callable[..., Any]:
         def wrapped(frame: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
             self._began = time.perf_counter()
+            self._is_beside_training = self._is_training()
             return method(frame, metadata)
 
         return wrapped
@@ -76,7 +79,8 @@ class _Log:
             if threading.current_thread() is threading.main_thread():
                 self._analysed[metadata["pair"]] = row["date"]
             seconds = time.perf_counter() - self._began
-            self._write("candle", pair=metadata["pair"], seconds=seconds, **row)
+            beside = self._is_beside_training or self._is_training()
+            self._write("candle", pair=metadata["pair"], seconds=seconds, training=beside, **row)
             return result
 
         return wrapped
@@ -131,6 +135,9 @@ class _Log:
             return answer
 
         return wrapped
+
+    def _is_training(self) -> bool:
+        return bool(getattr(self._strategy.freqai, "is_training", False))
 
     def _write(self, kind: str, **facts: Any) -> None:
         if kind != "candle":

@@ -132,6 +132,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self.train_queue = Turns(self.train_queue)
         self._waiting = WaitingPairs(self.train_queue)
         self._history_saved = time.monotonic()
+        self.is_training = False
 
     def start(
         self, dataframe: DataFrame, metadata: dict[str, Any], strategy: IStrategy
@@ -268,6 +269,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         """Train in a running bot; what fails is told once and tried again at the next candle."""
         give_way()
         before = dict(self.dd.pair_dict[pair])
+        self.is_training = True
         with self._waiting.trying(pair):
             try:
                 super().extract_data_and_train_model(
@@ -277,6 +279,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
                 # FreqAI has noted a model that may be nowhere on the disk.
                 self.dd.pair_dict[pair] = before
                 raise
+            finally:
+                self.is_training = False
 
     def _check_window(self, window: DataFrame, pair: str, dk: FreqaiDataKitchen) -> None:
         """Check candles and features; of those that are not warm yet say that."""

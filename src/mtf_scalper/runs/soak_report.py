@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -190,14 +190,14 @@ def _write_candles(plan: SoakPlan, end: datetime, record: RunRecord) -> None:
 def _checks(plan: SoakPlan, soaked: Soaked, agreement: Agreement) -> list[Check]:
     run = Run.open(plan.folder)
     decisions = list(read_decisions(plan.decisions))
-    seconds = [each["seconds"] for each in decisions if each["kind"] == "candle"]
+    candles = [each for each in decisions if each["kind"] == "candle"]
     trainings = len(run.events("training_finished"))
     trades = run.trades()
     log = plan.log.read_text(encoding="utf-8", errors="replace")
     errors = len(_ERROR.findall(log))
     unequal, asked = len(agreement.unequal), sum(agreement.asked.values())
     first, last = _memory(soaked.memory)
-    slowest = float(np.quantile(seconds, 0.99)) if seconds else float("nan")
+    slow, beside = _slowest(candles), _slowest([each for each in candles if each["training"]])
     return [
         _check("candles decided", f"{agreement.candles:,}", "some", agreement.candles > 0),
         _check("candles missed", f"{len(agreement.missed)}", "0", not agreement.missed),
@@ -213,10 +213,17 @@ def _checks(plan: SoakPlan, soaked: Soaked, agreement: Agreement) -> list[Check]
         _told("largest difference of a chance of leaving", f"{agreement.largest_difference:.1e}"),
         _told("memory at the end of the first day, of the last", f"{first}, {last}"),
         *_growth_rows(soaked),
-        _told("99th percentile of a candle's decision", f"{slowest * 1000:.0f} ms"),
+        _told("99th percentile of a candle's decision, beside a training", f"{slow}, {beside}"),
         _check("errors in the log", f"{errors}", "0", errors == 0),
         _told("real time", f"{soaked.seconds:.0f} s"),
     ]
+
+
+def _slowest(candles: Sequence[Mapping[str, Any]]) -> str:
+    """Return the 99th percentile of what an analysis took, `-` of none."""
+    if not candles:
+        return "-"
+    return f"{np.quantile([each['seconds'] for each in candles], 0.99) * 1000:.0f} ms"
 
 
 def _memory(samples: Sequence[tuple[int, int]]) -> tuple[str, str]:
