@@ -74,7 +74,8 @@ def write_small_run(root: Path, engine: str) -> None:
     record.write_candles(PAIR, pd.DataFrame({"date": dates, **prices, "volume": 1.0}))
     made = pd.DataFrame({"date": dates, **dict.fromkeys(PROBABILITIES, 0.2), "confidence": 0.2})
     record.write_predictions(PAIR, made, KEY["window"])
-    record.append_predictions([{**KEY, "date": dates[-1], **dict.fromkeys(PROBABILITIES, 0.2)}])
+    live = {**dict.fromkeys(PROBABILITIES, 0.2), **dict.fromkeys(prices, 100.0), "volume": 1.0}
+    record.append_predictions([{**KEY, "date": dates[-1] + pd.Timedelta("5min"), **live}])
     lines = [
         pd.DataFrame({"date": dates, "pair": PAIR, "seed": 1, "series": name, "log_return": value})
         for name, value in (("agent", 0.01), ("oracle", 0.2), ("flat", 0.0))

@@ -196,6 +196,20 @@ def test_live_predictions_follow_those_of_windows(tmp_path: Path) -> None:
     assert table["date"].iloc[-1] == DATES[2]
 
 
+def test_live_candles_are_those_that_were_predicted(tmp_path: Path) -> None:
+    record = RunRecord.begin(tmp_path, "dry-run")
+    prices = {"open": 1.0, "high": 3.0, "low": 0.5, "close": 2.0, "volume": 7.0}
+    chances = dict.fromkeys(PROBABILITIES, 0.1)
+    record.append_predictions([{"pair": PAIR, "date": DATES[0], **chances}])  # of an older version
+    for close in (2.0, 2.5):  # analysed twice
+        row = {"pair": PAIR, "date": DATES[1], **chances, **prices, "close": close}
+        record.append_predictions([row])
+    table = Run.open(record.folder).candles()
+    expected = [{"pair": PAIR, "date": DATES[1], **prices, "close": 2.5}]
+    assert table.to_dict("records") == expected
+    assert len(Run.open(record.folder).predictions()) == 3
+
+
 def test_plain_values_are_json() -> None:
     value = {
         "a": np.float32(1.5),

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.freqai.decision_log import EXITS, SIGNALS, is_late, read_decisions
+from mtf_scalper.market.datafiles import DataFile
 from mtf_scalper.records.check import Verdict
 from mtf_scalper.records.reader import Run
 from mtf_scalper.runs import soak, soak_check, soak_report
@@ -105,7 +106,11 @@ def test_the_bot_trains_trades_and_decides_as_a_backtest_with_the_same_weights(
     assert result.agreement.asked["stake"] >= 1
     assert "'type': entry," in log
     assert run.status == "finished"
-    assert set(run.candles()["pair"]) == {PAIR}
+    lived = run.candles().set_index("date")
+    whole = DataFile(plan.datadir, PAIR, "5m").load().set_index("date")
+    names = ["open", "high", "low", "close", "volume"]
+    assert len(lived) >= result.agreement.candles
+    pd.testing.assert_frame_equal(lived[names], whole.loc[lived.index, names], check_freq=False)
     assert run.clock_began == plan.begin
     assert run.samples()["time"].min() >= plan.begin.timestamp()
     assert len(run.checks()) == len(result.checks)

@@ -400,9 +400,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             note_predicted(self._events(dk), self._sources(dk.pair, unfiltered_df))
         predicted: tuple[DataFrame, NDArray[np.int_]] = super().predict(unfiltered_df, dk, **kwargs)
         window = Path(dk.data_path).name
-        self.record.predictions(
-            dk.pair, window, unfiltered_df["date"], predicted[0], is_live=self.live
-        )
+        self.record.predictions(dk.pair, window, unfiltered_df, predicted[0], is_live=self.live)
         return predicted
 
     def _sources(self, pair: str, candles: DataFrame) -> dict[str, DataFrame]:
@@ -455,7 +453,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         for name, tested in zip(names, dk.backtesting_timeranges, strict=False):
             rows = whole[(whole["date"] >= tested.startdt) & (whole["date"] < tested.stopdt)]
             if len(rows):
-                self.record.predictions(dk.pair, name, rows["date"], rows, is_live=False)
+                self.record.predictions(dk.pair, name, rows, rows, is_live=False)
                 self.record.reused(dk.pair, Path(self.full_path) / name)
 
     def rl_model_predict(

@@ -52,6 +52,7 @@ from mtf_scalper.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_CANDLE = ("open", "high", "low", "close", "volume")
 _SAMPLE_SECONDS = {"backtest": 1.0}
 _SLOW_SAMPLE_SECONDS = 10.0  # of a bot that runs for months
 
@@ -184,19 +185,26 @@ class ProgramRecord:
             self._not_judged = str(error)
 
     def predictions(
-        self, pair: str, window: str, dates: pd.Series, predicted: pd.DataFrame, *, is_live: bool
+        self,
+        pair: str,
+        window: str,
+        candles: pd.DataFrame,
+        predicted: pd.DataFrame,
+        *,
+        is_live: bool,
     ) -> None:
-        """Write the predictions of a window, or live those of the latest candle.
+        """Write the predictions of a window, or live the latest candle and those of it.
 
         Parameters
         ----------
         pair, window : str
-        dates : Series of Timestamp, shape (T,)
+        candles : DataFrame, shape (T, ...)
+            With ``date``, live with prices and volume as well.
         predicted : DataFrame, shape (T, ...)
             With the model's columns.
         is_live : bool
         """
-        table = pd.DataFrame({"date": dates.to_numpy()})
+        table = pd.DataFrame({"date": candles["date"].to_numpy()})
         table["date"] = pd.to_datetime(table["date"], utc=True)
         for ours, name in zip(PROBABILITIES, columns.PROBABILITIES, strict=True):
             table[ours] = predicted[name].to_numpy(dtype=np.float32)
@@ -205,7 +213,8 @@ class ProgramRecord:
             if record is None:
                 return
             if is_live:
-                latest = {str(name): value for name, value in table.iloc[-1].items()}
+                candle = candles[list(_CANDLE)].iloc[-1].astype(float)
+                latest = {**table.iloc[-1], **candle}
                 record.append_predictions([{"pair": pair, "window": window, **latest}])
             elif not record.has_predictions(pair, window):
                 record.write_predictions(pair, table, window)

@@ -8,7 +8,7 @@ What is read was judged by ``schema`` and ``tables``, and can be trusted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
 from enum import StrEnum
@@ -200,17 +200,21 @@ class Run:
 
     def candles(self) -> pd.DataFrame:
         """Return what was traded: pair, date, open, high, low, close, volume."""
-        return self._tables(files.CANDLES, tables.CANDLES)
+        table = self._tables(files.CANDLES, tables.CANDLES)
+        live = self._live(tables.CANDLES).dropna(subset=["open", "high", "low", "close"])
+        return _joined(table, live.drop_duplicates(["pair", "date"], keep="last"))
 
     def predictions(self) -> pd.DataFrame:
         """Return pair, window, date, ``PROBABILITIES`` and confidence, in the order of files."""
         table = self._tables(files.PREDICTIONS, tables.PREDICTIONS)
-        live = list(read_lines(self.folder / files.LIVE_PREDICTIONS, schema.PredictionLine))
-        if not live:
-            return table
-        made = _table(live, list(tables.PREDICTIONS))
+        return _joined(table, self._live(tables.PREDICTIONS))
+
+    def _live(self, names: Iterable[str]) -> pd.DataFrame:
+        """Return the columns of what a bot has predicted candle by candle."""
+        lines = read_lines(self.folder / files.LIVE_PREDICTIONS, schema.PredictionLine)
+        made = _table(list(lines), list(names))[list(names)]
         made["date"] = pd.to_datetime(made["date"], utc=True, format="ISO8601")
-        return made if table.empty else pd.concat([table, made], ignore_index=True)
+        return made
 
     def equity(self) -> pd.DataFrame:
         """Return date, pair, seed, series and the cumulative log return after costs."""
@@ -287,6 +291,12 @@ def _read_table(path: Path, wanted: tables.Schema) -> pd.DataFrame:
         return tables.parsed_table(content, wanted)
     except RecordError as error:
         raise RecordError(f"{shown(path)} is damaged: {error}") from None
+
+
+def _joined(table: pd.DataFrame, live: pd.DataFrame) -> pd.DataFrame:
+    if live.empty:
+        return table
+    return live if table.empty else pd.concat([table, live], ignore_index=True)
 
 
 def _table(rows: list[dict[str, Any]], names: Sequence[str]) -> pd.DataFrame:

@@ -244,11 +244,16 @@ class TradeLine(Part):
 
 
 class PredictionLine(Part):
-    """A line of ``predictions.jsonl``."""
+    """A line of ``predictions.jsonl``: a candle and what was predicted of it."""
 
     pair: str
     window: str | None = None
     date: IsoDate
+    open: Finite | None = None
+    high: Finite | None = None
+    low: Finite | None = None
+    close: Finite | None = None
+    volume: Finite | None = None
     neutral: Finite | None = None
     long_enter: Finite | None = None
     long_exit: Finite | None = None

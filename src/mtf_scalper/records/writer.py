@@ -159,7 +159,7 @@ class RunRecord:
         self._append(files.SAMPLES, [sample])
 
     def append_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append predictions that are made candle by candle, live: pair, date, probabilities."""
+        """Append what is predicted candle by candle, live: pair, candle, probabilities."""
         self._append(files.LIVE_PREDICTIONS, rows)
 
     def write_table(self, name: str, table: pd.DataFrame) -> Path:

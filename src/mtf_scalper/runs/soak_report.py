@@ -18,7 +18,6 @@ from mtf_scalper.exchange import CandleStore, running_exchange
 from mtf_scalper.freqai.config import read_settings
 from mtf_scalper.freqai.decision_log import read_decisions
 from mtf_scalper.freqai.loading import load_configuration
-from mtf_scalper.market.datafiles import DataFile
 from mtf_scalper.paths import user_data
 from mtf_scalper.records.check import Check, Verdict
 from mtf_scalper.records.reader import Run
@@ -161,7 +160,6 @@ def run_soak(plan: SoakPlan, record: RunRecord, console: Console) -> SoakResult:
             status.update("comparing its decisions with those of a backtest")
             agreement = _agreement(plan, soaked.end)
         result = SoakResult(_checks(plan, soaked, agreement), agreement)
-        _write_candles(plan, soaked.end, record)
         record.write_json("checks", result.checks)
         record.finish(result.verdict, {"log": plan.log, "decisions": plan.decisions})
     _print(result, plan, console)
@@ -175,16 +173,6 @@ def _agreement(plan: SoakPlan, end: datetime) -> Agreement:
     with running_exchange(plan.datadir) as url:
         config = load_configuration(check_arguments(plan, url, end), RunMode.BACKTEST)
         return check_decisions(config, plan.decisions, predictions)
-
-
-def _write_candles(plan: SoakPlan, end: datetime, record: RunRecord) -> None:
-    """Write the candles that the bot has lived through, which the page draws its trades on."""
-    manifest = Run.open(plan.folder).manifest
-    timeframe = str(manifest["timeframe"])
-    for pair in manifest["pairs"]:
-        candles = DataFile(plan.datadir, pair, timeframe).load()
-        is_inside = (candles["date"] >= plan.begin) & (candles["date"] < end)
-        record.write_candles(pair, candles.loc[is_inside])
 
 
 def _checks(plan: SoakPlan, soaked: Soaked, agreement: Agreement) -> list[Check]:
