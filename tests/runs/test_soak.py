@@ -110,7 +110,7 @@ def test_the_bot_trains_trades_and_decides_as_a_backtest_with_the_same_weights(
     whole = DataFile(plan.datadir, PAIR, "5m").load().set_index("date")
     names = ["open", "high", "low", "close", "volume"]
     assert len(lived) >= result.agreement.candles
-    pd.testing.assert_frame_equal(lived[names], whole.loc[lived.index, names], check_freq=False)
+    assert (lived[names].to_numpy() == whole.loc[lived.index, names].to_numpy()).all()
     assert run.clock_began == plan.begin
     assert run.samples()["time"].min() >= plan.begin.timestamp()
     assert len(run.checks()) == len(result.checks)
