@@ -276,6 +276,22 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_a_command_without_memory_ends_in_one_line() -> None:
+    code = (
+        "import resource, numpy, mtf_scalper.cli as cli\n"
+        "cli.app = lambda: numpy.ones(2**40)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))\n"
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("mtf-scalper: error: there is not enough memory: Unable to allo")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_exchange_listens_where_the_offline_configuration_looks(invoke: Invoke) -> None:
     text = invoke("exchange", "--help").stdout
     assert f"[default: {DEFAULT_PORT}]" in text

@@ -145,6 +145,8 @@ def main() -> None:
             raise
         _leave_output_alone()
         sys.exit(f"mtf-scalper: error: {problem}")
+    except MemoryError as error:
+        sys.exit(f"mtf-scalper: error: there is not enough memory: {' '.join(str(error).split())}")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mtf_scalper"):
             raise

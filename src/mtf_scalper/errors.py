@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _LONGEST, _HEAD, _TAIL = 1200, 800, 200
 
 
@@ -29,7 +32,32 @@ class UntrainableError(MarketError):
 
 
 class WorkerDiedError(MtfScalperError):
-    """An environment process ended before its training did."""
+    """A process that was to learn, or to step an environment, ended before it was done."""
+
+
+class MemoryLackError(MtfScalperError):
+    """The memory does not suffice; names what for."""
+
+    @classmethod
+    @contextmanager
+    def named(cls, what: str, advice: str) -> Iterator[None]:
+        """Raise it where NumPy, torch, an import or Python itself gets no memory.
+
+        Parameters
+        ----------
+        what : str
+            What the memory is needed for; stands first.
+        advice : str
+            What to do; stands last.
+        """
+        try:
+            yield
+        except Exception as error:
+            text = " ".join(str(error).split())
+            if not isinstance(error, MemoryError) and "allocate memory" not in text:
+                raise
+            reason = f" ({text[:200]})" if text else ""
+            raise cls(f"{what}: there is not enough memory{reason}; {advice}") from None
 
 
 class LearningError(MtfScalperError):

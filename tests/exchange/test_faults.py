@@ -39,16 +39,21 @@ def klines(client: httpx.Client, **more: Any) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "status", "code"),
-    [(Fault.SERVER_ERROR, 503, -1001), (Fault.TOO_MANY_REQUESTS, 429, -1003)],
+    ("fault", "status", "code", "retry_after"),
+    [
+        (Fault.SERVER_ERROR, 503, -1001, None),
+        (Fault.TOO_MANY_REQUESTS, 429, -1003, "300"),
+        (Fault.BANNED, 418, -1003, "300"),
+    ],
 )
 def test_requests_are_refused_for_a_while(
-    datadir: Path, fault: Fault, status: int, code: int
+    datadir: Path, fault: Fault, status: int, code: int, retry_after: str | None
 ) -> None:
     with faulty(datadir, FaultPlan(fault, begin=NOW, end=NOW + FIVE)) as client:
         for path in ("/fapi/v1/ping", "/fapi/v1/exchangeInfo"):
             answer = client.get(path)
             assert (answer.status_code, answer.json()["code"]) == (status, code)
+            assert answer.headers.get("retry-after") == retry_after
     for begin, end in ((NOW + FIVE, None), (None, NOW)):
         with faulty(datadir, FaultPlan(fault, begin=begin, end=end)) as client:
             assert client.get("/fapi/v1/ping").status_code == 200

@@ -19,7 +19,7 @@ from mtf_scalper import Market
 from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai.markets import funding_due
 from mtf_scalper.market.datafiles import FUNDING_RATE, FUTURES, MARK, DataFile
-from mtf_scalper.market.funding import funding_of
+from mtf_scalper.market.funding import Funding, funding_notice, funding_of
 from mtf_scalper.market.stored import recorded_pair
 from mtf_scalper.market.terms import PairTerms
 from mtf_scalper.settings import Settings, TradeRules
@@ -282,3 +282,14 @@ def test_a_backtests_fallback_counts_from_its_own_period(copied_market: Path) ->
     assert -2.0 * ours.at_open.sum() == pytest.approx(
         charged_by_freqtrade(combined, first, last, False)
     )
+
+
+@pytest.mark.parametrize(
+    ("last", "is_told"), [("2024-10-01 00:25", False), ("2024-10-01 01:05", True)]
+)
+def test_a_settlement_is_missed_once_its_mark_candle_has_closed(last: str, is_told: bool) -> None:
+    dates = pd.date_range("2024-09-30", last, freq="5min").to_numpy(dtype="datetime64[ns]")
+    known = pd.Timestamp("2024-09-30 16:00", tz="UTC")
+    nothing = np.zeros(len(dates))
+    found = Funding(nothing, nothing, known - pd.Timedelta(hours=16), known)
+    assert (funding_notice(found, dates) is not None) == is_told

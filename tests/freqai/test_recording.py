@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -22,7 +23,8 @@ from mtf_scalper.freqai.lifecycle import kind_of_program
 from mtf_scalper.freqai.recording import ProgramRecord
 from mtf_scalper.market.market import Market
 from mtf_scalper.records.reader import Run, Status
-from mtf_scalper.records.writer import RunRecord
+from mtf_scalper.records.writer import RUN_VARIABLE, RunRecord
+from mtf_scalper.settings import Settings
 
 from .conftest import BACKTEST, PERIOD
 
@@ -222,6 +224,33 @@ def test_a_record_that_cannot_be_written_never_stops_the_program(
     said = [text for text in caplog.messages if "the record of this run ends here" in text]
     assert len(said) == 1
     assert program.event_files == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"process": None}, "manifest.json: names no process, so this program goes on if"),
+        ({"process": {"pid": "x"}}, "this run leaves no record: "),
+    ],
+)
+def test_a_program_whose_starter_is_not_known_goes_on_and_says_so(
+    make_config: Callable[..., Any],
+    tmp_path: Path,
+    content: dict[str, Any],
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record = RunRecord.begin(tmp_path / "runs", "demo")
+    manifest = record.folder / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **content}))
+    monkeypatch.setenv(RUN_VARIABLE, str(record.folder))
+    provider = SimpleNamespace(runmode=RunMode.BACKTEST, current_whitelist=lambda: [PAIR])
+    program = ProgramRecord.begin(make_config(), Settings(), provider)  # type: ignore[arg-type]
+    program.end()
+    (line,) = [text for text in caplog.messages if said in text]
+    assert "manifest.json" in line
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize(

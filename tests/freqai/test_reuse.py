@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,32 @@ def test_candles_outside_the_windows_may_change(models: Path, name: str, row: in
     changed = frames()
     changed[name].loc[changed[name].index[row], "close"] += 0.01
     check_same_candles(models, PAIR, changed)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"pair": None},
+        {"pair": 7},
+        {"first": None},
+        {"last": "yesterday"},
+        {"last": "2024-01-01"},
+        {"digests": ["5m"]},
+    ],
+)
+def test_a_damaged_note_counts_as_none(models: Path, damage: dict[str, Any]) -> None:
+    file = models / "sub-train-BTC_1" / EVENTS_FILE
+    note = json.loads(file.read_text().splitlines()[0])
+    damaged = [{**note, **damage}]
+    if "digests" not in damage:  # notes of earlier versions have none
+        damaged.append({name: value for name, value in note.items() if name not in damage})
+    with file.open("a") as events:
+        events.writelines(json.dumps(each) + "\n" for each in damaged)
+    check_same_candles(models, PAIR, frames())
+    changed = frames()
+    changed["5m"].loc[20, "close"] += 0.01
+    with pytest.raises(SettingsError, match="a model of BTC/USDT:USDT"):
+        check_same_candles(models, PAIR, changed)
 
 
 def test_all_that_features_and_environments_are_made_from_counts(

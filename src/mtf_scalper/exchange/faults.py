@@ -34,6 +34,7 @@ class Fault(StrEnum):
     TIMEOUT = "timeout"
     SERVER_ERROR = "server-error"
     TOO_MANY_REQUESTS = "too-many-requests"
+    BANNED = "banned"
     TRUNCATED_JSON = "truncated-json"
     MISSING_CANDLE = "missing-candle"
     DUPLICATE_CANDLE = "duplicate-candle"
@@ -52,7 +53,11 @@ class Fault(StrEnum):
 _REFUSALS = {
     Fault.SERVER_ERROR: (503, -1001, "Internal error; unable to process your request."),
     Fault.TOO_MANY_REQUESTS: (429, -1003, "Too many requests."),
+    Fault.BANNED: (418, -1003, "Way too many requests; IP banned. Please use the websocket."),
 }
+_TELL_WHEN = (429, 418)
+"""Status of refusals that say after how many seconds to come back."""
+_UNTOLD_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,12 @@ class FaultPlan:
         """Return whether a pair has the fault."""
         return self.symbol is None or symbol == self.symbol
 
+    def seconds_left(self, at_ms: int) -> int:
+        """Return how long it goes on after a moment; a minute where it has no end."""
+        if self.end is None:
+            return _UNTOLD_SECONDS
+        return max(1, -(-(to_ms(self.end) - at_ms) // 1000))
+
 
 class Faulty:
     """ASGI middleware that spoils answers.
@@ -136,7 +147,7 @@ class Faulty:
             while (await receive())["type"] != "http.disconnect":
                 pass
         elif is_now and fault in _REFUSALS:
-            await _refuse(send, *_REFUSALS[fault])
+            await _refuse(send, *_REFUSALS[fault], self._plan.seconds_left(now_ms))
         elif is_now and fault is Fault.DELISTED and symbol and self._plan.is_about(symbol):
             await _refuse(send, 400, -1121, "Invalid symbol.")
         else:
@@ -236,11 +247,15 @@ def _of_json(change: Callable[[Any], Any]) -> Callable[[bytes], bytes]:
     return lambda body: json.dumps(change(json.loads(body))).encode()
 
 
-async def _refuse(send: Send, status: int, code: int, message: str) -> None:
+async def _refuse(
+    send: Send, status: int, code: int, message: str, seconds_left: int | None = None
+) -> None:
     body = json.dumps({"code": code, "msg": message}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
     ]
+    if seconds_left is not None and status in _TELL_WHEN:
+        headers.append((b"retry-after", str(seconds_left).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -344,11 +344,19 @@ class ProgramRecord:
 
     def _start(self, settings: Settings) -> None:
         assert self._record is not None
+        # A damaged manifest is an error; of an own record it has just been written.
+        starter = None if self._is_own else Run.open(self._record.folder).manifest.get("process")
         atexit.register(self.end)
         self._fate.watch()
         if not self._is_own:
             self._record.write_settings(settings)
-            end_with_parent(Run.open(self._record.folder).manifest["process"])
+            if starter:
+                end_with_parent(starter)
+            else:
+                logger.warning(
+                    "%s: names no process, so this program goes on if the one that started it ends",
+                    self._record.folder / files.MANIFEST,
+                )
             return
         self._sampler = ProcessSampler(
             os.getpid(),

@@ -11,6 +11,7 @@ compared by ``config.check_identifier``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,39 @@ from mtf_scalper.records.manifest import candle_digest
 
 _TRAINED, _PREDICTED = "candles", "predicted_candles"
 _MADE = {_TRAINED: "a model", _PREDICTED: "predictions"}
+
+
+@dataclass(frozen=True)
+class _Note:
+    """The candles of one training or prediction: period, and digests by what they are."""
+
+    pair: str
+    first: Timestamp
+    last: Timestamp
+    digests: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, event: Mapping[str, Any]) -> _Note | None:
+        """Return the note of an event; None of one that is damaged, as of one that is torn."""
+        pair, digests = event.get("pair"), event.get("digests", {})
+        try:
+            first, last = Timestamp(event["first"]), Timestamp(event["last"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        has_zones = first.tzinfo is not None and last.tzinfo is not None
+        if not isinstance(pair, str) or not isinstance(digests, Mapping) or not has_zones:
+            return None
+        return cls(pair, first, last, digests)
+
+    def changed(self, frames: Mapping[str, DataFrame]) -> str | None:
+        """Return which candles of the period are others now, None if none are."""
+        candles = next(iter(frames.values()))
+        if self.first < candles["date"].iloc[0] or self.last > candles["date"].iloc[-1]:
+            return None
+        for name, digest in self.digests.items():
+            if name in frames and _digest(frames[name], self.first, self.last) != digest:
+                return name
+        return None
 
 
 def source_frames(
@@ -105,12 +139,13 @@ def check_same_candles(models_folder: Path, pair: str, frames: Mapping[str, Data
     coin = pair.split("/")[0]
     for path in sorted(models_folder.glob(f"sub-train-{coin}_*/{EVENTS_FILE}")):
         for event, made in _MADE.items():
-            notes = [note for note in read_events(path, event) if note["pair"] == pair]
+            notes = [note for note in map(_Note.of, read_events(path, event)) if note is not None]
+            notes = [note for note in notes if note.pair == pair]
             if not notes:
                 continue
-            changed = _changed(notes[-1], frames)
+            changed = notes[-1].changed(frames)
             if changed is not None:
-                last = Timestamp(notes[-1]["last"])
+                last = notes[-1].last
                 raise SettingsError(
                     f"freqai.identifier: {models_folder.name!r} holds {made} of {pair} to "
                     f"{last:%Y-%m-%d} made from other candles ({changed}); choose a new "
@@ -123,19 +158,6 @@ def _note(events: EventLog, event: str, frames: Mapping[str, DataFrame]) -> None
     first, last = window["date"].iloc[0], window["date"].iloc[-1]
     digests = {name: _digest(frame, first, last) for name, frame in frames.items()}
     events.write(event, first=first.isoformat(), last=last.isoformat(), digests=digests)
-
-
-def _changed(note: Mapping[str, Any], frames: Mapping[str, DataFrame]) -> str | None:
-    """Return which candles of a note's period are others now, None if none are."""
-    first, last = Timestamp(note["first"]), Timestamp(note["last"])
-    candles = next(iter(frames.values()))
-    if first < candles["date"].iloc[0] or last > candles["date"].iloc[-1]:
-        return None
-    digests: Mapping[str, str] = note.get("digests", {})
-    for name, digest in digests.items():
-        if name in frames and _digest(frames[name], first, last) != digest:
-            return name
-    return None
 
 
 def _digest(frame: DataFrame, first: Timestamp, last: Timestamp) -> str:

@@ -17,6 +17,8 @@ from mtf_scalper.market.problems import bad_rows
 
 Floats = NDArray[np.float64]
 _LONGEST_STEP = pd.Timedelta(hours=8)
+_MARK_CANDLE = pd.Timedelta(hours=1)
+"""A bot has the mark price of a settlement once the candle that opens with it has closed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,7 @@ def funding_notice(funding: Funding, dates: NDArray[np.datetime64]) -> str | Non
     first, last = (pd.Timestamp(moment, tz="UTC") for moment in (dates[0], dates[-1]))
     if funding.known_from > first + _LONGEST_STEP:
         return f"funding is known from {funding.known_from} on, it counts as 0 before"
-    if funding.known_to < last - _LONGEST_STEP:
+    if funding.known_to < last - _LONGEST_STEP - _MARK_CANDLE:
         return f"funding is known up to {funding.known_to}, it counts as 0 after that"
     return None
 

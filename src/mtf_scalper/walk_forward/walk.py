@@ -11,12 +11,15 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mtf_scalper.errors import MemoryLackError, WorkerDiedError
 from mtf_scalper.evaluation.accounts import measure_pair
 from mtf_scalper.evaluation.days import calendar_of
 from mtf_scalper.evaluation.edge import Variant
@@ -95,6 +98,13 @@ def learn_windows(
     -------
     list of LearnedWindow
         In the order of the tasks.
+
+    Raises
+    ------
+    MemoryLackError
+        If the memory does not suffice for a training; names the window.
+    WorkerDiedError
+        If a process was ended from outside; names the windows that were being learned.
     """
     found: dict[int, LearnedWindow] = {}
     for number, learned in _learned(tasks, min(jobs, n_tasks)):
@@ -107,24 +117,61 @@ def learn_windows(
 def _learned(tasks: Iterable[WindowTask], jobs: int) -> Iterator[tuple[int, LearnedWindow]]:
     if jobs <= 1:
         for number, task in enumerate(tasks):
-            yield number, learn_window(task)
+            yield number, _learned_or_named(task)
         return
     # Spawned: a forked process would inherit threads of torch and OpenMP that do not run in it.
     context = multiprocessing.get_context("spawn")
     HelperProcesses.own_those_not_running()
+    others = set(multiprocessing.active_children())
     try:
         level = logging.getLogger("mtf_scalper").level
         with ProcessPoolExecutor(jobs, context, begin_worker, (level,)) as pool:
             try:
+                labels, numbers = [], {}
                 with without_main_module():
-                    numbers = {pool.submit(learn_window, each): n for n, each in enumerate(tasks)}
+                    for number, task in enumerate(tasks):
+                        labels.append(_label(task))
+                        numbers[pool.submit(_learned_or_named, task)] = number
+                left = set(range(len(labels)))
                 for done in as_completed(numbers):
-                    yield numbers[done], done.result()
+                    try:
+                        learned = done.result()
+                    except BrokenProcessPool:
+                        begun = [labels[each] for each in sorted(left)[:jobs]]
+                        raise _died(begun) from None
+                    left.remove(numbers[done])
+                    yield numbers[done], learned
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                # Those that still learn would be waited for, as long as a training takes; a pool
+                # whose processes have gone gives up all that waits.
+                _end(set(multiprocessing.active_children()) - others)
                 raise
     finally:
         HelperProcesses.stop()
+
+
+def _learned_or_named(task: WindowTask) -> LearnedWindow:
+    with MemoryLackError.named(_label(task), "choose fewer --jobs, or a smaller net_arch"):
+        return learn_window(task)
+
+
+def _label(task: WindowTask) -> str:
+    return f"{task.pair}, {task.window.name}, seed {task.seed}"
+
+
+def _end(processes: Iterable[BaseProcess]) -> None:
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+
+
+def _died(begun: Sequence[str]) -> WorkerDiedError:
+    """Say which windows were being learned: processes take them in their order."""
+    return WorkerDiedError(
+        f"a process that learned one of these was ended from outside: {'; '.join(begun)}; systems "
+        "do that where no memory is left: choose fewer --jobs, or a smaller net_arch"
+    )
 
 
 def traded_market(
