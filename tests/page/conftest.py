@@ -178,6 +178,7 @@ def write_learning(record: RunRecord, rng: np.random.Generator) -> None:
             log.write("update", time=at + 0.29, **asdict(row))
         speed = {"steps": 146_880, "seconds": 6.2, "steps_per_second": 146_880 / 6.2}
         log.write("training_finished", time=began + 6.2, **speed)
+        log.write("weights", time=began + 6.3, digest="ab" * 32, policy=None)
         log.write("prediction", time=began + 6.4, seconds=0.1)
     for state, moment in (("began", 28.0), ("ended", 32.0)):
         record.events().write("phase", time=now + moment, name="backtest", state=state)

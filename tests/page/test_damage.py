@@ -111,6 +111,7 @@ def write_lines(record: RunRecord) -> None:
     log.write("update", time=now + 2, **steps, **curve)
     reports = [{"log_return": 0.1, "oracle_share": 0.2}]
     log.write("training_finished", time=now + 3, **steps, steps_per_second=10.0, reports=reports)
+    log.write("weights", time=now + 3, digest="ab" * 32, policy="october")
     log.write("prediction", time=now + 4, seconds=0.1, rows=3, batch_sizes=[3])
     log.write("phase", time=now + 4, name="backtest", state="began")
     log.write("left_out", time=now + 4, reason="its candles begin too late")

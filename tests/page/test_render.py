@@ -19,6 +19,7 @@ import pytest
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.page.build import SECTIONS, build_page
+from mtf_scalper.page.learning import window_name
 from mtf_scalper.page.render import MAX_BYTES, write_page
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
@@ -272,8 +273,29 @@ def test_importance_checks_and_manifest_are_those_of_the_files(recorded, tables,
     assert shown["data_digest.BTC/USDT:USDT"] == "0123456789abcdef"
     assert shown["versions.torch"] == manifest["versions"]["torch"]
     assert tables.column("settings-table", "value")["net_arch"] == "512, 512, 256"
+    weights = tables.column("weights-table", "value")
+    assert set(weights.values()) == {"ab" * 32}
+    assert set(weights) == {
+        f"{event['pair']}, {window_name(event['window'])}"
+        for event in Run.open(recorded.folder).events("weights")
+    }
     statistics = json.loads((recorded.folder / "statistics.json").read_text())
     assert tables.column("statistics-table", "value")["verdict"] == statistics["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sub-train-BTC_1728950400", "from 2024-10-15"),
+        ("sub-train-BTC_1728972300", "from 2024-10-15 06:05"),
+        ("20241015", "from 2024-10-15"),
+        ("20241099", "20241099"),
+        ("sub-train-BTC_" + "9" * 30, "sub-train-BTC_" + "9" * 30),
+        ("sub-train-BTC_now", "sub-train-BTC_now"),
+    ],
+)
+def test_a_window_is_named_by_when_it_begins(name: str, expected: str) -> None:
+    assert window_name(name) == expected
 
 
 def test_what_a_record_says_is_text_and_no_markup(recorded, tables, html) -> None:

@@ -196,6 +196,20 @@ def test_live_predictions_follow_those_of_windows(tmp_path: Path) -> None:
     assert table["date"].iloc[-1] == DATES[2]
 
 
+def test_fields_that_nobody_knows_are_no_columns(tmp_path: Path) -> None:
+    """One of them could pass for the load of a core, unchecked."""
+    record = RunRecord.begin(tmp_path, "demo")
+    known = {"time": 1.7e9, "tree_percent": 50.0, "processes": 1, "workers": 0}
+    sizes = {"resident_bytes": 1, "unique_bytes": 1}
+    lines = [{**known, **sizes, "core_percent": [10.0, 30.0]}, {**known, **sizes, "core_x": [1, 2]}]
+    file = record.folder / "samples.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    table = Run.open(record.folder).samples()
+    cores = [name for name in table.columns if name.startswith("core_")]
+    assert cores == ["core_0_percent", "core_1_percent"]
+    assert table["machine_percent"].tolist() == [20.0, 0.0]
+
+
 def test_live_candles_are_those_that_were_predicted(tmp_path: Path) -> None:
     record = RunRecord.begin(tmp_path, "dry-run")
     prices = {"open": 1.0, "high": 3.0, "low": 0.5, "close": 2.0, "volume": 7.0}

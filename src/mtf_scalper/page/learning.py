@@ -53,15 +53,22 @@ def window_name(window: Any) -> str:
 
     >>> window_name("sub-train-BTC_1728950400")
     'from 2024-10-15'
+    >>> window_name("sub-train-BTC_1728972300")
+    'from 2024-10-15 06:05'
     >>> window_name("20241015")
     'from 2024-10-15'
     """
-    if re.fullmatch(r"20\d{6}", str(window)):
-        return f"from {pd.Timestamp(str(window)):%Y-%m-%d}"
-    head, _, stamp = str(window).rpartition("_")
-    if head.startswith("sub-train") and stamp.isdigit():
-        return f"from {pd.Timestamp(int(stamp), unit='s'):%Y-%m-%d}"
-    return str(window)
+    name = str(window)
+    head, _, stamp = name.rpartition("_")
+    try:
+        if re.fullmatch(r"20\d{6}", name):
+            return f"from {pd.Timestamp(name):%Y-%m-%d}"
+        if head.startswith("sub-train"):
+            begins = pd.Timestamp(int(stamp), unit="s")
+            return f"from {begins:%Y-%m-%d %H:%M}".removesuffix(" 00:00")
+    except (ValueError, OverflowError):  # named by somebody else
+        return name
+    return name
 
 
 def learning_section(run: Run) -> Section:

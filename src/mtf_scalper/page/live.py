@@ -45,7 +45,7 @@ _READS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "figures": (files.FIGURES,),
         "statistics": (files.STATISTICS,),
         "checks": (files.CHECKS,),
-        "manifest": (files.MANIFEST, files.SETTINGS, files.OUTCOME),
+        "manifest": (files.MANIFEST, files.SETTINGS, files.OUTCOME, files.EVENTS),
     }
 )
 """Files that each section is made from: it is made again where one of them has changed."""

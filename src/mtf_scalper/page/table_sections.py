@@ -19,6 +19,7 @@ from mtf_scalper.page.parts import (
     text_cell,
     value_cell,
 )
+from mtf_scalper.records.events import WEIGHTS
 from mtf_scalper.records.reader import Run
 
 _FIGURES = (
@@ -170,16 +171,31 @@ def manifest_section(run: Run) -> Section:
         for name, caption, rows in (
             ("manifest-table", "The run", about),
             ("settings-table", "Its settings", _flat(run.settings)),
+            ("weights-table", "Its weights, by SHA-256", _weights(run)),
         )
         if rows
     ]
     return Section(
         name="manifest",
         title="What it was made with",
-        intro="Enough to make the run again: command, settings, versions, data and machine.",
+        intro=(
+            "Enough to make the run again: command, settings, versions, data and machine; and "
+            "which weights have traded."
+        ),
         parts=tables,
         missing="The manifest says nothing.",
     )
+
+
+def _weights(run: Run) -> list[tuple[str, str]]:
+    """Return which weights have predicted what, in order."""
+    return [
+        (
+            f"{_text(event.get('pair'))}, {window_name(event.get('window'))}",
+            " of policy ".join(_text(event[key]) for key in ("digest", "policy") if event.get(key)),
+        )
+        for event in run.events(WEIGHTS)
+    ]
 
 
 def _flat(content: Any, prefix: str = "") -> list[tuple[str, str]]:

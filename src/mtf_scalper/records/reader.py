@@ -8,7 +8,7 @@ What is read was judged by ``schema`` and ``tables``, and can be trusted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from datetime import datetime
 from enum import StrEnum
@@ -163,7 +163,7 @@ class Run:
 
     def history(self) -> pd.DataFrame:
         """Return one row per update: pair, window and seed, and ``telemetry.HistoryRow``'s."""
-        return _table(self.events("update"), _HISTORY).drop(columns="event", errors="ignore")
+        return _table(self.events("update"), _HISTORY)
 
     def phases(self) -> pd.DataFrame:
         """Return ``spans`` as a table."""
@@ -181,14 +181,14 @@ class Run:
         ``core_percent`` is spread over ``core_0_percent`` and so on; ``machine_percent`` is their
         mean.
         """
-        rows = []
+        rows, most = [], 0
         for entry in read_lines(self.folder / files.SAMPLES, schema.SampleLine):
-            cores = entry.pop("core_percent", [])
-            named = {f"core_{number}_percent": each for number, each in enumerate(cores)}
-            rows.append(
-                {**entry, **named, "machine_percent": sum(cores) / len(cores) if cores else 0.0}
-            )
-        return _table(rows, _SAMPLES)
+            cores = entry.get("core_percent", [])
+            most = max(most, len(cores))
+            named = dict(zip(map(_core, range(most)), cores, strict=False))
+            mean = sum(cores) / len(cores) if cores else 0.0
+            rows.append({**entry, **named, "machine_percent": mean})
+        return _table(rows, (*_SAMPLES, *map(_core, range(most))))
 
     def trades(self) -> pd.DataFrame:
         """Return the closed trades, one row each; dates are UTC."""
@@ -212,7 +212,7 @@ class Run:
     def _live(self, names: Iterable[str]) -> pd.DataFrame:
         """Return the columns of what a bot has predicted candle by candle."""
         lines = read_lines(self.folder / files.LIVE_PREDICTIONS, schema.PredictionLine)
-        made = _table(list(lines), list(names))[list(names)]
+        made = _table(list(lines), names)
         made["date"] = pd.to_datetime(made["date"], utc=True, format="ISO8601")
         return made
 
@@ -299,6 +299,10 @@ def _joined(table: pd.DataFrame, live: pd.DataFrame) -> pd.DataFrame:
     return live if table.empty else pd.concat([table, live], ignore_index=True)
 
 
-def _table(rows: list[dict[str, Any]], names: Sequence[str]) -> pd.DataFrame:
-    """Return the rows as a table with all of ``names`` as columns, whatever there is."""
-    return tables.ordered(pd.DataFrame(rows), names)
+def _core(number: int) -> str:
+    return f"core_{number}_percent"
+
+
+def _table(rows: list[dict[str, Any]], names: Iterable[str]) -> pd.DataFrame:
+    """Return the rows as a table of these columns; what else a line has was not checked."""
+    return pd.DataFrame(rows, columns=list(names))

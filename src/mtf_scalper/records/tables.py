@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
@@ -165,9 +165,3 @@ _IS_TYPE: Final[Mapping[Kind, Callable[[pa.DataType], bool]]] = MappingProxyType
         Kind.FINITE: _is_number,
     }
 )
-
-
-def ordered(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Return a table with all of ``names`` as columns, and what else it has behind them."""
-    more = [str(name) for name in table.columns if name not in names]
-    return table.reindex(columns=[*names, *more])
