@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.kept_files import write_json
+from mtf_scalper.unfinished import PARTS, remove_unfinished
 
 FOLDER: Final = "trusted_files"
 _GLOBALS: Final = ("GLOBAL", "STACK_GLOBAL", "INST")
@@ -68,6 +69,10 @@ class TrustedFiles:
             )
         return content
 
+    def wrote(self, file: Path) -> bool:
+        """Whether this installation has written a file of that name, whatever stands in it now."""
+        return any(_file_of(path) == str(file) for path in self.folder.glob("*.json"))
+
     def forget(self, file: Path, but: Collection[str] = ()) -> None:
         """Forget what was written under a name, but for some digests."""
         for path in self.folder.glob("*.json"):
@@ -76,6 +81,7 @@ class TrustedFiles:
 
     def forget_lost(self) -> None:
         """Forget files that are no longer there."""
+        remove_unfinished(self.folder.glob(PARTS))
         for path in self.folder.glob("*.json"):
             file = _file_of(path)
             if file is not None and not Path(file).exists():

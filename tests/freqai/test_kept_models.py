@@ -231,6 +231,30 @@ def test_a_damaged_history_is_replaced_by_its_backup(
     assert len(list((Path(config["user_data_dir"]) / "trusted_files").iterdir())) == 1
 
 
+@pytest.mark.parametrize("damage", DAMAGES[:4])
+def test_a_bot_whose_history_and_its_backup_are_damaged_begins_a_new_one(
+    damage: Callable[[Path], None], make_config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An open trade needs the bot; that the files are damaged and not foreign is known."""
+    config = make_config()
+    model = MtfScalperRLModel(config=config)
+    model.dd.historic_predictions = {PAIR: pd.DataFrame({columns.ACTION: [1.0]})}
+    model.dd.save_historic_predictions_to_disk()
+    path = folder_of(config) / HISTORY
+    damage(path)
+    damage(path.with_name(BACKUP))
+    damaged = path.read_bytes()
+    again = MtfScalperRLModel(config=config)
+    assert again.dd.historic_predictions == {}
+    told = f"{path} is damaged, and so is its backup: put aside as {HISTORY}.damaged"
+    assert told in caplog.messages
+    assert path.with_name(f"{HISTORY}.damaged").read_bytes() == damaged
+    again.dd.save_historic_predictions_to_disk()
+    caplog.clear()
+    MtfScalperRLModel(config=config)
+    assert "is damaged" not in caplog.text
+
+
 def test_a_full_disk_leaves_the_history_as_it_was_and_the_bot_running(
     make_config: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

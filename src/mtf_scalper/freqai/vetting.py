@@ -20,6 +20,7 @@ from mtf_scalper.freqai.model_folder import check_model
 from mtf_scalper.kept_files import KeptFilesError, read_list, write_json
 from mtf_scalper.paths import written_durably
 from mtf_scalper.trusted import TrustedFiles
+from mtf_scalper.unfinished import PARTS, remove_unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _OF_A_PAIR: Final = {"model_filename": str, "trained_timestamp": int, "data_path
 
 
 def vet(folder: Path, trusted: TrustedFiles) -> None:
-    """Make an identifier's folder fit to be read.
+    """Make an identifier's folder, which is this program's alone, fit to be read.
 
     Raises
     ------
@@ -40,6 +41,7 @@ def vet(folder: Path, trusted: TrustedFiles) -> None:
     """
     if not folder.is_dir():
         return
+    remove_unfinished(folder.rglob(PARTS))
     _vet_history(folder, trusted)
     for name in _OTHERS:
         path = folder / name
@@ -90,7 +92,11 @@ def _vet_history(folder: Path, trusted: TrustedFiles) -> None:
         with written_durably(path) as part:
             shutil.copyfile(backup, part)
         return
-    trusted.read(path)
+    if not trusted.wrote(path.absolute()):
+        trusted.read(path)
+        return
+    # Nobody's but ours, and damaged: an open trade needs the bot more than the bot its history.
+    logger.warning("%s is damaged, and so is its backup: put aside as %s", path, _put_aside(path))
 
 
 def _json_of(path: Path) -> Any:

@@ -30,6 +30,7 @@ from mtf_scalper.records.manifest import (
     version_facts,
 )
 from mtf_scalper.records.secrets import command_without_secrets, without_secrets
+from mtf_scalper.unfinished import PARTS, remove_unfinished
 
 RUN_VARIABLE = "MTF_SCALPER_RUN"
 """Environment variable by which a program tells one that it starts whose record to write into."""
@@ -267,6 +268,7 @@ class RunRecord:
 
 def _make_folder(root: Path, name: str, manifest: Mapping[str, Any]) -> Path:
     """Make a folder that is nobody else's, with its manifest, in one step."""
+    remove_unfinished(root.glob(PARTS))
     part = root / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.part"
     part.mkdir()
     try:

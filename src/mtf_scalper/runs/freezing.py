@@ -32,6 +32,7 @@ from mtf_scalper.records.events import SETTINGS_FILE, WEIGHTS
 from mtf_scalper.records.manifest import engine_digest
 from mtf_scalper.records.reader import Run, Status
 from mtf_scalper.trusted import TrustedFiles
+from mtf_scalper.unfinished import PARTS, remove_unfinished
 from mtf_scalper.walk_forward.kept_policies import KEPT, PolicyFacts, kept_policies
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -130,6 +131,7 @@ def freeze_run(
 
 
 def _write(folder: Path, facts: Mapping[str, Any], sources: Mapping[str, _Source]) -> None:
+    remove_unfinished(folder.parent.glob(PARTS))
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     part.mkdir(parents=True)
     try:
