@@ -1,4 +1,4 @@
-"""Libraries of statistics and of supervised peers, imported where they are first needed."""
+"""Libraries of the package's extras, imported where they are first needed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from mtf_scalper.errors import MtfScalperError
 
 
-def library(name: str) -> Any:
-    """Return a module of the extra ``evidence``.
+def library(name: str, extra: str = "evidence") -> Any:
+    """Return a module of an extra: of statistics and supervised peers, or another one.
 
     They take seconds to import, and training and trading need none of them.
 
@@ -25,5 +25,5 @@ def library(name: str) -> Any:
             raise
         raise MtfScalperError(
             f"{error.name} is not installed; install it with: "
-            'python -m pip install "mtf-scalper[evidence]"'
+            f'python -m pip install "mtf-scalper[{extra}]"'
         ) from None

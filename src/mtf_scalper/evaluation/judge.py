@@ -100,7 +100,7 @@ def judge_pairs(
     """
     by_pair = {each.pair: averaged(list(each.accounts.values())) for each in pairs}
     means = list(by_pair.values())
-    whole = together(means) if len(pairs) > 1 else means[0]
+    whole = whole_account(means)
     judged = Variant("judged", whole.days.log_return, whole.baselines)
     n_accounts = sum(len(each.accounts) for each in pairs)
     reasons = whole.degenerate if len(whole.degenerate) == n_accounts else ()
@@ -112,6 +112,11 @@ def judge_pairs(
     )
     figures = _figures(pairs, means, whole, windows or {})
     return Judged(calendar, tuple(pairs), by_pair, whole, edge, figures)
+
+
+def whole_account(means: Sequence[Account]) -> Account:
+    """Return all pairs together, from the mean over seeds of each."""
+    return together(means) if len(means) > 1 else means[0]
 
 
 def _in_short(reasons: Sequence[str]) -> str | None:
@@ -153,7 +158,9 @@ def _row(
 def write_judged(record: RunRecord, judged: Judged) -> None:
     """Write equity, days, random exits, figures and statistics."""
     _write_equity(record, judged.pairs)
-    _write_daily(record, judged)
+    whole = judged.whole
+    days = {JUDGED: whole.days.log_return, "oracle": whole.oracle, **whole.baselines}
+    write_daily(record, judged.calendar, days)
     draws = {pair: account.draws.sum(axis=1) for pair, account in judged.by_pair.items()}
     if len(draws) > 1:
         draws[ALL] = judged.whole.draws.sum(axis=1)
@@ -194,11 +201,21 @@ def _write_equity(record: RunRecord, pairs: Sequence[PairEvidence]) -> None:
     record.write_table("equity", pd.concat(tables, ignore_index=True))
 
 
-def _write_daily(record: RunRecord, judged: Judged) -> None:
-    """Write the days that the verdict rests on; later runs count this one by them."""
-    whole = judged.whole
-    columns = {JUDGED: whole.days.log_return, "oracle": whole.oracle, **whole.baselines}
-    dates = pd.DatetimeIndex(judged.calendar.astype("datetime64[ns]"), tz="UTC")
+def write_daily(
+    record: RunRecord,
+    calendar: NDArray[np.datetime64],
+    columns: Mapping[str, NDArray[np.float64]],
+) -> None:
+    """Write the days that a verdict rests on; later runs count this one by them.
+
+    Parameters
+    ----------
+    record : RunRecord
+    calendar : ndarray of datetime64[D], shape (D,)
+    columns : mapping of str to ndarray of float64, shape (D,)
+        Daily log returns of ``JUDGED`` and of each baseline by name.
+    """
+    dates = pd.DatetimeIndex(calendar.astype("datetime64[ns]"), tz="UTC")
     parts = [
         pd.DataFrame({"date": dates, "series": name, "log_return": values})
         for name, values in columns.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from mtf_scalper.records.reader import Run, Status, runs_in
 
 logger = logging.getLogger(__name__)
 
+TRIALS: Final = "trials"
+"""Folder inside the record of a search that holds those of its trials."""
 _SAME = 1e-12
 _NO_VARIANT = ("random_state", "cpu_count", "interop_threads", "progress_bar", "untrainable_pairs")
 """Settings that luck or the machine decides."""
@@ -25,7 +27,8 @@ def earlier_variants(run: Run, judged: Variant, root: Path) -> list[Variant]:
     """Return the other variants that were judged on the same candles and days.
 
     Every finished run of the same kind, of these pairs, candles and days counts, whatever was
-    changed between them: settings, windows or code. Other seeds alone are no variant, and where
+    changed between them: settings, windows or code; so does every trial of a search, whose record
+    lies in the folder ``TRIALS`` of the search's. Other seeds alone are no variant, and where
     all days are the same as those of the judged variant, or of one that is counted already,
     nothing else was tried.
 
@@ -39,7 +42,8 @@ def earlier_variants(run: Run, judged: Variant, root: Path) -> list[Variant]:
     """
     found: list[Variant] = []
     known = [_key(run)]
-    for each in runs_in(root):
+    trials = [each for folder in sorted(root.glob(f"[!.]*/{TRIALS}")) for each in runs_in(folder)]
+    for each in (*runs_in(root), *trials):
         try:
             is_alike = all(
                 each.manifest.get(name) == run.manifest.get(name)

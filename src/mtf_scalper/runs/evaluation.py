@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +58,17 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
     MtfScalperError
         If candles are missing, or a training or the program fails.
     """
+    return recorded_evaluation(plan, project, console)[1]
+
+
+def recorded_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> tuple[Path, int]:
+    """Do what ``run_evaluation`` does; return the folder of the record besides.
+
+    Raises
+    ------
+    MtfScalperError
+        If candles are missing, or a training or the program fails.
+    """
     windows = plan.windows()
     if plan.with_peers:
         check_installed()
@@ -78,7 +89,7 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         source=plan.source.name,
     )
     sampler = ProcessSampler(os.getpid(), on_sample=record.append_sample, keeps=False)
-    with record, sampler, _quiet_trainings():
+    with record, sampler, quiet_trainings():
         _note_windows(record, recordeds, windows)
         for pair, reason in left_out.items():
             record.events().write(LEFT_OUT, pair=pair, reason=reason)
@@ -110,11 +121,11 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
         record.finish(verdict)
     console.print(f"record  {shown(record.folder, project)}", soft_wrap=True)
     console.print(f"page    {page_or_reason(record.folder, project)}", soft_wrap=True)
-    return int(any(agreement.difference for agreement in agreements))
+    return record.folder, int(any(agreement.difference for agreement in agreements))
 
 
 @contextmanager
-def _quiet_trainings() -> Iterator[None]:
+def quiet_trainings() -> Iterator[None]:
     """Keep every window's training from telling what the tables tell of all of them."""
     package = logging.getLogger("mtf_scalper")
     level = package.level
@@ -123,6 +134,22 @@ def _quiet_trainings() -> Iterator[None]:
         yield
     finally:
         package.setLevel(level)
+
+
+@contextmanager
+def learning_bar(console: Console, title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar of trainings; yield what moves it on by one."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    # Into a file or a pipe nothing but the verdict and its tables is written.
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        bar = progress.add_task(title, total=total)
+        yield lambda: progress.advance(bar)
 
 
 def _note_windows(record: RunRecord, pairs: Iterable[str], windows: Sequence[Window]) -> None:
@@ -177,19 +204,8 @@ def _learned(
                 )
 
     total = len(jobs) * len(windows)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    # Into a file or a pipe nothing but the verdict and its tables is written.
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        bar = progress.add_task("learning windows", total=total)
-        learned = learn_windows(
-            tasks(), total, jobs=plan.jobs, on_done=lambda _: progress.advance(bar)
-        )
+    with learning_bar(console, "learning windows", total) as advance:
+        learned = learn_windows(tasks(), total, jobs=plan.jobs, on_done=lambda _: advance())
     walks: dict[str, list[Walk]] = {pair: [] for pair in recordeds}
     for number, (pair, _seed) in enumerate(jobs):
         mine = learned[number * len(windows) : (number + 1) * len(windows)]

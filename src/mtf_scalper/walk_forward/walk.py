@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtf_scalper.errors import MemoryLackError, WorkerDiedError
-from mtf_scalper.evaluation.accounts import measure_pair
+from mtf_scalper.evaluation.accounts import PairEvidence, measure_pair
 from mtf_scalper.evaluation.days import calendar_of
 from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.judge import Judged, judge_pairs
@@ -261,9 +261,25 @@ def evaluate_walks(
     peers : mapping of str to mapping of str to Simulation, optional
         By pair, what supervised peers made of its candles, by name: more baselines.
     """
+    calendar, pairs = measure_walks(walks, n_draws=n_draws, peers=peers)
+    windows = [part.window for part in next(iter(walks.values()))[0].learned]
+    parts = {each.name: window_days(windows, each) for each in windows}
+    return judge_pairs(calendar, pairs, parts, others)
+
+
+def measure_walks(
+    walks: Mapping[str, Sequence[Walk]],
+    *,
+    n_draws: int,
+    peers: Mapping[str, Mapping[str, Simulation]] = MappingProxyType({}),
+) -> tuple[NDArray[np.datetime64], list[PairEvidence]]:
+    """Return the days of all pairs, shape (D,), and what agent and baselines did on them.
+
+    See ``evaluate_walks`` for the parameters.
+    """
     firsts = [each[0] for each in walks.values()]
     calendar = calendar_of(walk.market for walk in firsts)
-    pairs = [
+    return calendar, [
         measure_pair(
             first.market,
             first.settings,
@@ -274,9 +290,6 @@ def evaluate_walks(
         )
         for first in firsts
     ]
-    windows = [part.window for part in firsts[0].learned]
-    parts = {each.name: window_days(windows, each) for each in windows}
-    return judge_pairs(calendar, pairs, parts, others)
 
 
 class _InTurn(Policy):
