@@ -15,9 +15,8 @@ import re
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,8 @@ from mtf_scalper.runs.soak import SoakPlan
 from mtf_scalper.runs.watched import watched_command
 from mtf_scalper.trusted import TrustedFiles
 from mtf_scalper.unfinished import PARTS
+
+Ready = Callable[[Sequence[str]], Sequence[str]]
 
 START_SECONDS = 300.0
 """No start takes as long on any machine that this is run on."""
@@ -76,6 +77,9 @@ def mark(*words):
     file = os.open({marks!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, (" ".join(map(str, (time.monotonic_ns(), *words))) + "\\n").encode())
     os.close(file)
+
+
+mark("process", os.getpid())
 
 
 class {name}(_module.{name}):
@@ -222,17 +226,15 @@ class KilledBot:
     Parameters
     ----------
     plan : SoakPlan
-    url : str
-        A live exchange's.
-    clock : RunningClock
-        The exchange's.
+    command : sequence of str
+        The plan's, at a live exchange and by its clock.
     seed : int
         Of the moments.
     """
 
-    def __init__(self, plan: SoakPlan, url: str, clock: RunningClock, seed: int = 0) -> None:
+    def __init__(self, plan: SoakPlan, command: Sequence[str], seed: int = 0) -> None:
         self.plan = plan
-        self._command = watched_command(clocked_command(clock, plan.command(url)))
+        self._command = command
         self._marks = plan.folder / "marks"
         strategy = plan.bot / "strategies" / f"{STRATEGY}.py"
         source = plan.project / "user_data" / "strategies" / strategy.name
@@ -262,15 +264,12 @@ class KilledBot:
                 self._first_loop(process, kill)
                 kill.seconds = time.monotonic() - began
                 self._await(process, aim)
-            children = []
-            if process.poll() is None:
-                children = psutil.Process(process.pid).children(recursive=True)
-                process.kill()
-                process.wait()
-            else:
+            if process.poll() is not None:
                 kill.faults.append(f"it ended by itself with {process.returncode}")
-        _, alive = psutil.wait_procs(children, timeout=30.0)
-        kill.faults += [f"process {each.pid} lives on" for each in alive]
+            process.kill()
+            process.wait()
+        if not wait_for_descendants():
+            kill.faults.append("a process of it lives on")
         self._left = self._look()
         kill.hit = sorted(self._left.phases(before))
         kill.half = [Path(each).name for each in (*self._left.half, *self._left.parts)]
@@ -287,7 +286,7 @@ class KilledBot:
             began = time.monotonic()
             self._first_loop(process, kill)
             kill.seconds = time.monotonic() - began
-            process.terminate()
+            psutil.Process(self._process_id()).terminate()
             process.wait(START_SECONDS)
         self._left = self._look()
         self._judge(kill, before, status=Status.FINISHED)
@@ -314,6 +313,10 @@ class KilledBot:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
+
+    def _process_id(self) -> int:
+        """Return the bot's own id, which is not that of the command where that is forked."""
+        return int(next(mark[2] for mark in self._marked() if mark[1] == "process"))
 
     def _log(self, kill: Kill) -> Path:
         return self.plan.folder / f"bot-{kill.number:03}.log"
@@ -480,11 +483,35 @@ class KilledBot:
                 kill.faults.append(f"{pair} goes on with {window}, and {newest} was whole")
 
 
+def wait_for_descendants(seconds: float = 30.0) -> bool:
+    """Wait until no child of this process has children of its own; return whether it came to it."""
+    deadline = time.monotonic() + seconds
+    while any(map(_has_children, psutil.Process().children())):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _has_children(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(each.status() != psutil.STATUS_ZOMBIE for each in process.children())
+    return False
+
+
 @contextlib.contextmanager
-def killed_bot(
-    plan: SoakPlan, *, after: timedelta = timedelta(), seed: int = 0
-) -> Iterator[KilledBot]:
-    """Yield a bot at a live exchange whose clock begins at the plan's moment, or so much later."""
-    clock = RunningClock.starting_at(plan.begin + after, plan.speed)
+def killed_bot(plan: SoakPlan, ready: Ready, *, seed: int = 0) -> Iterator[KilledBot]:
+    """Yield a bot at a live exchange whose clock begins at the plan's moment.
+
+    Parameters
+    ----------
+    plan : SoakPlan
+    ready : callable
+        Makes ``python -m module ...`` a command that finds its libraries imported.
+    seed : int
+        Of the moments.
+    """
+    clock = RunningClock.starting_at(plan.begin, plan.speed)
     with running_exchange(plan.datadir, now=clock) as url:
-        yield KilledBot(plan, url, clock, seed)
+        command = watched_command(clocked_command(clock, plan.command(url)))
+        yield KilledBot(plan, ready(command), seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,16 @@ def _calm(frame: pd.DataFrame) -> pd.DataFrame:
     frame[prices] *= 100.0 / frame.loc[frame["date"] < BEGIN, "close"].iloc[-1]
     frame.loc[frame["date"] >= BEGIN, prices] = 100.0
     return frame
+
+
+def trained(desk: Desk, *pairs: str, seconds: float = 60.0) -> bool:
+    """Wait until all of the pairs have a model."""
+    model = desk.bot.strategy.freqai
+    for _ in range(int(seconds * 10)):
+        if all(pair in model.dd.model_dictionary for pair in pairs):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def dry(config: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from freqtrade.data.history.datahandlers import get_datahandler
 from freqtrade.enums import CandleType
-from live_bot import BEGIN, MINUTES, OTHER, PAIR, Desk, dry, keep_time
+from live_bot import BEGIN, MINUTES, OTHER, PAIR, Desk, dry, keep_time, trained
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai import columns
@@ -59,16 +59,6 @@ def make_desk(
     for desk in desks:
         if hasattr(desk, "bot"):
             desk.stop()
-
-
-def trained(desk: Desk, *pairs: str, seconds: float = 60.0) -> bool:
-    """Wait until all of the pairs have a model."""
-    model = desk.bot.strategy.freqai
-    for _ in range(int(seconds * 10)):
-        if all(pair in model.dd.model_dictionary for pair in pairs):
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def last_prediction(desk: Desk, pair: str) -> pd.Series:
