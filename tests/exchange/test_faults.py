@@ -123,6 +123,8 @@ def test_a_pair_is_delisted(datadir: Path) -> None:
         assert [each["symbol"] for each in tickers] == ["BTCUSDT"]
         assert (gone.status_code, gone.json()["code"]) == (400, -1121)
         assert len(klines(client)) == 3
+        marks = client.get("/fapi/v1/markPriceKlines", params={**ASKED, "interval": "1h"})
+        assert len(marks.json()) == 3
 
 
 def test_prices_are_zero(datadir: Path) -> None:

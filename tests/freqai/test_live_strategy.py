@@ -249,6 +249,56 @@ def test_a_failing_agent_stands_in_no_safety_rules_way(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.parametrize("side", [LONG, SHORT])
+def test_at_a_price_of_zero_nothing_is_entered_and_nothing_left(
+    make_desk: Callable[..., Desk],
+    opinions: Opinions,
+    caplog: pytest.LogCaptureFixture,
+    side: np.ndarray,
+) -> None:
+    """freqtrade itself earns 100% of a short, stops a long, and ends with ZeroDivisionError."""
+    desk = make_desk()
+    opinions.now = side
+    desk.at(BEGIN + SECOND, 0.0)
+    assert desk.trades == []
+    trade = entered(desk, opinions, side)
+    caplog.clear()
+    for seconds in (1, 30, 60):
+        desk.at(BEGIN + FIVE + seconds * SECOND, 0.0)
+    assert trade.is_open
+    told = f"Unable to exit trade {PAIR}: the exchange tells a price of 0 for {PAIR}: nothing is"
+    assert len([line for line in caplog.messages if line.startswith(told)]) == 3
+    desk.at(BEGIN + FIVE + 90 * SECOND, 100.2)
+    assert trade.is_open
+    desk.at(BEGIN + FIVE + 120 * SECOND, 97.0 if side is LONG else 103.0)
+    assert trade.exit_reason == "emergency_loss"
+
+
+def test_a_list_of_markets_in_halves_leaves_those_before(
+    make_desk: Callable[..., Desk],
+    opinions: Opinions,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = make_desk()
+    trade = entered(desk, opinions)
+    exchange = desk.bot.exchange
+    whole = exchange._api_async.fetch
+
+    async def cut(*given: Any, **named: Any) -> str:
+        return str(await whole(*given, **named))[:1000]
+
+    monkeypatch.setattr(exchange._api_async, "fetch", cut)
+    exchange._last_markets_refresh = 1
+    desk.at(BEGIN + FIVE + SECOND, 100.0)
+    assert set(exchange.get_markets()) >= {PAIR, OTHER}
+    assert set(exchange._api_async.markets) >= {PAIR, OTHER}
+    assert "the exchange lists no markets; those that it listed before stay" in caplog.text
+    desk.at(BEGIN + FIVE + 2 * SECOND, 97.0)
+    assert trade.exit_reason == "emergency_loss"
+    monkeypatch.undo()
+
+
 # The fill
 
 

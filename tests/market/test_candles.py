@@ -13,10 +13,12 @@ from mtf_scalper.market.candles import (
     align_higher_timeframe,
     check_candles,
     fill_missing_candles,
+    flatten_bad_candles,
     merge_higher_timeframe,
     resample_candles,
     timeframe_delta,
 )
+from mtf_scalper.market.problems import PRICES
 
 
 def candles_at(minutes: list[int]) -> pd.DataFrame:
@@ -259,3 +261,37 @@ def test_a_candle_beside_the_grid_cannot_be_filled_around(random_candles: Any):
 def test_real_higher_candles_are_reproduced(real_candles, timeframe):
     got = resample_candles(real_candles("BTC"), timeframe)
     pd.testing.assert_frame_equal(got, real_candles("BTC", timeframe))
+
+
+@pytest.mark.parametrize("but_last", [False, True])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("low", 0.0), ("close", -1.0), ("high", np.nan), ("open", np.inf), ("high", 1.0)],
+)
+def test_bad_candles_become_flat_ones_without_volume(
+    column: str, value: float, but_last: bool
+) -> None:
+    dates = pd.date_range("2024-03-01", periods=6, freq="5min", tz="UTC")
+    prices = np.linspace(100.0, 105.0, 6)
+    frame = pd.DataFrame({"date": dates, "open": prices, "high": prices + 1, "low": prices - 1})
+    frame["close"], frame["volume"] = prices + 0.5, 7.0
+    good = frame.copy()
+    frame.loc[[0, 2, 3, 5], column] = value
+    flattened = flatten_bad_candles(frame, but_last=but_last)
+    assert list(flattened) == [dates[row] for row in ([0, 2, 3] if but_last else [0, 2, 3, 5])]
+    flat = {0: good.loc[1, "open"], 2: good.loc[1, "close"], 3: good.loc[1, "close"]}
+    for row, price in (flat if but_last else {**flat, 5: good.loc[4, "close"]}).items():
+        assert frame.loc[row, ["open", "high", "low", "close"]].tolist() == [price] * 4
+        assert frame.loc[row, "volume"] == 0.0
+    pd.testing.assert_frame_equal(frame.loc[[1, 4]], good.loc[[1, 4]])
+    check_candles(frame.iloc[:-1])
+    assert flatten_bad_candles(frame, but_last=but_last).empty
+
+
+def test_without_a_good_candle_nothing_is_flattened() -> None:
+    dates = pd.date_range("2024-03-01", periods=2, freq="5min", tz="UTC")
+    frame = pd.DataFrame({"date": dates, **dict.fromkeys((*PRICES, "volume"), 0.0)})
+    flatten_bad_candles(frame)
+    with pytest.raises(MarketError, match=r"'open' is 0\.0, not above zero"):
+        check_candles(frame)
+    assert flatten_bad_candles(frame.iloc[:0]).empty

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from freqtrade.configuration.config_validation import validate_config_schema
 from rich.console import Console
 
 from mtf_scalper.errors import MtfScalperError
@@ -20,6 +21,7 @@ from mtf_scalper.market.datafiles import DataFile
 from mtf_scalper.records.check import Verdict
 from mtf_scalper.records.reader import Run
 from mtf_scalper.runs import soak, soak_check, soak_report
+from mtf_scalper.runs.program import merged
 from mtf_scalper.runs.soak import Soaked, SoakPlan
 from mtf_scalper.runs.soak_report import SoakResult, plan_soak, run_soak
 from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
@@ -158,6 +160,28 @@ def test_memory_that_grows_more_than_that_of_freqtrade_alone_fails(
 
 def test_the_growth_of_memory_is_not_told_of_a_day_and_a_half() -> None:
     assert soak_report._growth_rows(soaked_memory(100.0, 0.0, 1.5)) == []
+
+
+def test_a_soak_tells_nobody_trades_nothing_and_writes_no_secret(tmp_path: Path) -> None:
+    given = {
+        "dry_run": False,
+        "db_url": "postgresql://me:D4tabase@host/trades",
+        "exchange": {"key": "K3y", "secret": "S3cret"},
+        "telegram": {"enabled": True, "token": "T0ken", "chat_id": "7"},
+        "api_server": {"enabled": True, "password": "Pa55word", "listen_port": 1},
+        "webhook": {"enabled": True, "url": "https://me:Pa55word@host"},
+    }
+    moment = datetime(2024, 1, 9, tzinfo=UTC)
+    plan = SoakPlan(tmp_path, tmp_path, tmp_path, moment, moment, 1.0, 60.0, given)
+    text = plan.configs("http://127.0.0.1:1", "bot")[-1].read_text(encoding="utf-8")
+    for secret in ("D4tabase", "K3y", "S3cret", "T0ken", "Pa55word"):
+        assert secret not in text
+    content = json.loads(text)
+    assert content["dry_run"] is True
+    assert content["db_url"] == f"sqlite:///{(tmp_path / 'trades.sqlite').as_posix()}"
+    assert not any(content[name]["enabled"] for name in ("telegram", "api_server", "webhook"))
+    shipped = Path(__file__).resolve().parents[2] / "configs" / "config_rl_hybrid.json"
+    validate_config_schema(merged(json.loads(shipped.read_text(encoding="utf-8")), content))
 
 
 def test_a_soak_beyond_the_candles_is_refused(project: Path, tiny_datadir: Path) -> None:

@@ -201,7 +201,7 @@ class Faulty:
     def _without_pair(self, content: Any) -> Any:
         if isinstance(content, dict) and "symbols" in content:
             return {**content, "symbols": self._without_pair(content["symbols"])}
-        if isinstance(content, list):
+        if isinstance(content, list) and all(isinstance(each, dict) for each in content):
             return [each for each in content if not self._plan.is_about(each.get("symbol"))]
         return content
 

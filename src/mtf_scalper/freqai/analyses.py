@@ -43,14 +43,15 @@ def without_opinion(candles: pd.DataFrame) -> pd.DataFrame:
 
 
 class Analyses:
-    """Tells each pair's trouble once a candle."""
+    """Tells each pair's trouble once a candle, whatever kind it is."""
 
     def __init__(self) -> None:
-        self._told: dict[str, datetime] = {}
+        self._told: dict[tuple[str, str], datetime] = {}
 
     def failed(self, pair: str, candle: datetime, error: Exception) -> None:
         """Say that the analysis of a candle has raised an error."""
         self._tell(
+            "analysis",
             pair,
             candle,
             f"the candle of {candle:%Y-%m-%d %H:%M} is not analysed, {_MEANWHILE}; tried again at "
@@ -81,6 +82,7 @@ class Analyses:
             frame = candles_of(pair)
             if not isinstance(frame, pd.DataFrame) or frame.empty:
                 self._tell(
+                    "candles",
                     pair,
                     candle,
                     f"the exchange gives no candles, {_MEANWHILE}; take the pair out of the pair "
@@ -90,15 +92,16 @@ class Analyses:
             last = frame["date"].iloc[-1]
             if last < candle - 2 * step:  # one candle may come late
                 self._tell(
+                    "candles",
                     pair,
                     candle,
                     f"the exchange's last candle is that of {last:%Y-%m-%d %H:%M}, {_MEANWHILE}; "
                     "look whether the pair is still traded, and at the clock of this machine",
                 )
 
-    def _tell(self, pair: str, candle: datetime, text: str) -> None:
-        if self._told.get(pair) != candle:
-            self._told[pair] = candle
+    def _tell(self, kind: str, pair: str, candle: datetime, text: str) -> None:
+        if self._told.get((kind, pair)) != candle:
+            self._told[kind, pair] = candle
             logger.warning("%s: %s", pair, text)
 
 

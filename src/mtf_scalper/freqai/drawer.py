@@ -34,6 +34,7 @@ from mtf_scalper.freqai.histories import complete, include_own_pair, without_dup
 from mtf_scalper.freqai.model_folder import KeptModel
 from mtf_scalper.freqai.vetting import newest_models
 from mtf_scalper.kept_files import KeptFilesError
+from mtf_scalper.market.candles import flatten_bad_candles
 from mtf_scalper.paths import PathError, written_durably
 from mtf_scalper.trusted import TrustedFiles
 
@@ -268,3 +269,4 @@ class Drawer(FreqaiDataDrawer):
             for frames in self.historic_data.values():
                 for timeframe, candles in frames.items():
                     frames[timeframe] = in_one_form(candles)
+                    flatten_bad_candles(frames[timeframe])

@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from mtf_scalper.errors import MarketError, MtfScalperError, UntrainableError
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
+from mtf_scalper.freqai.bad_candles import BadCandles, flatten_others
 from mtf_scalper.freqai.config import (
     check_identifier,
     made_by,
@@ -133,6 +134,7 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         self._waiting = WaitingPairs(self.train_queue)
         self._history_saved = time.monotonic()
         self.is_training = False
+        self._bad_candles = BadCandles()
 
     def start(
         self, dataframe: DataFrame, metadata: dict[str, Any], strategy: IStrategy
@@ -145,6 +147,9 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
                 self._begin(strategy)
             if pair in self._left_out.reasons:
                 return without_predictions(dataframe)
+            if strategy.dp.runmode in TRADE_MODES:
+                dataframe = self._bad_candles.flatten(dataframe, pair)
+                flatten_others(strategy.dp, self._other_candles(pair))
             check_candles(dataframe, pair)
             if strategy.dp.runmode not in TRADE_MODES:
                 frames = source_frames(self.config, strategy.dp, pair, dataframe)
@@ -218,6 +223,13 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             return list(strategy.dp.current_whitelist())
         except OperationalException:  # no pair lists, as in a call from Python
             return list(self.config["exchange"]["pair_whitelist"])
+
+    def _other_candles(self, pair: str) -> list[tuple[str, str]]:
+        """Return pair and timeframe of all that features are made of beside the pair's own base."""
+        wanted = self.config["freqai"]["feature_parameters"]
+        pairs = (pair, *wanted.get("include_corr_pairlist", []))
+        every = [(each, timeframe) for each in pairs for timeframe in wanted["include_timeframes"]]
+        return [each for each in every if each != (pair, self.config["timeframe"])]
 
     def train(
         self, unfiltered_df: DataFrame, pair: str, dk: FreqaiDataKitchen, **kwargs: Any

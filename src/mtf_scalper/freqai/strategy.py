@@ -27,6 +27,7 @@ from mtf_scalper.freqai import columns, opinions
 from mtf_scalper.freqai.analyses import Analyses, answering, reason_of, without_opinion
 from mtf_scalper.freqai.config import read_settings, trade_rules
 from mtf_scalper.freqai.decision_table import DecisionTable, table_of
+from mtf_scalper.freqai.exchange_guard import guard
 from mtf_scalper.freqai.exchange_terms import exchange_option
 from mtf_scalper.freqai.open_trade import Life, filled_at, life_of, safety_reason
 from mtf_scalper.freqai.rule_frames import included_timeframes, log_added, longer_candles, plots
@@ -134,6 +135,8 @@ class HybridStrategy(IStrategy):
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
         log_added(self._timeframes, self._included)
+        if self._is_running():
+            guard(self.dp._exchange)  # freqtrade offers no public way to it
         resting = [name for name in _BOUNDING if self.order_types.get(name, "market") != "market"]
         if resting and self._is_running():
             logger.warning(

@@ -14,7 +14,13 @@ import numpy as np
 import pandas as pd
 
 from mtf_scalper.errors import MarketError
-from mtf_scalper.market.problems import PRICES, bad_rows, date_problem, price_problem
+from mtf_scalper.market.problems import (
+    PRICES,
+    bad_price_rows,
+    bad_rows,
+    date_problem,
+    price_problem,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -160,6 +166,37 @@ def fill_missing_candles(frame: pd.DataFrame, timeframe: str = BASE_TIMEFRAME) -
     for column in ("open", "high", "low"):
         filled[column] = filled[column].fillna(filled["close"])
     return filled.reset_index()
+
+
+def flatten_bad_candles(frame: pd.DataFrame, *, but_last: bool = False) -> pd.DatetimeIndex:
+    """Count candles that no exchange can have traded as missing, in the frame itself.
+
+    A flat candle without volume, at the close before it, takes the place of each, as in
+    `fill_missing_candles`; before the first good candle it is flat at that one's open.
+
+    Parameters
+    ----------
+    frame
+        Candles, oldest first. Where none is good they stay as they are.
+    but_last
+        Whether the last one stays as it is.
+
+    Returns
+    -------
+    DatetimeIndex
+        The dates of those that were flattened.
+    """
+    volume = _values(frame, "volume")
+    bad = bad_price_rows(frame[list(PRICES)].to_numpy(dtype=np.float64))
+    bad |= ~(np.isfinite(volume) & (volume >= 0.0))
+    flattened = bad & (not bad.all())
+    flattened[-1:] &= not but_last
+    if flattened.any():
+        flat = frame["close"].mask(bad).ffill().fillna(frame["open"].mask(bad).bfill())
+        for column in PRICES:
+            frame.loc[flattened, column] = flat[flattened]
+        frame.loc[flattened, "volume"] = 0.0
+    return pd.DatetimeIndex(frame["date"][flattened])
 
 
 def resample_candles(

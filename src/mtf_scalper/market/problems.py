@@ -47,6 +47,14 @@ def price_problem(ohlc: NDArray[np.float64], dates: Dates | None = None) -> str 
     return None
 
 
+def bad_price_rows(ohlc: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return the rows that ``price_problem`` speaks of, shape (T,)."""
+    opened, high, low, close = ohlc.T
+    is_price = (np.isfinite(ohlc) & (ohlc > 0.0)).all(axis=1)
+    inside = (high >= np.maximum(opened, close)) & (low <= np.minimum(opened, close))
+    return np.asarray(~(is_price & inside))
+
+
 def date_problem(dates: Dates, column: str = "date") -> str | None:
     """Say where candle open times are missing, repeat or go back, None if they only rise.
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 STARS: Final = "***"
 _NAMES: Final = (
-    r"[\w-]*(?:secret|passw(?:or)?d|passphrase|token|api[_-]?key|private[_-]?key|jwt)[\w-]*"
+    r"[\w-]*(?:secret|passw(?:or)?d|passphrase|token|api[_-]?key|private[_-]?key|listen[_-]?key|jwt"
+    r"|signature)[\w-]*"
 )
 _NAMED = re.compile(rf"\A{_NAMES}\Z|\A(?:key|uid|db[_-]url)\Z", re.IGNORECASE)
 _IN_TEXT = (
@@ -23,6 +24,8 @@ _IN_TEXT = (
     (re.compile(r"\b(?:bot)?\d{6,12}:[\w-]{30,}"), STARS),
     # a JSON web token
     (re.compile(r"\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"), STARS),
+    # 'key': 'value' of a section of the configuration
+    (re.compile(r"(['\"](?:key|uid)['\"]\s*:\s*['\"])[^'\"]+"), rf"\1{STARS}"),
     # name=value, name: value, --name value
     (
         re.compile(

@@ -26,6 +26,7 @@ from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.exchange import offline_exchange_config, running_exchange
 from mtf_scalper.paths import user_data
 from mtf_scalper.records.events import EVENTS_FILE, read_events
+from mtf_scalper.records.secrets import without_secrets
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
 from mtf_scalper.runs.watched import watched_command
 
@@ -199,7 +200,7 @@ def _started(request: BacktestRequest, record: RunRecord | None) -> Iterator[Bac
         config = request.folder / "overrides.json"
         overrides = merged(request.overrides, offline_exchange_config(url))
         overrides = merged(overrides, {"freqai": {"identifier": request.identifier}})
-        config.write_text(json.dumps(overrides, indent=1), encoding="utf-8")
+        config.write_text(json.dumps(without_secrets(overrides), indent=1), encoding="utf-8")
         with request.log.open("wb") as log:
             process = subprocess.Popen(
                 watched_command(request.command(config)),

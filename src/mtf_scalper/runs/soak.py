@@ -27,6 +27,7 @@ from mtf_scalper.freqai.decision_log import read_decisions
 from mtf_scalper.paths import user_data
 from mtf_scalper.records.files import LIVE_PREDICTIONS
 from mtf_scalper.records.sampler import ProcessSampler, Sample
+from mtf_scalper.records.secrets import without_secrets
 from mtf_scalper.records.writer import RUN_OFF, RUN_VARIABLE, RunRecord
 from mtf_scalper.runs.clocked import clocked_command
 from mtf_scalper.runs.program import (
@@ -47,6 +48,20 @@ _STOP_SECONDS = 120.0
 _LEAST_LOOP_SECONDS = 5
 _REAL_LOOP_SECONDS = 0.25
 """The bot looks at prices at most four times a real second, however fast its clock is."""
+
+_OFF = {"enabled": False}
+_ALONE: dict[str, Any] = {
+    "dry_run": True,
+    "telegram": {**_OFF, "token": "", "chat_id": "0"},
+    "discord": _OFF,
+    "webhook": _OFF,
+    "api_server": {
+        **_OFF,
+        **{"listen_ip_address": "127.0.0.1", "listen_port": 8080},
+        **{"username": "", "password": "", "jwt_secret_key": ""},
+    },
+}
+"""No orders, no messages and no server, in the form that freqtrade asks of these sections."""
 
 _STRATEGY_FILE = '''\
 """{name} of the project, which also writes down what it decides."""
@@ -162,8 +177,6 @@ class SoakPlan:
         """Write the configuration of a program at an exchange, and return its files."""
         throttle = max(_LEAST_LOOP_SECONDS, round(_REAL_LOOP_SECONDS * self.speed))
         ours = {
-            "db_url": f"sqlite:///{(self.folder / 'trades.sqlite').as_posix()}",
-            "dry_run": True,
             "internals": {"process_throttle_secs": throttle, "heartbeat_interval": 3600},
             "freqai": {
                 "identifier": self.folder.name,
@@ -172,6 +185,10 @@ class SoakPlan:
             },
         }
         content = merged(merged(ours, self.overrides), offline_exchange_config(url))
+        # The folder is a record's; and nobody is told of history, whatever a configuration says.
+        content = merged(without_secrets(content), _ALONE) | {
+            "db_url": f"sqlite:///{(self.folder / 'trades.sqlite').as_posix()}"
+        }
         file = self.folder / f"{name}.json"
         file.write_text(json.dumps(content, indent=1), encoding="utf-8")
         return [self.project / "configs" / "config_rl_hybrid.json", file]

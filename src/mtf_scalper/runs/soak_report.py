@@ -158,7 +158,7 @@ def run_soak(plan: SoakPlan, record: RunRecord, console: Console) -> SoakResult:
                 plan, record, lambda now: status.update(f"the bot's clock: {now:%Y-%m-%d %H:%M}")
             )
             status.update("comparing its decisions with those of a backtest")
-            agreement = _agreement(plan, soaked.end)
+            agreement = agreement_of(plan, soaked.end)
         result = SoakResult(_checks(plan, soaked, agreement), agreement)
         record.write_json("checks", result.checks)
         record.finish(result.verdict, {"log": plan.log, "decisions": plan.decisions})
@@ -166,7 +166,8 @@ def run_soak(plan: SoakPlan, record: RunRecord, console: Console) -> SoakResult:
     return result
 
 
-def _agreement(plan: SoakPlan, end: datetime) -> Agreement:
+def agreement_of(plan: SoakPlan, end: datetime) -> Agreement:
+    """Return how far the decisions of a bot, stopped at ``end``, are those of a backtest."""
     from freqtrade.enums import RunMode
 
     predictions = list(read_decisions(plan.predictions))

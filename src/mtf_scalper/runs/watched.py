@@ -6,11 +6,15 @@ program whose starter was killed would go on training for hours, with nobody to 
 
 from __future__ import annotations
 
+import logging
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from mtf_scalper.lifetimes import end_with_parent, process_facts
+from mtf_scalper.records.secrets import without_secrets
 
 
 def watched_command(command: Sequence[str]) -> list[str]:
@@ -27,6 +31,22 @@ def watched_command(command: Sequence[str]) -> list[str]:
     return [python, "-m", __name__, str(me["pid"]), repr(me["started"]), *module]
 
 
+class SafeRecord(logging.LogRecord):
+    """A line of a log, and its traceback, without secrets."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        if self.exc_info and self.exc_info[0] is not None:
+            # Where this is set a formatter makes nothing of its own.
+            text = "".join(traceback.format_exception(*self.exc_info)).rstrip()
+            self.exc_text = without_secrets(text)
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's own name
+        """Return the message."""
+        text: str = without_secrets(super().getMessage())
+        return text
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run a module as Python itself does.
 
@@ -37,6 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     pid, started, module, *own = arguments
     end_with_parent({"pid": pid, "started": started})
+    logging.setLogRecordFactory(SafeRecord)
     sys.argv = [module, *own]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
