@@ -82,7 +82,7 @@ clean:
 # torch goes first and alone, so that TORCH_FLAGS can choose its build; the second call keeps it.
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt $(TORCH_FLAGS) torch
-	$(BIN)/python -m pip install -c constraints.txt -e ".[freqtrade,evidence,dev]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[freqtrade,evidence,tune,dev]"
 	@touch .venv/installed
 
 .venv/bin/python:

@@ -25,6 +25,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 DOCUMENT = BENCHMARKS.parent / "docs" / "performance.md"
 LEARNING_DOCUMENT = BENCHMARKS.parent / "docs" / "learning_results.md"
 EVIDENCE_DOCUMENT = BENCHMARKS.parent / "docs" / "evidence.md"
+TUNING_DOCUMENT = BENCHMARKS.parent / "docs" / "tuning.md"
 NAMES = (
     "training",
     "update",
@@ -59,7 +60,7 @@ def benchmarks() -> Iterator[dict[str, ModuleType]]:
 def project(tmp_path: Path) -> Path:
     """Return a folder with copies of the documents."""
     (tmp_path / "docs").mkdir()
-    for document in (DOCUMENT, LEARNING_DOCUMENT, EVIDENCE_DOCUMENT):
+    for document in (DOCUMENT, LEARNING_DOCUMENT, EVIDENCE_DOCUMENT, TUNING_DOCUMENT):
         text = document.read_text(encoding="utf-8")
         (tmp_path / "docs" / document.name).write_text(text, encoding="utf-8")
     return tmp_path
@@ -811,6 +812,36 @@ def test_false_alarms(benchmarks: dict[str, ModuleType], project: Path) -> None:
     assert not requirement.met
     assert "1 (100%)" in measured.tables[0]
     assert "21% to 100%" in measured.tables[0]
+
+
+def test_tuning(benchmarks: dict[str, ModuleType], project: Path) -> None:
+    tuning = benchmarks["tuning"]
+    changes = {
+        "timerange": "20240201-20240218",
+        "days": [2, 1],
+        "locked": 0.82,
+        "trials": 2,
+        "settings": {"net_arch": [8], "train_cycles": 1},
+    }
+    tasks = tuning.tasks_of(1, changes)
+    store = benchmarks["run_store"].RunStore(project / "runs")
+    store.complete(tasks, tuning.run)
+    runs = store.results(tasks)
+    assert [run["n_trials"] for run in runs] == [2, 2]
+    assert all("on the 14 locked days" in run["sentence"] for run in runs)
+    # As if something had been found where there is nothing, and a rate at once where there is.
+    shown = [
+        {**runs[0], "best": 1.0, "base": 0.0, "found_at": 2},
+        {**runs[1], "found": True},
+    ]
+    measured = tuning.measured(shown)
+    results = written(benchmarks, project, "tuning", measured, TUNING_DOCUMENT)
+    assert [run["seed"] for run in results["runs"]] == [0, 0]
+    at, found, alarms = measured.requirements
+    assert (at.measured, at.met) == (2, True)
+    assert found.measured == float(runs[0]["found"])
+    assert (alarms.measured, alarms.met) == (1.0, False)
+    assert "1 (100%)" in measured.tables[1]
 
 
 def test_interval_of_a_share(benchmarks: dict[str, ModuleType]) -> None:

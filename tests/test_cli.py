@@ -21,7 +21,7 @@ from mtf_scalper.cli import app
 from mtf_scalper.exchange.offline_config import DEFAULT_PORT
 from mtf_scalper.shipped import write_missing
 
-COMMANDS = ("demo", "validate", "parity", "evaluate", "synth", "exchange", "doctor")
+COMMANDS = ("demo", "validate", "parity", "evaluate", "tune", "synth", "exchange", "doctor")
 CLI = (sys.executable, "-c", "from mtf_scalper.cli import main; main()")
 
 Invoke = Callable[..., Result]
@@ -160,6 +160,51 @@ def test_parity_passes_its_options_and_the_exit_code_on(
         ([config], days, chosen),
     ]
     assert compared == [({"timerange": days}, "learned"), ({"timerange": days}, "always-enter")]
+
+
+def test_tune_passes_its_options_on_to_the_search_or_to_the_final_look(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mtf_scalper.runs import project, tuning, tuning_plan
+
+    chosen: list[dict[str, Any]] = []
+
+    def plan_tuning(folder: Path, **options: Any) -> str:
+        assert folder == tmp_path
+        chosen.append(options)
+        return "plan"
+
+    monkeypatch.setattr(project, "find_project", lambda: tmp_path)
+    monkeypatch.setattr(tuning_plan, "plan_tuning", plan_tuning)
+    monkeypatch.setattr(tuning, "run_search", lambda *given: 3 if given[3] is None else 4)
+    monkeypatch.setattr(tuning, "run_final", lambda *_: 5)
+    days = ("--timerange", "20241001-20241201")
+    space = tmp_path / "space.toml"
+    space.write_text("", encoding="utf-8")
+    assert invoke("tune", *days).exit_code == 3
+    given = ("--study", "mine", "--trials", "7", "--locked", "0.5", "--space", space)
+    more = ("--storage", "sqlite:///mine.db", "--seeds", "2", "--jobs", "2", "--planted", "none")
+    output = ("--output", tmp_path / "best.json")
+    assert invoke("tune", *days, *given, *more, *output).exit_code == 4
+    assert invoke("tune", *days, "--final").exit_code == 5
+    assert invoke("tune", *days, "--final", *output).exit_code == 2
+    first = chosen[0]
+    assert (first["name"], first["n_trials"], first["locked"]) == ("tune", 30, 0.25)
+    assert (first["timerange"], first["storage"], first["space"]) == (days[1], None, None)
+    changed = {name: value for name, value in chosen[1].items() if value != first[name]}
+    assert changed == {
+        "name": "mine",
+        "n_trials": 7,
+        "locked": 0.5,
+        "space": space,
+        "storage": "sqlite:///mine.db",
+        "n_seeds": 2,
+        "jobs": 2,
+        "planted": "none",
+    }
+    missing = invoke("tune", *days, "--space", tmp_path / "none.toml")
+    assert missing.exit_code == 1
+    assert "--space" in str(missing.exception)
 
 
 def test_evaluate_passes_its_options_and_the_exit_code_on(

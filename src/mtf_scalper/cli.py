@@ -75,6 +75,31 @@ ConfigFiles = Annotated[
     ),
 ]
 
+Pairs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PAIR", help="Instead of the configuration's; repeat it for several."),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Trainings per window, averaged.")]
+Planted = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="Planted market instead of candles: linear, none, fast ..."),
+]
+Signal = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Synthetic market of this signal strength."),
+]
+MarketSeed = Annotated[int, typer.Option(min=0, help="Of the planted or synthetic market.")]
+TrainDays = Annotated[int, typer.Option(min=1, help="Days of each training.")]
+TestDays = Annotated[int, typer.Option(min=1, help="Days traded after each training.")]
+EmbargoCandles = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        show_default="as many as the longest trade lasts",
+        help="Candles between training and test.",
+    ),
+]
+
 LiveFrom = Annotated[
     datetime | None,
     typer.Option(
@@ -267,11 +292,8 @@ def evaluate(
     timerange: Annotated[
         str, typer.Option(metavar="YYYYMMDD-YYYYMMDD", help="Days to trade out of sample.")
     ],
-    pairs: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PAIR", help="Instead of the configuration's; repeat it for several."),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings per window, averaged.")] = 1,
+    pairs: Pairs = None,
+    seeds: Seeds = 1,
     datadir: RealDatadir = None,
     config: ConfigFiles = [],  # noqa: B006 - typer copies it
     freqtrade: Annotated[
@@ -280,29 +302,12 @@ def evaluate(
             "--freqtrade", help="Backtest with the real program too; its trades have to agree."
         ),
     ] = False,
-    planted: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND", help="Planted market instead of candles: linear, none, fast ..."
-        ),
-    ] = None,
-    signal: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=1.0, help="Synthetic market of this signal strength."),
-    ] = None,
-    market_seed: Annotated[
-        int, typer.Option(min=0, help="Of the planted or synthetic market.")
-    ] = 0,
-    train_days: Annotated[int, typer.Option(min=1, help="Days of each training.")] = 30,
-    test_days: Annotated[int, typer.Option(min=1, help="Days traded after each training.")] = 7,
-    embargo_candles: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            show_default="as many as the longest trade lasts",
-            help="Candles between training and test.",
-        ),
-    ] = None,
+    planted: Planted = None,
+    signal: Signal = None,
+    market_seed: MarketSeed = 0,
+    train_days: TrainDays = 30,
+    test_days: TestDays = 7,
+    embargo_candles: EmbargoCandles = None,
     jobs: Annotated[
         int | None,
         typer.Option(min=1, show_default="one per CPU", help="Trainings at a time."),
@@ -340,6 +345,105 @@ def evaluate(
         with_peers=peers,
     )
     raise typer.Exit(run_evaluation(plan, project, Console()))
+
+
+@app.command(
+    epilog=f"{_EXIT_CODES} That nothing was found is the normal, correct answer on most data and "
+    "no failure."
+)
+def tune(
+    timerange: Annotated[
+        str,
+        typer.Option(
+            metavar="YYYYMMDD-YYYYMMDD", help="Days to search on; the last part is locked away."
+        ),
+    ],
+    trials: Annotated[
+        int, typer.Option(min=1, help="That the study is to have, earlier ones included.")
+    ] = 30,
+    study: Annotated[
+        str, typer.Option(metavar="NAME", help="To go on with, or a new one.")
+    ] = "tune",
+    final: Annotated[
+        bool,
+        typer.Option("--final", help="Look at the locked part, once, and say what was found."),
+    ] = False,
+    locked: Annotated[
+        float, typer.Option(min=0.01, max=0.9, help="Share of the days that is locked away.")
+    ] = 0.25,
+    space: Annotated[
+        Path | None,
+        typer.Option(
+            callback=_path_checked_by(check_file),
+            metavar="FILE",
+            show_default="see docs/tuning.md",
+            help="Search space (TOML).",
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            show_default="a file in user_data/studies",
+            help="Database of the study, as Optuna has it.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            callback=_path_checked_by(check_file_to_write),
+            show_default="best.json in user_data/studies/NAME",
+            help="File for the configuration of the best trial.",
+        ),
+    ] = None,
+    pairs: Pairs = None,
+    seeds: Seeds = 1,
+    datadir: RealDatadir = None,
+    config: ConfigFiles = [],  # noqa: B006 - typer copies it
+    planted: Planted = None,
+    signal: Signal = None,
+    market_seed: MarketSeed = 0,
+    train_days: TrainDays = 30,
+    test_days: TestDays = 7,
+    embargo_candles: EmbargoCandles = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="one per CPU", help="Trainings at a time."),
+    ] = None,
+) -> None:
+    """Search for settings by walk-forward; keep the last days locked away until the end."""
+    from rich.console import Console
+
+    from mtf_scalper.runs.project import find_project
+    from mtf_scalper.runs.tuning import run_final, run_search
+    from mtf_scalper.runs.tuning_plan import plan_tuning
+
+    if final and output is not None:
+        raise typer.BadParameter("--final writes no configuration; leave --output out")
+    project = find_project()
+    plan = plan_tuning(
+        project,
+        timerange=timerange,
+        name=study,
+        n_trials=trials,
+        storage=storage,
+        space=space,
+        locked=locked,
+        pairs=pairs or (),
+        n_seeds=seeds,
+        datadir=datadir,
+        configs=config,
+        planted=planted,
+        signal=signal,
+        market_seed=market_seed,
+        train_days=train_days,
+        test_days=test_days,
+        embargo_candles=embargo_candles,
+        jobs=jobs,
+    )
+    if final:
+        raise typer.Exit(run_final(plan, project, Console()))
+    raise typer.Exit(run_search(plan, project, Console(), output))
 
 
 @app.command(epilog=_EXIT_CODES)

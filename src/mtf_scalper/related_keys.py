@@ -43,11 +43,8 @@ _REFUSED: dict[str, tuple[str, str]] = {
     "frame_stacking": (_XY, "freqai.conv_width, the candles that the network sees"),
     "lr_schedule": (_XY, "no counterpart: learning_rate is constant"),
     "cr_schedule": (_XY, "no counterpart: clip_range is constant"),
-    "rl_config_optuna": (
-        _XY,
-        "no counterpart: no search over settings; switch it off or remove it",
-    ),
-    "optuna": (_XY, "no counterpart: no search over settings; switch it off or remove it"),
+    "rl_config_optuna": (_XY, "`mtf-scalper tune`, before the bot; switch it off or remove it"),
+    "optuna": (_XY, "`mtf-scalper tune`, before the bot; switch it off or remove it"),
     "buffer_size_schedule": (_XY, "no counterpart: nothing is replayed"),
     "max_idle_duration_candles": (_XY, "no counterpart: staying out costs nothing"),
     # stable-baselines3: PPO and its base classes

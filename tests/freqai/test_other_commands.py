@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from mtf_scalper.freqai.config import name_models_by_strategy
+from mtf_scalper.kept_files import file_digest
 
 STRATEGIES = """
 from mtf_scalper.freqai.strategy import HybridStrategy
@@ -39,20 +38,33 @@ def test_strategies_of_a_list_have_models_of_their_own(
     assert {run.manifest["identifier"] for run in program.runs} == set(models)
 
 
-def test_hyperopt_tries_the_thresholds_of_exits(
+def test_hyperopt_tries_thresholds_on_models_that_are_in_place(
     make_program: Callable[..., Any], tmp_path: Path
 ) -> None:
-    pytest.importorskip("optuna", reason="make install adds freqtrade's hyperopt")
+    """Nothing is trained by it: every file of the models stays what the backtest made it."""
     program = make_program(tmp_path / "run")
+    program.run("backtesting", *DAY, "--cache", "none", "--export", "none")
+    made = models_in(program.folder)
+    assert any(name.endswith(".safetensors") for name in made)
     # What it finds would else be written beside the strategy, and hold from then on.
     loss = ("--hyperopt-loss", "SharpeHyperOptLossDaily", "--disable-param-export")
-    program.run("hyperopt", *DAY, "--epochs", "2", "--spaces", "sell", "-j", "1", *loss)
+    program.run("hyperopt", *DAY, "--epochs", "3", "--spaces", "sell", "-j", "1", *loss)
+    assert models_in(program.folder) == made
     results = list((program.folder / "user_data" / "hyperopt_results").glob("*.fthypt"))
     assert len(results) == 1
     lines = results[0].read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert all("exit_confidence" in line for line in lines)
-    assert program.runs == []
+    assert len(program.runs) == 1
+
+
+def models_in(folder: Path) -> dict[str, tuple[int, str]]:
+    """Return when each file of a model was written, and its digest, by name."""
+    models = folder / "user_data" / "models"
+    return {
+        path.relative_to(models).as_posix(): (path.stat().st_mtime_ns, file_digest(path))
+        for path in sorted(models.glob("*/sub-train-*/*"))
+    }
 
 
 def test_one_strategy_keeps_its_identifier() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from mtf_scalper.page.learning import importance_section, learning_section
 from mtf_scalper.page.machine import machine_section
 from mtf_scalper.page.parts import Page, Section
+from mtf_scalper.page.search import search_section
 from mtf_scalper.page.summary import page_head
 from mtf_scalper.page.table_sections import (
     checks_section,
@@ -35,6 +36,7 @@ SECTIONS: Final[Mapping[str, Callable[[Run], Section]]] = MappingProxyType(
         "exits": exits_section,
         "random": random_section,
         "importance": importance_section,
+        "search": search_section,
         "figures": figures_section,
         "statistics": statistics_section,
         "checks": checks_section,

@@ -42,6 +42,7 @@ _READS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "exits": (files.TRADES,),
         "random": (files.RANDOM_EXITS, files.FIGURES, files.EQUITY),
         "importance": (files.IMPORTANCE,),
+        "search": (files.STUDY,),
         "figures": (files.FIGURES,),
         "statistics": (files.STATISTICS,),
         "checks": (files.CHECKS,),

@@ -34,6 +34,7 @@ FIGURES = "figures.json"
 RANDOM_EXITS = "random_exits.json"
 IMPORTANCE = "importance.json"
 STATISTICS = "statistics.json"
+STUDY = "study.json"
 CHECKS = "checks.json"
 LARGEST_FILE: Final = 2_000_000_000
 """Bytes; the samples of a bot of three years are fewer."""

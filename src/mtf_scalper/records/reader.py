@@ -251,6 +251,11 @@ class Run:
         )
         return found
 
+    def study(self) -> dict[str, Any] | None:
+        """Return the trials of a search, what is tried and what was found."""
+        found: dict[str, Any] | None = _read_json(self.folder / files.STUDY, schema.Study)
+        return found
+
     def _tables(self, pattern: str, wanted: tables.Schema) -> pd.DataFrame:
         found = [_read_table(path, wanted) for path in sorted(self.folder.glob(pattern))]
         full = [table for table in found if not table.empty]

@@ -280,6 +280,32 @@ class Importance(Part):
     high: Finite | None = None
 
 
+class StudyTrial(Part):
+    """A trial of a search."""
+
+    number: Count
+    state: str
+    objective: Finite | None = None
+    windows: Annotated[list[Finite], Field(max_length=100_000)] = []
+    values: dict[str, Scalar]
+    reason: str = ""
+
+
+class StudyDimension(Part):
+    """What is tried of one setting."""
+
+    log: bool = False
+
+
+class Study(Part):
+    """``study.json``."""
+
+    name: str
+    trials: list[StudyTrial]
+    space: dict[str, StudyDimension] = {}
+    importance: dict[str, Finite] = {}
+
+
 class SettingsFile(RootModel[dict[str, Any]]):
     """``settings.json``."""
 
