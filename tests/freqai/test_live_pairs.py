@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,28 +125,49 @@ def test_an_open_trade_of_a_pair_that_left_the_list_goes_on_with_its_agent(
     assert not [line for line in caplog.messages if "is not analysed" in line]
 
 
+def has_few_candles() -> None:
+    raise MarketError(f"{OTHER}: too few candles")
+
+
+def has_no_memory() -> None:
+    np.ones(2**58)
+
+
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [
+        (has_few_candles, "too few candles"),
+        (
+            has_no_memory,
+            r"there is not enough memory \(Unable to allocate .*\); choose a smaller .*",
+        ),
+    ],
+)
 def test_a_pair_whose_training_failed_does_not_wait_for_another_to_be_due(
     make_desk: Callable[..., Desk],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    fail: Callable[[], None],
+    reason: str,
 ) -> None:
-    really, failing = MtfScalperRLModel.train, {OTHER}
+    really, failing = MtfScalperRLModel.fit, {OTHER}
 
-    def train(model: Any, frame: pd.DataFrame, pair: str, *rest: Any, **named: Any) -> Any:
-        if pair in failing:
-            raise MarketError(f"{OTHER}: too few candles")
-        return really(model, frame, pair, *rest, **named)
+    def fit(model: Any, data: Any, kitchen: Any, **named: Any) -> Any:
+        if kitchen.pair in failing:
+            fail()
+        return really(model, data, kitchen, **named)
 
-    monkeypatch.setattr(MtfScalperRLModel, "train", train)
+    monkeypatch.setattr(MtfScalperRLModel, "fit", fit)
     desk = make_desk()
     desk.bot.process()
     assert trained(desk, PAIR)  # not due again for 24 hours
     time.sleep(2.5)
     (told,) = [line for line in caplog.messages if line.startswith(f"{OTHER} is not trained")]
-    assert told == (
+    said = (
         f"{OTHER} is not trained, and tried again at every new candle; until then the model before "
-        f"is used, and without one nothing is entered: {OTHER}: too few candles"
+        f"is used, and without one nothing is entered: {OTHER}: {reason}"
     )
+    assert re.fullmatch(said, told)
     failing.clear()
     desk.at(BEGIN + FIVE + SECOND)
     assert trained(desk, OTHER, seconds=20.0)

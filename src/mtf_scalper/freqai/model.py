@@ -24,7 +24,12 @@ from pandas import DataFrame, Index
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from mtf_scalper.errors import MarketError, MtfScalperError, UntrainableError
+from mtf_scalper.errors import (
+    MarketError,
+    MemoryLackError,
+    MtfScalperError,
+    UntrainableError,
+)
 from mtf_scalper.freqai import columns
 from mtf_scalper.freqai.actions import SIDES, prediction_frame, signals_of
 from mtf_scalper.freqai.bad_candles import BadCandles, flatten_others
@@ -243,7 +248,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             if not self.live:
                 self.record.phase(None)
             note_candles(self._events(dk), self._sources(pair, unfiltered_df))
-            model: PPO = super().train(unfiltered_df, pair, dk, **kwargs)
+            with MemoryLackError.named(pair, "choose a smaller net_arch or a shorter training"):
+                model: PPO = super().train(unfiltered_df, pair, dk, **kwargs)
             # What FreqAI notes beside a saved model; predictions are compared with it.
             dk.data["training_features_list"] = dk.training_features_list
         except Exception as error:

@@ -58,7 +58,7 @@ _ALONE: dict[str, Any] = {
     "api_server": {
         **_OFF,
         **{"listen_ip_address": "127.0.0.1", "listen_port": 8080},
-        **{"username": "", "password": "", "jwt_secret_key": ""},
+        **{"username": "", "password": "", "jwt_secret_key": "-" * 32},
     },
 }
 """No orders, no messages and no server, in the form that freqtrade asks of these sections."""
