@@ -7,26 +7,23 @@ candles without a break.
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mtf_scalper.engines.processes import LocalProcesses
+from mtf_scalper.engines.tasks import Engine
 from mtf_scalper.evaluation.accounts import measure_pair
 from mtf_scalper.evaluation.days import calendar_of
 from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.judge import Judged, judge_pairs
-from mtf_scalper.lifetimes import begin_worker
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.stored import RecordedPair
-from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.ppo.policy import Policy, simulate
-from mtf_scalper.rollouts.process_env import HelperProcesses, without_main_module
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.playback import Simulation
 from mtf_scalper.simulator.types import N_ACTIONS, Action
@@ -66,19 +63,15 @@ class Walk:
     learned: tuple[LearnedWindow, ...]
 
 
-def threads_per_job(jobs: int) -> int:
-    """Return how many of this machine's CPUs each of so many trainings at a time may use."""
-    return max(1, available_cpus() // max(1, jobs))
-
-
 def learn_windows(
     tasks: Iterable[WindowTask],
     n_tasks: int,
     *,
     jobs: int = 1,
     on_done: Callable[[LearnedWindow], None] | None = None,
+    engine: Engine | None = None,
 ) -> list[LearnedWindow]:
-    """Learn all windows; the result does not depend on ``jobs`` but for torch's threads.
+    """Learn all windows; the result does not depend on who does it, but for torch's threads.
 
     Parameters
     ----------
@@ -90,41 +83,29 @@ def learn_windows(
         Processes; with one, everything happens in this process.
     on_done : callable, optional
         Called in this process with each window that has been learned, in any order.
+    engine : Engine, optional
+        That has been started, instead of processes of this machine.
 
     Returns
     -------
     list of LearnedWindow
         In the order of the tasks.
+
+    Raises
+    ------
+    MtfScalperError
+        That of the first task that failed for good.
     """
     found: dict[int, LearnedWindow] = {}
-    for number, learned in _learned(tasks, min(jobs, n_tasks)):
-        found[number] = learned
-        if on_done is not None:
-            on_done(learned)
+    with nullcontext(engine) if engine else LocalProcesses(min(jobs, n_tasks)) as runs:
+        for ended in runs.run(learn_window, ((each,) for each in tasks)):
+            if ended.error is None:
+                found[ended.number] = ended.value
+                if on_done is not None:
+                    on_done(ended.value)
+            elif ended.is_last:
+                raise ended.error
     return [found[number] for number in sorted(found)]
-
-
-def _learned(tasks: Iterable[WindowTask], jobs: int) -> Iterator[tuple[int, LearnedWindow]]:
-    if jobs <= 1:
-        for number, task in enumerate(tasks):
-            yield number, learn_window(task)
-        return
-    # Spawned: a forked process would inherit threads of torch and OpenMP that do not run in it.
-    context = multiprocessing.get_context("spawn")
-    HelperProcesses.own_those_not_running()
-    try:
-        level = logging.getLogger("mtf_scalper").level
-        with ProcessPoolExecutor(jobs, context, begin_worker, (level,)) as pool:
-            try:
-                with without_main_module():
-                    numbers = {pool.submit(learn_window, each): n for n, each in enumerate(tasks)}
-                for done in as_completed(numbers):
-                    yield numbers[done], done.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        HelperProcesses.stop()
 
 
 def traded_market(
