@@ -9,6 +9,7 @@ BIN = .venv/bin
 help:
 	@echo "make install  set up .venv with the pinned versions of constraints.txt"
 	@echo "make demo     install, then train and backtest offline on a synthetic market"
+	@echo "make demo-cluster  200 small trainings on a cluster of this machine, a worker killed meanwhile"
 	@echo "make test     install, then run all tests"
 	@echo "make quick    install, then the tests that take less than a minute together"
 	@echo "make check    lint, types and layers, then make test"
@@ -24,6 +25,9 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/mtf-scalper demo
+
+demo-cluster: install
+	$(BIN)/python tools/demo_cluster.py
 
 test: install
 	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
@@ -82,7 +86,7 @@ clean:
 # torch goes first and alone, so that TORCH_FLAGS can choose its build; the second call keeps it.
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt $(TORCH_FLAGS) torch
-	$(BIN)/python -m pip install -c constraints.txt -e ".[freqtrade,evidence,tune,dev]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[freqtrade,evidence,cluster,tune,dev]"
 	@touch .venv/installed
 
 .venv/bin/python:
@@ -91,4 +95,4 @@ clean:
 	    "$$($(PYTHON) --version 2>&1 || true); try: make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.PHONY: help install demo quick test check lint bench bench-learning audit release-pins clean
+.PHONY: help install demo demo-cluster quick test check lint bench bench-learning audit release-pins clean

@@ -35,11 +35,12 @@ MARKED_FIXTURES = {
         *("exchange_url", "freqtrade", "installed", "kill_when", "make_program", "make_request"),
         *("datadirs", "plan", "ready_python", "run_backtester", "stock", "tiny_plan"),
     ),
-    "processes": ("in_processes", "no_child_left", "start_method"),
+    "processes": ("cluster", "in_processes", "no_child_left", "start_method"),
     "browser": ("browser",),
 }
 SLOW_FILES = {
     "checks": ("facts",),
+    "engines": ("engines", "orders"),
     "evaluation": (
         *("baselines", "bootstrap", "edge", "importance", "judge_into", "overfitting", "peers"),
         "report",
@@ -60,7 +61,7 @@ SLOW_FILES = {
     ),
     "records": ("killed", "sampler"),
     "rollouts": ("fast_ppo", "freqtrade_env", "process_env", "vec_env"),
-    "runs": ("agreement", "evaluated_peers", "evaluation", "left_out", "parity"),
+    "runs": ("agreement", "evaluated_peers", "evaluation", "left_out", "parity", "resumed"),
     "simulator": ("advantages", "chains", "orders_parity", "playback", "user_rewards"),
     "tests": (
         *("benchmarks", "cli", "finite_weights", "installed", "jit", "notebook", "read_only"),

@@ -115,6 +115,17 @@ LiveSpeed = Annotated[
     typer.Option(min=0.1, max=1000.0, help="Seconds of the running clock per second."),
 ]
 
+OnRay = Annotated[
+    bool,
+    typer.Option("--ray", help="Trainings run on Ray: on this machine's CPUs, each on one."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="They run on the cluster of Ray that is there: auto, or HOST:PORT."
+    ),
+]
+
 DEFAULT_CONFIG = Path("configs", "config_rl_hybrid.json")
 
 
@@ -318,15 +329,26 @@ def evaluate(
             "--peers", help="Ridge regression and LightGBM on the same windows, as baselines too."
         ),
     ] = False,
+    ray: OnRay = False,
+    ray_address: RayAddress = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with an evaluation that was cut off; all other options as they were.",
+        ),
+    ] = None,
 ) -> None:
     """Train and trade window after window; say whether there is evidence of an edge."""
     from rich.console import Console
 
+    from mtf_scalper.records.lookup import find_run
     from mtf_scalper.runs.evaluation import run_evaluation
     from mtf_scalper.runs.evaluation_plan import plan_evaluation
     from mtf_scalper.runs.project import find_project
 
     project = find_project()
+    resumed = None if resume is None else find_run(resume, user_data(project) / "runs")
     plan = plan_evaluation(
         project,
         timerange=timerange,
@@ -343,8 +365,10 @@ def evaluate(
         embargo_candles=embargo_candles,
         jobs=jobs,
         with_peers=peers,
+        on_ray=ray or ray_address is not None,
+        ray_address=ray_address,
     )
-    raise typer.Exit(run_evaluation(plan, project, Console()))
+    raise typer.Exit(run_evaluation(plan, project, Console(), resumed))
 
 
 @app.command(

@@ -9,7 +9,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 
 from mtf_scalper.records.events import Progress, detail, speed_and_share
@@ -68,6 +75,53 @@ class LoggedProgress:
             progress.total_steps,
             ", ".join(speed_and_share(progress.steps_per_second, progress.oracle_share)),
             progress.seconds_left,
+        )
+
+
+class TaskBar(RichProgress):
+    """One bar for many tasks: done, failed, tasks a minute, machines and time left.
+
+    Nothing is written where the console is no terminal.
+    """
+
+    def __init__(self, title: str, total: int, console: Console) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._bar = self.add_task(title, total=total, detail="starting")
+        self._began = time.monotonic()
+        self._new = self._before = self._failed = 0
+
+    def advance_by(
+        self, *, done: int = 0, before: int = 0, failed: int = 0, nodes: int = 1
+    ) -> None:
+        """Move the bar.
+
+        Parameters
+        ----------
+        done, before, failed : int
+            Tasks that have ended well now, or in an earlier run, or failed for good.
+        nodes : int
+            Machines that work.
+        """
+        self._new += done
+        self._before += before
+        self._failed += failed
+        minutes = (time.monotonic() - self._began) / 60.0
+        told = [f"{self._failed} failed"] if self._failed else []
+        told += [f"{self._new / minutes:,.1f} a minute"] if minutes > 0.0 else []
+        told += [f"{nodes} machines"] if nodes > 1 else []
+        self.update(
+            self._bar,
+            completed=self._new + self._before + self._failed,
+            detail=", ".join(told),
         )
 
 

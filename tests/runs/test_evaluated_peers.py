@@ -143,7 +143,7 @@ def test_a_trade_goes_on_from_one_window_to_the_next():
 
 
 def test_too_few_held_back_candles_are_refused_before_any_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("mtf_scalper.runs.evaluation.learn_windows", None)
+    monkeypatch.setattr("mtf_scalper.runs.evaluation.learn_orders", None)
     plan = plan_of(settings={"validation_share": 0.0})
     with pytest.raises(SettingsError, match=r"^--peers: planted-linear: .* 2024-01-27 has 0 of th"):
         run_evaluation(plan, tmp_path, Console(file=io.StringIO()))
@@ -162,7 +162,7 @@ def test_a_missing_library_is_refused_before_any_training(missing, tmp_path, mon
         return real(name, *more)
 
     monkeypatch.setattr("mtf_scalper.optional.importlib.import_module", import_module)
-    monkeypatch.setattr("mtf_scalper.runs.evaluation.learn_windows", None)
+    monkeypatch.setattr("mtf_scalper.runs.evaluation.learn_orders", None)
     monkeypatch.chdir(project)
     options = ("--planted", "linear", "--timerange", "20240201-20240217", "--peers")
     result = CliRunner().invoke(app, ["evaluate", *options])

@@ -12,7 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
-from mtf_scalper.errors import MemoryLackError, WorkerDiedError
+from mtf_scalper.engines.tasks import TaskError
+from mtf_scalper.errors import MemoryLackError
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.walk_forward.learned_window import WindowTask, window_task
 from mtf_scalper.walk_forward.sources import PlantedPairs
@@ -95,23 +96,17 @@ def changed(task: WindowTask, kind: type[WindowTask]) -> WindowTask:
 
 @pytest.mark.usefixtures("no_child_left")
 @pytest.mark.parametrize(
-    ("kind", "error", "message"),
+    ("kind", "message"),
     [
-        (StarvedTask, (MemoryLackError, WorkerDiedError), rf".*{SECOND}.*"),
-        (GreedyTask, MemoryLackError, rf"{SECOND}: there is not enough memory \(Unable to .*"),
-        (
-            KilledTask,
-            WorkerDiedError,
-            r"a process that learned one of these was ended from outside: .*"
-            rf"{SECOND}; systems do that where no memory is left: choose fewer --jobs, or .*",
-        ),
+        (StarvedTask, rf"{SECOND}: .*"),
+        (GreedyTask, rf"{SECOND}: \w*MemoryError: Unable to allocate .*"),
+        (KilledTask, rf"{SECOND}: its process was ended from outside, .* choose fewer --jobs, .*"),
     ],
 )
-def test_a_worker_without_memory_is_named_and_nothing_is_left(tasks, kind, error, message) -> None:
-    with pytest.raises(error) as caught:
+def test_a_worker_without_memory_is_named_and_nothing_is_left(tasks, kind, message) -> None:
+    with pytest.raises(TaskError) as caught:
         learn_windows([tasks[0], changed(tasks[1], kind)], 2, jobs=2)
     assert re.fullmatch(message, str(caught.value))
-    assert "choose fewer --jobs" in str(caught.value)
 
 
 def test_the_error_names_what_for_and_survives_a_process() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from mtf_scalper.records.reader import Run
+from mtf_scalper.records.writer import RESUMED
 
 LEFT_OUT: Final = "left_out"
 """Event of a pair that cannot be trained: pair, reason."""
@@ -13,7 +14,13 @@ LEFT_OUT: Final = "left_out"
 
 def left_out_of(run: Run) -> dict[str, str]:
     """Return the pairs that a run went on without, and what each lacks."""
-    return {str(event["pair"]): str(event["reason"]) for event in run.events(LEFT_OUT)}
+    found: dict[str, str] = {}
+    for event in run.events():
+        if event["event"] == RESUMED:  # it tries again what had failed
+            found.clear()
+        elif event["event"] == LEFT_OUT:
+            found[str(event["pair"])] = str(event["reason"])
+    return found
 
 
 def left_out_note(reasons: Mapping[str, str], pairs: Collection[str]) -> str:

@@ -19,6 +19,7 @@ from mtf_scalper.page.table_sections import (
     manifest_section,
     statistics_section,
 )
+from mtf_scalper.page.tasks import tasks_section
 from mtf_scalper.page.trading import (
     candles_section,
     equity_section,
@@ -33,6 +34,7 @@ SECTIONS: Final[Mapping[str, Callable[[Run], Section]]] = MappingProxyType(
         "candles": candles_section,
         "learning": learning_section,
         "machine": machine_section,
+        "tasks": tasks_section,
         "exits": exits_section,
         "random": random_section,
         "importance": importance_section,

@@ -39,6 +39,7 @@ _READS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "candles": (files.CANDLES, files.TRADES, files.PREDICTIONS, files.LIVE_PREDICTIONS),
         "learning": (files.EVENTS,),
         "machine": (files.EVENTS, files.SAMPLES, files.OUTCOME),
+        "tasks": (files.EVENTS,),
         "exits": (files.TRADES,),
         "random": (files.RANDOM_EXITS, files.FIGURES, files.EQUITY),
         "importance": (files.IMPORTANCE,),

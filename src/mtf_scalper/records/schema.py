@@ -178,6 +178,10 @@ class Event(Part):
     device: str | None = None
     standard_errors: Amount | None = None
     asked: Amount | None = None
+    began: Moment | None = None
+    ended: Moment | None = None
+    node: str | None = None
+    attempt: Count | None = None
 
 
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -186,6 +190,7 @@ _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
     "foretold": ("standard_errors", "asked"),
     "phase": ("name",),
     "left_out": ("pair", "reason"),
+    "task": ("pair", "window", "seed", "state", "attempt"),
 }
 _ONLY_NUMBERS = {"prediction": ("seconds",)}
 """Facts that may be missing, but are never null."""

@@ -20,6 +20,7 @@ import pyarrow
 from pyarrow.feather import write_feather
 
 from mtf_scalper.lifetimes import process_facts
+from mtf_scalper.paths import written_whole
 from mtf_scalper.records import files
 from mtf_scalper.records.events import EventLog
 from mtf_scalper.records.files import append, file_stem, plain, written_once
@@ -34,6 +35,8 @@ from mtf_scalper.unfinished import PARTS, remove_unfinished
 
 RUN_VARIABLE = "MTF_SCALPER_RUN"
 """Environment variable by which a program tells one that it starts whose record to write into."""
+RESUMED = "resumed"
+"""Event of a run that was cut off, and goes on."""
 RUN_OFF = "off"
 """Its value where the started program is to leave no record."""
 
@@ -108,6 +111,24 @@ class RunRecord:
         }
         root.mkdir(parents=True, exist_ok=True)
         return cls(_make_folder(root, f"{file_stem(kind)}-{now:%Y%m%d-%H%M%S}", manifest))
+
+    @classmethod
+    def resume(cls, folder: Path, *, keep: str) -> Self:
+        """Go on with a record that was cut off, or failed; who else may write it has been asked.
+
+        Events and samples stay, and so does the folder ``keep``. All else is made anew.
+        """
+        stays = {files.MANIFEST, files.EVENTS, files.SAMPLES, keep}
+        for path in folder.iterdir():
+            if path.name not in stays:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path = folder / files.MANIFEST
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        with written_whole(path) as part:
+            _write_json(part, {**manifest, "process": process_facts()})
+        record = cls(folder)
+        record.events().write(RESUMED, command=command_without_secrets(_command_line()))
+        return record
 
     def __enter__(self) -> Self:
         """Return the record itself."""

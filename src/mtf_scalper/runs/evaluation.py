@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mtf_scalper.engines.tasks import Ended
 from mtf_scalper.evaluation.importance import pooled_importance
 from mtf_scalper.evaluation.judge import Judged, NotJudged, write_judged
 from mtf_scalper.evaluation.judge_into import check_row
@@ -20,8 +20,8 @@ from mtf_scalper.evaluation.peer_words import beside_peers
 from mtf_scalper.evaluation.peers import check_installed
 from mtf_scalper.evaluation.variants import earlier_variants
 from mtf_scalper.market.stored import RecordedPair
-from mtf_scalper.paths import user_data
-from mtf_scalper.records.files import EVENTS
+from mtf_scalper.paths import user_data, written_whole
+from mtf_scalper.progress import TaskBar
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.sampler import ProcessSampler
@@ -37,16 +37,28 @@ from mtf_scalper.runs.evaluation_tables import evaluation_lines, evaluation_tabl
 from mtf_scalper.runs.program import run_backtest
 from mtf_scalper.runs.project import page_or_reason, shown
 from mtf_scalper.walk_forward.kept_policies import KEPT, keep_compared
-from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask, window_task
+from mtf_scalper.walk_forward.learned_window import LearnedWindow
+from mtf_scalper.walk_forward.orders import TASKS, Result, Results, WindowOrder, learn_orders
 from mtf_scalper.walk_forward.peer_walks import check_held_back, walk_peers
-from mtf_scalper.walk_forward.sources import load_pairs
-from mtf_scalper.walk_forward.walk import Walk, evaluate_walks, learn_windows, walk
+from mtf_scalper.walk_forward.sources import check_some_left, goes_on_without, load_pairs
+from mtf_scalper.walk_forward.task_log import TaskLog, check_same_plan
+from mtf_scalper.walk_forward.walk import Walk, evaluate_walks, walk
 from mtf_scalper.walk_forward.walk_record import KIND, tested_candles, write_pair
 from mtf_scalper.walk_forward.windows import Window
 
 
-def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int:
+def run_evaluation(
+    plan: EvaluationPlan, project: Path, console: Console, resumed: Run | None = None
+) -> int:
     """Evaluate, print the verdict and tables, and leave a run record.
+
+    Parameters
+    ----------
+    plan : EvaluationPlan
+    project : Path
+    console : Console
+    resumed : Run, optional
+        Of the same plan, which was cut off: trainings that it has finished are not done again.
 
     Returns
     -------
@@ -56,18 +68,21 @@ def run_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> int
     Raises
     ------
     MtfScalperError
-        If candles are missing, or a training or the program fails.
+        If candles are missing, a training or the program fails where nothing may be left out, or
+        the run to resume is of another plan, has ended well or is in use.
     """
-    return recorded_evaluation(plan, project, console)[1]
+    return recorded_evaluation(plan, project, console, resumed)[1]
 
 
-def recorded_evaluation(plan: EvaluationPlan, project: Path, console: Console) -> tuple[Path, int]:
+def recorded_evaluation(
+    plan: EvaluationPlan, project: Path, console: Console, resumed: Run | None = None
+) -> tuple[Path, int]:
     """Do what ``run_evaluation`` does; return the folder of the record besides.
 
     Raises
     ------
     MtfScalperError
-        If candles are missing, or a training or the program fails.
+        As ``run_evaluation`` does.
     """
     windows = plan.windows()
     if plan.with_peers:
@@ -77,23 +92,31 @@ def recorded_evaluation(plan: EvaluationPlan, project: Path, console: Console) -
         check_held_back(recordeds, windows, plan.settings)
     digests = {p: candle_digest(tested_candles(each, windows)) for p, each in recordeds.items()}
     root = user_data(project) / "runs"
-    record = RunRecord.begin(
-        root,
-        KIND,
-        settings=plan.facts(),
-        pairs=list(recordeds),
-        seeds=plan.seeds,
-        timerange=plan.timerange,
-        datadir=plan.datadir,
-        data_digest=digests,
-        source=plan.source.name,
-    )
-    sampler = ProcessSampler(os.getpid(), on_sample=record.append_sample, keeps=False)
-    with record, sampler, quiet_trainings():
+    facts: dict[str, Any] = {
+        "settings": plan.facts(),
+        "pairs": list(recordeds),
+        "seeds": plan.seeds,
+        "timerange": plan.timerange,
+        "data_digest": digests,
+        "options": {"freqtrade": plan.with_program, "peers": plan.with_peers},
+    }
+    with ExitStack() as stack:
+        if resumed is None:
+            record = RunRecord.begin(
+                root, KIND, datadir=plan.datadir, source=plan.source.name, **facts
+            )
+            results = stack.enter_context(Results(record.folder))
+        else:
+            check_same_plan(resumed, KIND, facts)
+            results = stack.enter_context(Results(resumed.folder))
+            record = RunRecord.resume(resumed.folder, keep=TASKS)
+        sampler = ProcessSampler(os.getpid(), on_sample=record.append_sample, keeps=False)
+        for entered in (record, sampler, quiet_trainings()):
+            stack.enter_context(entered)
         _note_windows(record, recordeds, windows)
         for pair, reason in left_out.items():
             record.events().write(LEFT_OUT, pair=pair, reason=reason)
-        walks, learned = _learned(plan, windows, recordeds, record, console)
+        walks, learned = _learned(plan, windows, recordeds, record, results, left_out, console)
         for pair, each in walks.items():
             write_pair(record, recordeds[pair], each)
         agreements = _agreements(plan, project, record, walks, console)
@@ -119,6 +142,7 @@ def recorded_evaluation(plan: EvaluationPlan, project: Path, console: Console) -
         for line in (*lines, *(agreement.line for agreement in agreements)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         record.finish(verdict)
+    results.clear()
     console.print(f"record  {shown(record.folder, project)}", soft_wrap=True)
     console.print(f"page    {page_or_reason(record.folder, project)}", soft_wrap=True)
     return record.folder, int(any(agreement.difference for agreement in agreements))
@@ -134,22 +158,6 @@ def quiet_trainings() -> Iterator[None]:
         yield
     finally:
         package.setLevel(level)
-
-
-@contextmanager
-def learning_bar(console: Console, title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar of trainings; yield what moves it on by one."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    # Into a file or a pipe nothing but the verdict and its tables is written.
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        bar = progress.add_task(title, total=total)
-        yield lambda: progress.advance(bar)
 
 
 def _note_windows(record: RunRecord, pairs: Iterable[str], windows: Sequence[Window]) -> None:
@@ -169,46 +177,67 @@ def _learned(
     windows: Sequence[Window],
     recordeds: Mapping[str, RecordedPair],
     record: RunRecord,
+    results: Results,
+    left_out: dict[str, str],
     console: Console,
 ) -> tuple[dict[str, list[Walk]], list[LearnedWindow]]:
-    """Learn every window of every pair and seed, and let them trade."""
+    """Learn every window of every pair and seed, and let them trade.
+
+    A pair of which a window cannot be learned is added to ``left_out``.
+    """
     settings = plan.settings
-    events = record.folder / EVENTS
-    jobs = [(pair, seed) for pair in recordeds for seed in plan.seeds]
     kept_in: Path | None = None
     if plan.recipe.made_by:
         from mtf_scalper.freqai.frozen import compared_facts
 
         kept_in = record.folder / KEPT
         keep_compared(kept_in, compared_facts(settings, plan.recipe.made_by))
+    orders = [
+        WindowOrder(
+            pair,
+            window,
+            seed,
+            settings,
+            with_history=not plan.with_program,
+            # What the last policy of each pair looks at stands for the others.
+            n_shuffles=5 if window is windows[-1] and seed == plan.seeds[0] else 0,
+            with_peers=plan.with_peers and seed == plan.seeds[0],
+            keeps_policy=kept_in is not None and window is windows[-1],
+            timeframes=plan.recipe.timeframes,
+        )
+        for pair in recordeds
+        for seed in plan.seeds
+        for window in windows
+    ]
+    found: dict[str, LearnedWindow] = {}
+    with TaskBar("learning windows", len(orders), console) as bar, plan.engine() as engine:
+        log = TaskLog(record, engine, bar)
 
-    def tasks() -> Iterator[WindowTask]:
-        for pair, seed in jobs:
-            for window in windows:
-                task = window_task(
-                    recordeds[pair],
-                    window,
-                    settings,
-                    seed=seed,
-                    with_history=not plan.with_program,
-                    events=events,
-                )
-                # What the last policy of each pair looks at stands for the others.
-                is_last = window is windows[-1] and seed == plan.seeds[0]
-                yield replace(
-                    task,
-                    n_shuffles=5 if is_last else 0,
-                    with_peers=plan.with_peers and seed == plan.seeds[0],
-                    keep_in=kept_in if window is windows[-1] else None,
-                    timeframes=plan.recipe.timeframes,
-                )
+        def keep(order: WindowOrder, result: Result, ended: Ended | None) -> None:
+            log.done(order, result, ended)
+            found[order.name] = result.learned
+            if kept_in is not None:
+                for name, content in result.files.items():
+                    with written_whole(kept_in / name) as part:
+                        part.write_bytes(content)
 
-    total = len(jobs) * len(windows)
-    with learning_bar(console, "learning windows", total) as advance:
-        learned = learn_windows(tasks(), total, jobs=plan.jobs, on_done=lambda _: advance())
-    walks: dict[str, list[Walk]] = {pair: [] for pair in recordeds}
-    for number, (pair, _seed) in enumerate(jobs):
-        mine = learned[number * len(windows) : (number + 1) * len(windows)]
+        failed = learn_orders(
+            engine, recordeds, orders, results, on_done=keep, on_failed=log.failed
+        )
+    for order, error in failed:
+        if not goes_on_without(error, settings):
+            raise error
+        reason = f"{order.pair}: window {order.window.name}, seed {order.seed}: {error}"
+        if order.pair not in left_out:
+            left_out[order.pair] = reason
+            record.events().write(LEFT_OUT, pair=order.pair, reason=reason)
+    pairs = [pair for pair in recordeds if pair not in left_out]
+    check_some_left(pairs, left_out)
+    learned = [found[each.name] for each in orders if each.pair not in left_out]
+    walks: dict[str, list[Walk]] = {pair: [] for pair in pairs}
+    for start in range(0, len(learned), len(windows)):
+        mine = learned[start : start + len(windows)]
+        pair = mine[0].pair
         walks[pair].append(walk(recordeds[pair], windows, mine, settings))
     return walks, learned
 

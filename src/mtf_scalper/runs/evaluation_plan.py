@@ -10,6 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from mtf_scalper.engines.cluster import RayCluster
+from mtf_scalper.engines.processes import LocalProcesses, threads_per_job
+from mtf_scalper.engines.tasks import Engine
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.paths import user_data
@@ -18,7 +21,6 @@ from mtf_scalper.runs.program import MODEL, STRATEGY
 from mtf_scalper.runs.project import SYNTHETIC_PERIOD, demo_market
 from mtf_scalper.settings import Device, Settings
 from mtf_scalper.walk_forward.sources import PairSource, PlantedPairs, RecordedPairs, planted_recipe
-from mtf_scalper.walk_forward.walk import threads_per_job
 from mtf_scalper.walk_forward.windows import Window, parse_timerange, rolling_windows
 from mtf_scalper.worlds.datadir import ensure_datadir
 from mtf_scalper.worlds.synthetic_spec import SyntheticSpec, pair_spec
@@ -55,6 +57,10 @@ class EvaluationPlan:
     with_peers : bool
         Whether ridge regression and LightGBM learn the same windows and trade the same tests, as
         baselines. They are fitted once per pair and window, with the first seed.
+    on_ray : bool
+        Whether Ray runs the trainings, each on one CPU.
+    ray_address : str or None
+        Of a cluster that is there; without one it is this machine's ``jobs`` CPUs.
     """
 
     recipe: Recipe
@@ -70,6 +76,8 @@ class EvaluationPlan:
     configs: tuple[Path, ...] = ()
     with_program: bool = False
     with_peers: bool = False
+    on_ray: bool = False
+    ray_address: str | None = None
 
     @property
     def embargo(self) -> int:
@@ -81,10 +89,16 @@ class EvaluationPlan:
     @property
     def settings(self) -> Settings:
         """The recipe's settings as each training gets them."""
-        threads = 1 if self.with_program else threads_per_job(self.jobs)
+        threads = 1 if self.with_program or self.on_ray else threads_per_job(self.jobs)
         settings = self.recipe.settings
         threads = min(threads, settings.cpu_count)
         return settings.changed(cpu_count=threads, progress_bar=False, device=Device.CPU)
+
+    def engine(self) -> Engine:
+        """Return what runs the trainings; not started yet."""
+        if self.on_ray:
+            return RayCluster(self.ray_address, jobs=self.jobs)
+        return LocalProcesses(self.jobs)
 
     def windows(self) -> list[Window]:
         """Return the windows."""
@@ -129,6 +143,7 @@ def plan_evaluation(
     configs: Sequence[Path] = (),
     with_program: bool = False,
     jobs: int | None = None,
+    ray_address: str | None = None,
     **more: Any,
 ) -> EvaluationPlan:
     """Find the candles and read the recipe; a synthetic market is written where there is none yet.
@@ -147,6 +162,8 @@ def plan_evaluation(
     market_seed : int
         Of the planted or synthetic market.
     jobs : int, optional
+    ray_address : str, optional
+        Of a cluster of Ray that is there.
     timerange, train_days, configs, with_program, **more
         As ``EvaluationPlan`` has them.
 
@@ -157,6 +174,8 @@ def plan_evaluation(
     """
     if [datadir, planted, signal].count(None) < 2:
         raise SettingsError("choose one of --datadir, --planted and --signal")
+    if ray_address is not None and jobs is not None:
+        raise SettingsError("--jobs: the cluster at --ray-address has as many as it has CPUs")
     if with_program and more.get("embargo_candles"):
         raise SettingsError(
             "--freqtrade: FreqAI knows no embargo between training and test; leave "
@@ -201,6 +220,7 @@ def plan_evaluation(
         datadir=datadir,
         configs=tuple(configs),
         with_program=with_program,
+        ray_address=ray_address,
         **more,
     )
 

@@ -23,11 +23,12 @@ from mtf_scalper.freqai.one_program import hold
 from mtf_scalper.kept_files import write_json
 from mtf_scalper.market.stored import RecordedPair
 from mtf_scalper.paths import user_data
+from mtf_scalper.progress import TaskBar
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.sampler import ProcessSampler
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.evaluation import learning_bar, quiet_trainings, recorded_evaluation
+from mtf_scalper.runs.evaluation import quiet_trainings, recorded_evaluation
 from mtf_scalper.runs.project import page_or_reason, shown
 from mtf_scalper.runs.tuning_plan import TuningPlan
 from mtf_scalper.runs.tuning_tables import final_table, search_sentence, search_tables
@@ -211,8 +212,10 @@ def _try_all(search: _Search, record: RunRecord, console: Console) -> None:
 def _learn(
     plan: TuningPlan, tasks: Iterable[WindowTask], total: int, title: str, console: Console
 ) -> list[LearnedWindow]:
-    with learning_bar(console, title, total) as advance:
-        return learn_windows(tasks, total, jobs=plan.search.jobs, on_done=lambda _: advance())
+    with TaskBar(title, total, console) as bar:
+        return learn_windows(
+            tasks, total, jobs=plan.search.jobs, on_done=lambda _: bar.advance_by(done=1)
+        )
 
 
 def _settings(plan: TuningPlan, values: Mapping[str, Any]) -> Settings | str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from mtf_scalper.errors import MarketError, SettingsError, UntrainableError
+from mtf_scalper.errors import MarketError, MtfScalperError, SettingsError, UntrainableError
 from mtf_scalper.evaluation.recipe import Recipe
 from mtf_scalper.market.market import with_early_ends
 from mtf_scalper.market.pairs import check_linear
@@ -126,11 +126,6 @@ def load_pairs(
         If a pair cannot be learned and ``settings.untrainable_pairs`` leaves none of its kind out,
         or if no pair is left.
     """
-    of_kind = {
-        UntrainablePairs.LEAVE_OUT: (UntrainableError,),
-        UntrainablePairs.LEAVE_OUT_DAMAGED: (MarketError,),
-        UntrainablePairs.FAIL: (),
-    }[settings.untrainable_pairs]
     recordeds: dict[str, RecordedPair] = {}
     left_out: dict[str, str] = {}
     for pair in pairs:
@@ -139,17 +134,41 @@ def load_pairs(
             recorded = source.load(pair, windows)
             for window in windows:
                 check_window(recorded, window, settings)
-        except of_kind as error:
+        except MarketError as error:
+            if not goes_on_without(error, settings):
+                raise
             left_out[pair] = str(error)
         else:
             recordeds[pair] = recorded
-    if not recordeds:
-        reason = next(iter(left_out.values()))
-        rest = f"; no pair is left, {len(left_out) - 1} more cannot be learned"
-        raise UntrainableError(reason + rest if len(left_out) > 1 else reason)
+    check_some_left(recordeds, left_out)
     markets = with_early_ends({pair: each.market for pair, each in recordeds.items()})
     recordeds = {pair: replace(each, market=markets[pair]) for pair, each in recordeds.items()}
     return recordeds, left_out
+
+
+def goes_on_without(error: MtfScalperError, settings: Settings) -> bool:
+    """Whether a run goes on without a pair that cannot be learned.
+
+    What ends a training that had begun, or the process that did it, says nothing of other pairs.
+    """
+    if settings.untrainable_pairs is UntrainablePairs.FAIL:
+        return False
+    is_damaged = isinstance(error, MarketError) and not isinstance(error, UntrainableError)
+    return not is_damaged or settings.untrainable_pairs is UntrainablePairs.LEAVE_OUT_DAMAGED
+
+
+def check_some_left(pairs: Collection[str], left_out: Mapping[str, str]) -> None:
+    """Check that a run has pairs.
+
+    Raises
+    ------
+    UntrainableError
+        If it has none: why the first one was left out.
+    """
+    if not pairs:
+        reason = next(iter(left_out.values()))
+        rest = f"; no pair is left, {len(left_out) - 1} more cannot be learned"
+        raise UntrainableError(reason + rest if len(left_out) > 1 else reason)
 
 
 def planted_recipe(kind: PlantedKind | str) -> Recipe:

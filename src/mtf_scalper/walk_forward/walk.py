@@ -7,29 +7,23 @@ candles without a break.
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from multiprocessing.process import BaseProcess
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import MemoryLackError, WorkerDiedError
+from mtf_scalper.engines.processes import LocalProcesses
+from mtf_scalper.engines.tasks import Engine, TaskError
 from mtf_scalper.evaluation.accounts import PairEvidence, measure_pair
 from mtf_scalper.evaluation.days import calendar_of
 from mtf_scalper.evaluation.edge import Variant
 from mtf_scalper.evaluation.judge import Judged, judge_pairs
-from mtf_scalper.lifetimes import begin_worker
 from mtf_scalper.market.market import Market
 from mtf_scalper.market.stored import RecordedPair
-from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.ppo.policy import Policy, simulate
-from mtf_scalper.rollouts.process_env import HelperProcesses, without_main_module
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.playback import Simulation
 from mtf_scalper.simulator.types import N_ACTIONS, Action
@@ -69,19 +63,15 @@ class Walk:
     learned: tuple[LearnedWindow, ...]
 
 
-def threads_per_job(jobs: int) -> int:
-    """Return how many of this machine's CPUs each of so many trainings at a time may use."""
-    return max(1, available_cpus() // max(1, jobs))
-
-
 def learn_windows(
     tasks: Iterable[WindowTask],
     n_tasks: int,
     *,
     jobs: int = 1,
     on_done: Callable[[LearnedWindow], None] | None = None,
+    engine: Engine | None = None,
 ) -> list[LearnedWindow]:
-    """Learn all windows; the result does not depend on ``jobs`` but for torch's threads.
+    """Learn all windows; the result does not depend on who does it, but for torch's threads.
 
     Parameters
     ----------
@@ -93,6 +83,8 @@ def learn_windows(
         Processes; with one, everything happens in this process.
     on_done : callable, optional
         Called in this process with each window that has been learned, in any order.
+    engine : Engine, optional
+        That has been started, instead of processes of this machine.
 
     Returns
     -------
@@ -101,77 +93,28 @@ def learn_windows(
 
     Raises
     ------
-    MemoryLackError
-        If the memory does not suffice for a training; names the window.
-    WorkerDiedError
-        If a process was ended from outside; names the windows that were being learned.
+    MtfScalperError
+        That of the first task that failed for good; a ``TaskError`` names the window.
     """
     found: dict[int, LearnedWindow] = {}
-    for number, learned in _learned(tasks, min(jobs, n_tasks)):
-        found[number] = learned
-        if on_done is not None:
-            on_done(learned)
+    labels: list[str] = []
+
+    def calls() -> Iterator[tuple[WindowTask]]:
+        for task in tasks:
+            labels.append(f"{task.pair}, {task.window.name}, seed {task.seed}")
+            yield (task,)
+
+    with nullcontext(engine) if engine else LocalProcesses(min(jobs, n_tasks)) as runs:
+        for ended in runs.run(learn_window, calls()):
+            if ended.error is None:
+                found[ended.number] = ended.value
+                if on_done is not None:
+                    on_done(ended.value)
+            elif ended.is_last and isinstance(ended.error, TaskError):
+                raise TaskError(f"{labels[ended.number]}: {ended.error}")
+            elif ended.is_last:
+                raise ended.error
     return [found[number] for number in sorted(found)]
-
-
-def _learned(tasks: Iterable[WindowTask], jobs: int) -> Iterator[tuple[int, LearnedWindow]]:
-    if jobs <= 1:
-        for number, task in enumerate(tasks):
-            yield number, _learned_or_named(task)
-        return
-    # Spawned: a forked process would inherit threads of torch and OpenMP that do not run in it.
-    context = multiprocessing.get_context("spawn")
-    HelperProcesses.own_those_not_running()
-    others = set(multiprocessing.active_children())
-    try:
-        level = logging.getLogger("mtf_scalper").level
-        with ProcessPoolExecutor(jobs, context, begin_worker, (level,)) as pool:
-            try:
-                labels, numbers = [], {}
-                with without_main_module():
-                    for number, task in enumerate(tasks):
-                        labels.append(_label(task))
-                        numbers[pool.submit(_learned_or_named, task)] = number
-                left = set(range(len(labels)))
-                for done in as_completed(numbers):
-                    try:
-                        learned = done.result()
-                    except BrokenProcessPool:
-                        begun = [labels[each] for each in sorted(left)[:jobs]]
-                        raise _died(begun) from None
-                    left.remove(numbers[done])
-                    yield numbers[done], learned
-            except BaseException:
-                # Those that still learn would be waited for, as long as a training takes; a pool
-                # whose processes have gone gives up all that waits.
-                _end(set(multiprocessing.active_children()) - others)
-                raise
-    finally:
-        HelperProcesses.stop()
-
-
-def _learned_or_named(task: WindowTask) -> LearnedWindow:
-    with MemoryLackError.named(_label(task), "choose fewer --jobs, or a smaller net_arch"):
-        return learn_window(task)
-
-
-def _label(task: WindowTask) -> str:
-    return f"{task.pair}, {task.window.name}, seed {task.seed}"
-
-
-def _end(processes: Iterable[BaseProcess]) -> None:
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.join()
-
-
-def _died(begun: Sequence[str]) -> WorkerDiedError:
-    """Say which windows were being learned: processes take them in their order."""
-    return WorkerDiedError(
-        f"a process that learned one of these was ended from outside: {'; '.join(begun)}; systems "
-        "do that where no memory is left: choose fewer --jobs, or a smaller net_arch"
-    )
 
 
 def traded_market(

@@ -1,0 +1,1 @@
+"""What runs many independent tasks: processes of this machine, or a cluster."""

@@ -1,0 +1,145 @@
+"""Both engines keep one promise: every task ends, once, and says how."""
+
+import os
+import re
+import signal
+import threading
+import time
+
+import engine_work as work
+import numpy as np
+import pytest
+
+from mtf_scalper.engines.cluster import RayCluster
+from mtf_scalper.engines.processes import LocalProcesses
+from mtf_scalper.engines.tasks import ATTEMPTS
+from mtf_scalper.errors import SettingsError, UntrainableError
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(params=["one process", "processes", "ray"])
+def engine(request):
+    if request.param == "ray":
+        yield request.getfixturevalue("cluster")
+        return
+    with LocalProcesses(1 if request.param == "one process" else 2) as found:
+        yield found
+
+
+def test_results_come_back_by_number(engine):
+    found = list(engine.run(work.double, ((float(n),) for n in range(9))))
+    assert {each.number: each.value for each in found} == {n: 2.0 * n for n in range(9)}
+    assert all(each.error is None and each.attempt == 1 and each.is_last for each in found)
+    assert all(each.node and each.process and each.began <= each.ended for each in found)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("exits", "SystemExit: it asked for the end of the program (engine_work.py:"),
+        ("two words", "TwoWordsError: two words (engine_work.py:"),
+        ("with a cause", "RuntimeError: the effect (engine_work.py:"),
+    ],
+)
+def test_what_is_raised_is_told_and_tried_again(engine, how, said, tmp_path):
+    found = list(engine.run(work.misbehave, [(how, str(tmp_path), 1)]))
+    assert [(each.attempt, each.is_last) for each in found] == [(1, False), (2, True)]
+    assert str(found[0].error).startswith(said)
+    assert (found[1].error, found[1].value) == (None, how)
+
+
+def test_what_fails_always_is_given_up(engine, tmp_path):
+    calls = [("exits", str(tmp_path), 99), ("with a cause", str(tmp_path), 0)]
+    found = list(engine.run(work.misbehave, calls))
+    last = {each.number: each for each in found if each.is_last}
+    assert last[0].attempt == ATTEMPTS
+    assert last[0].error is not None
+    assert last[1].value == "with a cause"
+
+
+def test_an_error_of_ours_keeps_its_type_and_is_not_tried_again(engine, tmp_path):
+    (found,) = engine.run(work.misbehave, [("untrainable", str(tmp_path), 99)])
+    assert isinstance(found.error, UntrainableError)
+    assert str(found.error) == "BTC: too few candles"
+    assert found.is_last
+
+
+@pytest.mark.parametrize("engine", ["processes", "ray"], indirect=True)
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_a_task_that_is_killed_is_tried_again_and_the_rest_goes_on(engine, tmp_path):
+    calls = [("killed", str(tmp_path), 1), *(("fine", str(tmp_path), 0) for _ in range(5))]
+    found = list(engine.run(work.misbehave, calls))
+    last = {each.number: each for each in found if each.is_last}
+    assert len(last) == 6
+    assert all(each.error is None for each in last.values())
+    killed = [each for each in found if each.number == 0]
+    assert re.search("killed|ended from outside", str(killed[0].error))
+
+
+@pytest.mark.parametrize("engine", ["processes", "ray"], indirect=True)
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_a_task_that_always_kills_its_process_is_blamed_alone(engine, tmp_path):
+    calls = [("killed", str(tmp_path), 99), *(("fine", str(tmp_path), 0) for _ in range(4))]
+    last = {each.number: each for each in engine.run(work.misbehave, calls) if each.is_last}
+    assert re.search("killed|ended from outside", str(last.pop(0).error))
+    assert [each.error for each in last.values()] == [None] * 4
+
+
+@pytest.mark.parametrize("engine", ["processes", "ray"], indirect=True)
+def test_what_cannot_be_sent_back_is_a_failure_of_its_own(engine):
+    *_, last = engine.run(work.unsendable, [()])
+    assert "generator" in str(last.error)
+
+
+@pytest.mark.parametrize("engine", ["processes", "ray"], indirect=True)
+def test_shared_arrays_are_read_only_and_no_copies(engine):
+    shared = engine.share({"numbers": np.arange(200_000.0), "name": "some"})
+    found = list(engine.run(work.about_arrays, [(shared,), (shared,)]))
+    assert [each.value for each in found] == [(np.arange(200_000.0).sum(), True, True)] * 2
+
+
+def test_a_task_of_ray_has_as_many_threads_as_cpus(cluster):
+    (found,) = cluster.run(work.threads, [()])
+    assert found.value == (1, "1")
+
+
+def test_calls_are_made_as_they_are_needed(engine):
+    made = []
+
+    def calls():
+        for number in range(50):
+            made.append(number)
+            yield (float(number),)
+
+    running = engine.run(work.double, calls())
+    next(running)
+    assert len(made) < 20
+    running.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_a_worker_that_somebody_kills_loses_its_task_alone(cluster, tmp_path):
+    def kill() -> None:
+        while not (pids := [int(path.name) for path in tmp_path.iterdir()]):
+            time.sleep(0.05)
+        os.kill(pids[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    found = list(cluster.run(work.sleep, [(2.0, str(tmp_path)) for _ in range(3)]))
+    killer.join()
+    assert sum(each.error is None for each in found) == 3
+    (lost,) = (each for each in found if each.error is not None)
+    assert str(lost.error) == "its process was killed"
+    assert not lost.is_last
+
+
+def test_no_cluster_at_an_address_is_one_line(tmp_path):
+    engine = RayCluster("127.0.0.1:1")
+    with (
+        pytest.raises(SettingsError, match=r"^--ray: no cluster at 127\.0\.0\.1:1: ") as error,
+        engine,
+    ):
+        pass
+    assert "\n" not in str(error.value)
