@@ -73,6 +73,7 @@ class LocalProcesses:
         """End what runs, and remove what was shared."""
         while self._runs:  # one that was left in the middle still has its processes
             self._runs.pop().close()
+        HelperProcesses.stop()  # a pool that is still referred to would start one anew
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -107,14 +108,11 @@ class LocalProcesses:
         tries: dict[int, int] = {}
         # Spawned: a forked process would inherit threads of torch and OpenMP that do not run in it.
         HelperProcesses.own_those_not_running()
-        try:
-            while lost := deque((yield from self._until_broken(work, numbered, tries, self.jobs))):
-                # Whoever broke the pool breaks it alone as well; the others only shared it.
-                while lost:
-                    alone = yield from self._until_broken(work, _taken_from(lost), tries, 1)
-                    lost.extendleft(each for each in alone if tries[each[0]] < ATTEMPTS)
-        finally:
-            HelperProcesses.stop()
+        while lost := deque((yield from self._until_broken(work, numbered, tries, self.jobs))):
+            # Whoever broke the pool breaks it alone as well; the others only shared it.
+            while lost:
+                alone = yield from self._until_broken(work, _taken_from(lost), tries, 1)
+                lost.extendleft(each for each in alone if tries[each[0]] < ATTEMPTS)
 
     def _until_broken(
         self, work: Work, calls: Iterator[tuple[int, Call]], tries: dict[int, int], jobs: int
@@ -164,8 +162,8 @@ class LocalProcesses:
                         )
                     return list(running.values())
             except BaseException:
-                # Those that still work would be waited for, as long as a training takes.
-                pool.shutdown(wait=False, cancel_futures=True)
+                # Those that still work would be waited for, as long as a training takes; a pool
+                # whose processes have gone gives up all that waits.
                 _end(set(multiprocessing.active_children()) - others)
                 raise
 
