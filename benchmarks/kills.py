@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from killed_bot import Kill, KilledBot, Phase, Ready, killed_bot, wait_for_descendants
+from killed_bot import KilledBot, Ready, killed_bot, wait_for_descendants
+from killed_disk import Kill, Phase
 from report import HERE, Measured, Requirement, Workload, run, table
 from rich.console import Console
 from typer.testing import CliRunner

@@ -135,7 +135,7 @@ def _calm(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def trained(desk: Desk, *pairs: str, seconds: float = 60.0) -> bool:
+def trained(desk: Desk, *pairs: str, seconds: float = 300.0) -> bool:
     """Wait until all of the pairs have a model."""
     model = desk.bot.strategy.freqai
     for _ in range(int(seconds * 10)):

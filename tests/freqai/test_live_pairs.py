@@ -170,7 +170,7 @@ def test_a_pair_whose_training_failed_does_not_wait_for_another_to_be_due(
     assert re.fullmatch(said, told)
     failing.clear()
     desk.at(BEGIN + FIVE + SECOND)
-    assert trained(desk, OTHER, seconds=20.0)
+    assert trained(desk, OTHER)
 
 
 def test_stored_candles_that_end_before_the_exchanges_begin_are_not_gone_on_from(

@@ -486,3 +486,99 @@ def test_a_forced_entry_of_a_pair_that_was_not_analysed_is_refused(
     assert desk.bot.execute_entry(PAIR, 4000.0)
     (trade,) = desk.trades
     assert trade.stake_amount < 600.0
+
+
+def test_a_bot_that_starts_within_seconds_of_a_stop_does_not_enter_the_reverse(
+    make_desk: Callable[..., Desk], opinions: Opinions
+) -> None:
+    """What the first life knew of the exit is in the database alone."""
+    desk = make_desk()
+    trade = entered(desk, opinions)
+    desk.at(BEGIN + FIVE + 3 * SECOND, 97.0)
+    assert trade.exit_reason == "emergency_loss"
+    desk.stop()
+    opinions.now = SHORT
+    desk.start()
+    desk.bot.protections._protection_handlers = []
+    for seconds in (5, 10, 60):
+        desk.at(BEGIN + FIVE + seconds * SECOND, 97.0)
+        assert [each.id for each in desk.trades if each.pair == PAIR] == [1]
+    for each in desk.trades:
+        if each.is_open:
+            each.is_open = False
+    desk.at(BEGIN + 2 * FIVE + SECOND, 97.0)
+    assert desk.trades[-1].is_short
+
+
+# A stop at the exchange
+
+
+ON_EXCHANGE = {"order_types": {**HybridStrategy.order_types, "stoploss_on_exchange": True}}
+
+
+def stop_orders(trade: Trade) -> list[Any]:
+    return [order for order in trade.orders if order.ft_order_side == "stoploss"]
+
+
+@pytest.mark.parametrize("fall", [0.0, 0.12])
+@pytest.mark.parametrize("side", [LONG, SHORT])
+def test_a_start_places_the_stop_at_the_exchange_again_or_leaves(
+    make_desk: Callable[..., Desk], opinions: Opinions, side: np.ndarray, fall: float
+) -> None:
+    """A dry run's stop ends with the bot; where the price has passed it meanwhile none is taken."""
+    desk = make_desk(**ON_EXCHANGE)
+    trade = entered(desk, opinions, side)
+    (order,) = stop_orders(trade)
+    assert (order.order_type, order.ft_is_open) == ("stop_market", True)
+    desk.stop()
+    sign = 1 if side is LONG else -1
+    desk.tell(BEGIN + FIVE + SECOND, 100.0 * (1.0 - fall * sign))
+    desk.start()
+    desk.bot.process()  # the first loop
+    (trade,) = desk.trades
+    placed = [each for each in stop_orders(trade) if each.ft_is_open]
+    if fall:
+        assert trade.exit_reason == "emergency_exit"
+    else:
+        assert trade.is_open
+        assert len(placed) == 1
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+@pytest.mark.parametrize("side", [LONG, SHORT])
+def test_a_stop_that_triggers_and_does_not_fill_leaves_the_trade_to_the_safety_rules(
+    make_desk: Callable[..., Desk],
+    opinions: Opinions,
+    side: np.ndarray,
+    is_live: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No dry run has such an order, so the exchange's answer is made up.
+
+    Live, freqtrade leaves the stop to the exchange and does not look at it by itself.
+    """
+    desk = make_desk(**ON_EXCHANGE)
+    trade = entered(desk, opinions, side)
+    (order,) = stop_orders(trade)
+    triggered = {**desk.bot.exchange.fetch_stoploss_order(order.order_id, PAIR)}
+    triggered |= {"status": "open", "filled": 0.0, "status_stop": "triggered"}
+    monkeypatch.setattr(desk.bot.exchange, "fetch_stoploss_order", lambda *_, **__: triggered)
+    monkeypatch.setattr(
+        desk.bot.exchange, "cancel_stoploss_order_with_result", lambda *_, **__: triggered
+    )
+    sign = 1 if side is LONG else -1
+    beyond = 100.0 * (1.0 - 0.12 * sign)  # a gap, in which nobody bought
+    if is_live:
+        desk.bot.strategy.config = {**desk.bot.strategy.config, "dry_run": False}
+        limits = desk.bot.strategy._limits
+        desk.bot.strategy._limits = (-np.inf, *limits[1:])
+        desk.at(BEGIN + FIVE + SECOND, beyond)
+        assert trade.is_open  # it is our rule that bounds it
+        desk.bot.strategy._limits = limits
+    desk.at(BEGIN + FIVE + 6 * SECOND, beyond)
+    assert not trade.is_open
+    assert trade.exit_reason == "emergency_loss"
+    (exit_,) = [each for each in trade.orders if each.ft_order_side == trade.exit_side]
+    assert (exit_.order_type, exit_.status) == ("market", "closed")
+    desk.at(BEGIN + FIVE + 11 * SECOND)
+    assert len(desk.trades) == 1
