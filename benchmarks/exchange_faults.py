@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from report import HERE, Measured, Requirement, Workload, in_fresh_process, run, table
 
@@ -423,7 +424,7 @@ def measured(found: list[Outcome]) -> Measured:
         for each in found
     ]
     idle = sum(not each.decided[2] or not each.entered[2] for each in found)
-    growth = max(each.megabytes[1] / each.megabytes[0] for each in found)
+    growth = float(np.max([each.megabytes[1] / each.megabytes[0] for each in found]))
     missed = sum(each.missed for each in found) / max(1, sum(each.due for each in found))
     sums = {
         "bots that ended": sum(bool(each.ended) for each in found),
