@@ -48,7 +48,7 @@ CANDLE = timedelta(minutes=5)
 SETTLED = 3 * CANDLE
 """After a fault; then every candle has to be decided again."""
 OVERRIDES: dict[str, Any] = {
-    "exchange": {"pair_whitelist": list(PAIRS)},
+    "exchange": {"pair_whitelist": list(PAIRS), "markets_refresh_interval": 10},
     "minimal_roi": {"0": 0.005},  # many short trades
     "ignore_buying_expired_candle_after": 240,  # six seconds of this machine
     "freqai": {
