@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from report import HERE, Measured, Requirement, Workload, in_fresh_process, run, table
 
@@ -47,7 +48,7 @@ CANDLE = timedelta(minutes=5)
 SETTLED = 3 * CANDLE
 """After a fault; then every candle has to be decided again."""
 OVERRIDES: dict[str, Any] = {
-    "exchange": {"pair_whitelist": list(PAIRS)},
+    "exchange": {"pair_whitelist": list(PAIRS), "markets_refresh_interval": 10},
     "minimal_roi": {"0": 0.005},  # many short trades
     "ignore_buying_expired_candle_after": 240,  # six seconds of this machine
     "freqai": {
@@ -86,6 +87,8 @@ class Case:
         When nothing may be entered in the pair, after the begin and after the end of the fault.
     is_same : bool
         Whether a backtest on whole candles decides the same after the fault as well.
+    seed : int
+        Of the made-up market; entries are short with 14, and long with 9.
     """
 
     fault: Fault | None = None
@@ -93,6 +96,7 @@ class Case:
     market: Callable[[Path], None] | None = None
     bad: tuple[timedelta, timedelta] | None = None
     is_same: bool = True
+    seed: int = 14
 
 
 def halved(datadir: Path) -> None:
@@ -193,7 +197,7 @@ CASES: dict[str, Case] = {
     "clock-ahead-5s": Case(Fault.CLOCK_AHEAD_5S),
     "delisted": Case(Fault.DELISTED, SYMBOL, bad=(_NOW, _NOW)),
     "zero-price": Case(Fault.ZERO_PRICE, SYMBOL, bad=(_NOW, _LATER), is_same=False),
-    "price-halved": Case(market=halved),
+    "price-halved": Case(market=halved, seed=9),
     "funding-every-4h": Case(market=four_hourly),
 }
 
@@ -211,8 +215,10 @@ class Outcome:
         Candles of all pairs decided with a prediction before, during and after the fault.
     entered : (int, int, int)
         Trades begun before, during and after.
+    held : int
+        Trades of the pair that were open when the fault began.
     entered_badly : int
-        Those of the pair on candles or prices known to be bad.
+        Trades of the pair that were begun on candles or prices known to be bad.
     missed, due : int
         Candles later than `SETTLED` after the fault: those that were not decided, and all.
     unequal : list of str
@@ -236,6 +242,7 @@ class Outcome:
     ended: str
     decided: tuple[int, int, int]
     entered: tuple[int, int, int]
+    held: int
     entered_badly: int
     missed: int
     due: int
@@ -253,7 +260,7 @@ def outcome_of(name: str, folder: str, compares: bool = True) -> dict[str, Any]:
     case, root = CASES[name], Path(folder)
     data = root / "data"
     spec = SyntheticSpec(
-        seed=14,
+        seed=case.seed,
         pairs=tuple(map(pair_spec, PAIRS)),
         volatility=0.002,
         jump_probability=0.01,
@@ -336,6 +343,10 @@ def _judged(
         ended=ended,
         decided=_in_parts([date for _, date in dates], span),
         entered=_in_parts([each[1] for each in trades], span),
+        held=sum(
+            each[0] == HIT and each[1] < begin and (each[2] is None or each[2] >= begin)
+            for each in trades
+        ),
         entered_badly=len(bad),
         missed=missed,
         due=len(due) * len(PAIRS),
@@ -408,7 +419,13 @@ def measured(found: list[Outcome]) -> Measured:
     """Return the table, and what has to be."""
     header = [
         *("fault", "bot", "candles decided before, during, after"),
-        *("trades begun before, during, after", "on bad data", "worst trade", "tracebacks"),
+        *(
+            "trades begun before, during, after",
+            "held then",
+            "on bad data",
+            "worst trade",
+            "tracebacks",
+        ),
     ]
     rows = [
         [
@@ -416,6 +433,7 @@ def measured(found: list[Outcome]) -> Measured:
             "ended" if each.ended else "went on",
             ", ".join(map(str, each.decided)),
             ", ".join(map(str, each.entered)),
+            str(each.held),
             str(each.entered_badly),
             f"{each.worst:.1%}",
             str(each.tracebacks[0]),
@@ -423,7 +441,7 @@ def measured(found: list[Outcome]) -> Measured:
         for each in found
     ]
     idle = sum(not each.decided[2] or not each.entered[2] for each in found)
-    growth = max(each.megabytes[1] / each.megabytes[0] for each in found)
+    growth = float(np.max([each.megabytes[1] / each.megabytes[0] for each in found]))
     missed = sum(each.missed for each in found) / max(1, sum(each.due for each in found))
     sums = {
         "bots that ended": sum(bool(each.ended) for each in found),

@@ -100,6 +100,41 @@ def test_a_pair_without_any_candles_stops_no_other(
     assert not [line for line in caplog.messages if "is not analysed" in line]
 
 
+def test_a_pair_with_a_price_of_zero_is_predicted_and_trained_again(
+    make_desk: Callable[..., Desk], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without ours it is neither for as long as the candle is among those that are looked at."""
+    desk = make_desk()
+    desk.bot.process()
+    assert trained(desk, PAIR)
+    for timeframe in MINUTES:
+        frame = desk.frames[PAIR, timeframe]
+        frame.loc[frame["date"] == BEGIN, ["low", "close"]] = 0.0
+    for number in (1, 2, 3):
+        desk.at(BEGIN + number * FIVE + SECOND)
+        row = last_prediction(desk, PAIR)
+        if number == 1:
+            assert row["enter_long"] == row["enter_short"] == 0
+    assert row["date"] == BEGIN + 2 * FIVE
+    assert row["do_predict"] == 1
+    told = [line for line in caplog.messages if line.startswith(PAIR)]
+    failed = [line for line in told if "is not analysed" in line]
+    assert len(failed) == 1
+    assert "column 'low' is 0.0, not above zero, at 2024-02-02 12:00 (1 such row)" in failed[0]
+    assert [line for line in told if "count as missing" in line] == [
+        f"{PAIR}: candles with prices that no market can have count as missing, up to now 1; the "
+        "last one is that of 2024-02-02 12:00"
+    ]
+    drawer = desk.bot.strategy.freqai.dd
+    for timeframe in MINUTES:
+        frame = drawer.historic_data[PAIR][timeframe]
+        assert (frame[["open", "high", "low", "close"]] > 0.0).all(axis=None)
+    assert drawer.historic_data[PAIR]["5m"]["date"].iloc[-1] == BEGIN + 2 * FIVE
+    desk.at(BEGIN + 12 * FIVE + SECOND)  # the longer candles with it have closed
+    assert last_prediction(desk, PAIR)["date"] == BEGIN + 11 * FIVE
+    assert len([line for line in told if "is not analysed" in line]) == 1
+
+
 def test_an_open_trade_of_a_pair_that_left_the_list_goes_on_with_its_agent(
     make_desk: Callable[..., Desk], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -379,6 +379,40 @@ def test_a_failing_candle_ends_the_entry_of_the_one_before(
     assert len(desk.trades) == 1
 
 
+def test_while_the_newest_candle_is_missing_nothing_is_entered(
+    make_desk: Callable[..., Desk], opinions: Opinions
+) -> None:
+    desk = make_desk()
+    opinions.now = LONG
+    for pair in (PAIR, OTHER):
+        desk.bot.strategy.lock_pair(pair, (BEGIN + 4 * FIVE).to_pydatetime())
+    desk.at(BEGIN + FIVE + SECOND, 100.0)
+    for pair in (PAIR, OTHER):
+        desk.bot.strategy.unlock_pair(pair)
+        frame = desk.frames[pair, "5m"]
+        desk.frames[pair, "5m"] = frame[frame["date"] != BEGIN + FIVE]
+    for seconds in range(1, 300, 20):
+        desk.at(BEGIN + 2 * FIVE + seconds * SECOND)
+    assert desk.trades == []
+    desk.at(BEGIN + 3 * FIVE + SECOND)
+    assert len(desk.trades) == 1
+
+
+def test_a_candle_that_is_corrected_is_told_once(
+    make_desk: Callable[..., Desk], opinions: Opinions, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = make_desk()
+    desk.at(BEGIN + FIVE + SECOND, 100.0)
+    frame = desk.frames[PAIR, "5m"]
+    frame.loc[frame["date"] == BEGIN, ["high", "close"]] = 100.5
+    for seconds in (1, 20, 320):
+        desk.at(BEGIN + 2 * FIVE + seconds * SECOND)
+    assert [line for line in caplog.messages if "has corrected" in line] == [
+        f"{PAIR}: the exchange has corrected the candle of 2024-02-02 12:00 after it was decided "
+        "on: it closed at 100.5, not at 100; what was entered on it stays open"
+    ]
+
+
 def test_entries_are_taken_in_the_first_quarter_of_a_candle(
     make_desk: Callable[..., Desk], opinions: Opinions
 ) -> None:

@@ -240,6 +240,23 @@ def test_an_entry_an_exit_and_an_answer_that_differ_are_told() -> None:
     assert found.share == pytest.approx(1.0 - 3 / 7)
 
 
+@pytest.mark.parametrize(("answer", "lines"), [("emergency_loss", 0), (None, 0), ("agent_exit", 1)])
+def test_the_agent_leaves_nothing_on_a_candle_that_it_has_not_seen(
+    answer: str | None, lines: int
+) -> None:
+    asked = {
+        "kind": "exit",
+        "pair": PAIR,
+        "time": "2024-01-11T00:35:02+00:00",
+        "candle": "2024-01-11T00:25:00+00:00",
+        "trade": {},
+        "arguments": {},
+        "answer": answer,
+    }
+    found = soak_check.compared(STRATEGY, {PAIR: frame()}, [*candles(), asked])
+    assert (found.late, len(found.unequal)) == (1, lines)
+
+
 def test_a_candle_without_a_decision_is_missed_but_for_the_first_ones() -> None:
     decided = candles()
     decided[0]["predicted"] = False

@@ -47,6 +47,7 @@ class Analyses:
 
     def __init__(self) -> None:
         self._told: dict[tuple[str, str], datetime] = {}
+        self._closes: dict[str, tuple[datetime, float]] = {}
 
     def failed(self, pair: str, candle: datetime, error: Exception) -> None:
         """Say that the analysis of a candle has raised an error."""
@@ -66,7 +67,7 @@ class Analyses:
         step: timedelta,
         candles_of: Callable[[str], Any],
     ) -> None:
-        """Say which pairs have no candles, or none of late.
+        """Say which pairs have no candles, or none of late, and which candle was corrected.
 
         Parameters
         ----------
@@ -89,6 +90,7 @@ class Analyses:
                     "list if it is no longer traded there",
                 )
                 continue
+            self._compare(pair, frame)
             last = frame["date"].iloc[-1]
             if last < candle - 2 * step:  # one candle may come late
                 self._tell(
@@ -98,6 +100,26 @@ class Analyses:
                     f"the exchange's last candle is that of {last:%Y-%m-%d %H:%M}, {_MEANWHILE}; "
                     "look whether the pair is still traded, and at the clock of this machine",
                 )
+
+    def _compare(self, pair: str, frame: pd.DataFrame) -> None:
+        """Say that the exchange has another close of the candle that was the last one before."""
+        last = frame["date"].iloc[-1]
+        before = self._closes.get(pair)
+        if before is not None and before[0] == last:
+            return
+        self._closes[pair] = (last, float(frame["close"].iloc[-1]))
+        if before is None:
+            return
+        now = frame.loc[frame["date"] == before[0], "close"]
+        if len(now) and before[1] > 0.0 and now.iloc[0] != before[1]:
+            self._tell(
+                "correction",
+                pair,
+                before[0],
+                f"the exchange has corrected the candle of {before[0]:%Y-%m-%d %H:%M} after it was "
+                f"decided on: it closed at {now.iloc[0]:g}, not at {before[1]:g}; what was entered "
+                "on it stays open",
+            )
 
     def _tell(self, kind: str, pair: str, candle: datetime, text: str) -> None:
         if self._told.get((kind, pair)) != candle:

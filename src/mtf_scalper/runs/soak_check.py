@@ -28,6 +28,7 @@ from mtf_scalper.freqai.decision_log import (
     read_decisions,
 )
 from mtf_scalper.freqai.model import MtfScalperRLModel
+from mtf_scalper.simulator.types import ExitReason
 
 _TOLERANCE = 1e-9
 
@@ -47,7 +48,7 @@ class Agreement:
         How often leverage, stake and exit were asked.
     late : int
         How often they were asked between the close of a candle and its analysis; such answers are
-        made on an older candle and not compared.
+        made on an older candle and not compared, but none of them may be the agent's exit.
     unequal : list of str
         One line for each decision that differs.
     largest_difference : float
@@ -183,6 +184,10 @@ def compared(
             continue
         if is_late(each, strategy.timeframe):
             found.late += 1
+            if each["answer"] == ExitReason.AGENT:
+                found.unequal.append(
+                    f"{each['pair']} {each['time']}: left by the agent, who had not seen the candle"
+                )
             continue
         found.asked[each["kind"]] += 1
         answer = answer_again(strategy, each)
