@@ -127,8 +127,12 @@ def of_study(study: dict[str, Any]) -> Result:
     """Return what a study and its final look say."""
     trials, final = study["trials"], study["final"]
     best = trials[study["best"]]
-    enough = ENOUGH * best["objective"]
-    first = next(each for each in trials if (each["objective"] or -np.inf) >= enough)
+    enough = min(
+        ENOUGH * best["objective"], best["objective"]
+    )  # below zero no part of it is enough
+    first = next(
+        each for each in trials if each["objective"] is not None and each["objective"] >= enough
+    )
     base = trials[0]["objective"]
     return {
         "n_trials": len(trials),
