@@ -219,8 +219,8 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
         chosen.append(options)
         return "plan"
 
-    def run_evaluation(plan: str, folder: Path, _console: Any) -> int:
-        assert (plan, folder) == ("plan", tmp_path)
+    def run_evaluation(plan: str, folder: Path, _console: Any, resumed: Any) -> int:
+        assert (plan, folder, resumed) == ("plan", tmp_path, None)
         return 3
 
     monkeypatch.setattr(project, "find_project", lambda: tmp_path)
@@ -233,7 +233,7 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
     given = ("--pairs", "SOL/USDT:USDT", "--seeds", "3", "--datadir", tmp_path, "--freqtrade")
     more = ("--train-days", "10", "--test-days", "2", "--embargo-candles", "5", "--jobs", "2")
     assert invoke("evaluate", *days, *given, *more, "--config", config).exit_code == 3
-    kinds = ("--planted", "none", "--signal", "0.5", "--market-seed", "4", "--peers")
+    kinds = ("--planted", "none", "--signal", "0.5", "--market-seed", "4", "--peers", "--ray")
     assert invoke("evaluate", *days, *kinds).exit_code == 3
     default = {
         "timerange": days[1],
@@ -250,6 +250,8 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
         "embargo_candles": None,
         "jobs": None,
         "with_peers": False,
+        "on_ray": False,
+        "ray_address": None,
     }
     changed = {
         "pairs": ["SOL/USDT:USDT"],
@@ -263,6 +265,7 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
         "jobs": 2,
     }
     kind = {"planted": "none", "signal": 0.5, "market_seed": 4, "with_peers": True}
+    kind["on_ray"] = True
     assert chosen == [default, default | changed, default | kind]
 
 

@@ -144,7 +144,8 @@ def test_files_and_sections_that_a_page_links_to_exist(page: str) -> None:
     text = (home / page).read_text(encoding="utf-8")
     folders = "configs|docs|benchmarks|src|tools|user_data"
     named = re.findall(rf"\b(?:{folders})/[\w/]+\.(?:json|md|py|png)\b", text)
-    assert {name for name in named if not (ROOT / name).exists()} == set()
+    made = "user_data/studies/"  # by `mtf-scalper tune`
+    assert {each for each in named if not (ROOT / each).exists() and made not in each} == set()
     for path, anchor in re.findall(r"\]\((?!http)([^)#]*)(#[^)]+)?\)", text):
         target = home / path if path else home / page
         assert target.exists(), path
