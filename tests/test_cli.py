@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mtf_scalper import __version__
-from mtf_scalper.cli import app
+from mtf_scalper.cli import app, with_address
 from mtf_scalper.exchange.offline_config import DEFAULT_PORT
 from mtf_scalper.shipped import write_missing
 
@@ -207,6 +207,24 @@ def test_tune_passes_its_options_on_to_the_search_or_to_the_final_look(
     assert "--space" in str(missing.exception)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("evaluate --ray", "evaluate --ray"),
+        ("evaluate --ray --jobs 2", "evaluate --ray --jobs 2"),
+        ("evaluate --ray auto --jobs 2", "evaluate --ray-address auto --jobs 2"),
+        (
+            "evaluate --jobs 2 --ray 192.0.2.1:6379",
+            "evaluate --jobs 2 --ray-address 192.0.2.1:6379",
+        ),
+        ("evaluate --ray=auto", "evaluate --ray-address=auto"),
+        ("runs show --ray", "runs show --ray"),
+    ],
+)
+def test_ray_takes_an_address_or_none(given: str, expected: str) -> None:
+    assert with_address(given.split()) == expected.split()
+
+
 def test_evaluate_passes_its_options_and_the_exit_code_on(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -328,7 +346,7 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it() -> None:
 def test_a_command_without_memory_ends_in_one_line() -> None:
     code = (
         "import resource, numpy, mtf_scalper.cli as cli\n"
-        "cli.app = lambda: numpy.ones(2**40)\n"
+        "cli.app = lambda _: numpy.ones(2**40)\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))\n"
         "cli.main()"
     )

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,14 +118,15 @@ LiveSpeed = Annotated[
 
 OnRay = Annotated[
     bool,
-    typer.Option("--ray", help="Trainings run on Ray: on this machine's CPUs, each on one."),
-]
-RayAddress = Annotated[
-    str | None,
     typer.Option(
-        metavar="ADDRESS", help="They run on the cluster of Ray that is there: auto, or HOST:PORT."
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Trainings run on Ray: on this machine's CPUs, each on one, or on the cluster at an "
+        "address (auto, or HOST:PORT).",
     ),
 ]
+RayAddress = Annotated[str | None, typer.Option(hidden=True)]
+"""What ``with_address`` makes of the address behind ``--ray``."""
 
 DEFAULT_CONFIG = Path("configs", "config_rl_hybrid.json")
 
@@ -166,13 +168,25 @@ RUNS = user_data() / "runs"
 RUN_HELP = "A run's id, the beginning of it, its folder, `latest`, or `latest-demo` and the like."
 
 
+def with_address(arguments: Sequence[str]) -> list[str]:
+    """Return a command line in which ``--ray ADDRESS`` is ``--ray-address ADDRESS``.
+
+    typer knows no option whose value may be left out; no command with ``--ray`` has other words.
+    """
+    found = list(arguments)
+    for place, (name, value) in enumerate(pairwise(found)):
+        if name == "--ray" and not value.startswith("-"):
+            found[place] = "--ray-address"
+    return [each.replace("--ray=", "--ray-address=", 1) for each in found]
+
+
 def main() -> None:
     """Run the command line; every error that this package raises ends as one line on stderr.
 
     So does whatever a file or folder refuses: one that cannot be written, a disk that is full.
     """
     try:
-        app()
+        app(with_address(sys.argv[1:]))
     except MtfScalperError as error:
         sys.exit(f"mtf-scalper: error: {printable(str(error))}")
     except OSError as error:

@@ -175,7 +175,7 @@ def plan_evaluation(
     if [datadir, planted, signal].count(None) < 2:
         raise SettingsError("choose one of --datadir, --planted and --signal")
     if ray_address is not None and jobs is not None:
-        raise SettingsError("--jobs: the cluster at --ray-address has as many as it has CPUs")
+        raise SettingsError("--jobs: the cluster at --ray ADDRESS has as many as it has CPUs")
     if with_program and more.get("embargo_candles"):
         raise SettingsError(
             "--freqtrade: FreqAI knows no embargo between training and test; leave "
