@@ -78,7 +78,8 @@ class KilledBot:
             kill.faults.append("a process of it lives on")
         self._left = self._disk.look()
         kill.hit = sorted(self._left.phases(before))
-        kill.half = [Path(each).name for each in (*self._left.half, *self._left.parts)]
+        begun = {*self._left.half, *self._left.parts} - {*before.half, *before.parts}
+        kill.half = sorted(Path(each).name for each in begun)
         kill.lost = len(self._left.in_training)
         self._disk.judge(kill, self._log(kill), before, self._left)
         self.kills.append(kill)

@@ -38,7 +38,7 @@ def test_a_bot_that_is_killed_goes_on_from_what_it_has_saved(
     ensure_datadir(kills.MARKET, data, *kills.PERIOD)
     plan = kills.bot_plan(project, data)
     with kills.killed_bot(plan, ready_python) as bot:
-        kills.kill_often(bot, n_kills=1, n_starting=1)
+        kills.kill_often(bot)
         last = bot.last_start()
     lives = [*bot.kills, last]
     assert [fault for life in lives for fault in life.faults] == []
