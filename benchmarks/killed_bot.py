@@ -78,9 +78,10 @@ class KilledBot:
             kill.faults.append("a process of it lives on")
         self._left = self._disk.look()
         kill.hit = sorted(self._left.phases(before))
-        kill.half = [Path(each).name for each in (*self._left.half, *self._left.parts)]
+        begun = {*self._left.half, *self._left.parts} - {*before.half, *before.parts}
+        kill.half = sorted(Path(each).name for each in begun)
         kill.lost = len(self._left.in_training)
-        self._disk.judge(kill, self._log(kill), before, self._left)
+        self._disk.judge(kill, self.log(kill), before, self._left)
         self.kills.append(kill)
         return kill
 
@@ -95,7 +96,7 @@ class KilledBot:
             psutil.Process(self._marks.process_id()).terminate()
             process.wait(START_SECONDS)
         self._left = self._disk.look()
-        self._disk.judge(kill, self._log(kill), before, self._left, Status.FINISHED)
+        self._disk.judge(kill, self.log(kill), before, self._left, Status.FINISHED)
         kill.faults += [f"{name} was left behind" for name in self._left.parts]
         return kill
 
@@ -104,7 +105,7 @@ class KilledBot:
         self._marks.clear()
         environment = {**os.environ, "COLUMNS": "400", "PYTHONIOENCODING": "utf-8"}
         environment.pop(RUN_VARIABLE, None)  # each start leaves a record of its own
-        with self._log(kill).open("wb") as log:
+        with self.log(kill).open("wb") as log:
             process = subprocess.Popen(
                 self._command,
                 cwd=self.plan.project,
@@ -120,7 +121,8 @@ class KilledBot:
                     process.kill()
                     process.wait()
 
-    def _log(self, kill: Kill) -> Path:
+    def log(self, kill: Kill) -> Path:
+        """Return the file with all that the bot has printed in this life."""
         return self.plan.folder / f"bot-{kill.number:03}.log"
 
     def _first_loop(self, process: subprocess.Popen[bytes], kill: Kill) -> None:

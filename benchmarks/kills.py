@@ -39,8 +39,8 @@ sys.path.append(str(HERE.parent / "tests"))
 from ready_python import serving  # a fork of what a program imports before it begins
 
 DOCUMENT = "reliability.md"
-N_KILLS, N_STARTING, QUICK_KILLS = 20, 10, 1
-"""Aimed at each of the four phases; at the start; in a quick run."""
+N_KILLS, N_STARTING = 18, 8
+"""Aimed at each of the four phases; at the start."""
 LEAST_HITS = 20
 MOST_TRIES = 2
 """A phase that is missed is aimed at again, as often as that for each hit."""
@@ -81,11 +81,14 @@ def measure(workload: Workload, repeats: int) -> Measured:
         ensure_datadir(MARKET, data, *PERIOD)
         plan = bot_plan(project, data)
         with killed_bot(plan, ready, seed=repeats) as bot:
-            kill_often(bot, N_KILLS if is_whole else QUICK_KILLS, N_STARTING if is_whole else 1)
+            if is_whole:
+                kill_often(bot, N_KILLS, LEAST_HITS, N_STARTING)
+            else:
+                kill_often(bot)
             last = bot.last_start()
         listed = records_listed(plan.bot)
         backtest = kill_backtest(project, data, ready, seed=repeats) if is_whole else {"kills": 0}
-    return measured([*bot.kills, last], listed, backtest, LEAST_HITS if is_whole else QUICK_KILLS)
+    return measured([*bot.kills, last], listed, backtest, LEAST_HITS if is_whole else 1)
 
 
 def linked_project(folder: Path) -> Path:
@@ -113,18 +116,19 @@ def bot_plan(project: Path, data: Path, overrides: Mapping[str, Any] | None = No
     )
 
 
-def kill_often(bot: KilledBot, n_kills: int, n_starting: int) -> None:
-    """Kill until every phase was hit so often, or was missed too often."""
+def kill_often(bot: KilledBot, n_aimed: int = 1, n_hits: int = 1, n_starting: int = 1) -> None:
+    """Aim at every phase so often, and at those that were missed again, within bounds."""
     console = Console(stderr=True)
     aimed: Counter[Phase] = Counter()
     hits: Counter[Phase] = Counter()
+    most = MOST_TRIES * (n_hits + 1)
     while True:
         open_ = [
             aim
             for aim in AIMS
-            if hits[aim] < n_kills and aimed[aim] < MOST_TRIES * n_kills + MOST_TRIES
+            if aimed[aim] < n_aimed or (hits[aim] < n_hits and aimed[aim] < most)
         ]
-        if aimed[Phase.STARTING] < n_starting * (sum(aimed.values()) + 1) / (4 * n_kills):
+        if aimed[Phase.STARTING] < n_starting * (aimed.total() + 1) / (4 * n_aimed + n_starting):
             open_ = [Phase.STARTING]
         if not open_:
             return

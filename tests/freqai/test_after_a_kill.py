@@ -268,3 +268,38 @@ def test_a_history_that_is_cut_or_garbled_anywhere_is_replaced_by_its_backup(
         assert path.read_bytes() == content
     assert (path.parent / BACKUP).read_bytes() == content
     assert path.name == HISTORY
+
+
+# Candle files
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, -1])
+def test_candle_files_that_were_cut_are_put_aside_before_a_bot_reads_them(
+    make_config: Callable[..., dict[str, Any]],
+    datadir: Path,
+    tmp_path: Path,
+    kept: float,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """freqtrade writes them in place as it starts, and reads one that was cut with a traceback."""
+    copy = tmp_path / "data"
+    shutil.copytree(datadir, copy)
+    (copy / "futures" / "BTC_USDT_USDT-5m-futures.feather.damaged").write_text("of another day")
+    files = sorted((copy / "futures").glob("*.feather"))
+    cut = [path for path in files if path.name.startswith("BTC")]
+    assert len(cut) == 5
+    for path in cut:
+        content = path.read_bytes()
+        path.write_bytes(content[: int(kept if abs(kept) >= 1 else len(content) * kept)])
+    config = dry(make_config(), tmp_path) | {"datadir": copy}
+    MtfScalperRLModel(config=config)
+    told = [line for line in caplog.messages if "cannot be read" in line]
+    assert len(told) == 5
+    for path, line in zip(sorted(cut), sorted(told), strict=True):
+        assert line.startswith(f"{PAIR}: {path} cannot be read (")
+        assert line.endswith(f"): put aside as {path.name}.damaged, and downloaded anew")
+    left = sorted((copy / "futures").glob("*.feather"))
+    assert left == [path for path in files if path not in cut]
+    caplog.clear()
+    MtfScalperRLModel(config=config)
+    assert not [line for line in caplog.messages if "cannot be read" in line]

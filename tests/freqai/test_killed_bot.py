@@ -38,8 +38,14 @@ def test_a_bot_that_is_killed_goes_on_from_what_it_has_saved(
     ensure_datadir(kills.MARKET, data, *kills.PERIOD)
     plan = kills.bot_plan(project, data)
     with kills.killed_bot(plan, ready_python) as bot:
-        kills.kill_often(bot, n_kills=1, n_starting=1)
+        kills.kill_often(bot)
+        candles = plan.bot / "data" / "futures" / "BTC_USDT_USDT-5m-futures.feather"
+        whole = candles.read_bytes()
+        candles.write_bytes(whole[: len(whole) // 2])  # as where freqtrade was killed writing it
         last = bot.last_start()
+        log = bot.log(last).read_text(encoding="utf-8")
+    assert f"BTC/USDT:USDT: {candles.resolve()} cannot be read (" in log
+    assert candles.stat().st_size > len(whole) // 2
     lives = [*bot.kills, last]
     assert [fault for life in lives for fault in life.faults] == []
     hit = {phase for life in bot.kills for phase in life.hit}

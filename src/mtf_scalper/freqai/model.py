@@ -65,7 +65,7 @@ from mtf_scalper.freqai.reuse import (
 )
 from mtf_scalper.freqai.sections import check_sections
 from mtf_scalper.freqai.traded import market_of_program
-from mtf_scalper.freqai.vetting import vet
+from mtf_scalper.freqai.vetting import vet, vet_candles
 from mtf_scalper.freqai.waiting import Turns, WaitingPairs
 from mtf_scalper.freqai.window_predictions import keep_predictions
 from mtf_scalper.kept_files import KeptFilesError
@@ -118,6 +118,8 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
         try:
             hold(folder, self)
             vet(folder, trusted)
+            if config.get("runmode") in TRADE_MODES:
+                vet_candles(config)
         except MtfScalperError as error:
             raise OperationalException(str(error)) from None
         super().__init__(**kwargs)

@@ -1,13 +1,14 @@
-"""What FreqAI's constructor is about to read of an identifier's folder is looked at before it does.
+"""What FreqAI is about to read of an identifier's folder is looked at before it does.
 
-It reads the history of a bot's predictions, a pickle, and three JSON files (freqtrade 2026.9), and
-ends in a traceback where one is cut. Damaged JSON is put aside; what it said of models is found
-again from the lists in their folders. A history that this installation did not write is replaced by
-its backup, or refused.
+Its constructor reads the history of a bot's predictions, a pickle, and three JSON files (freqtrade
+2026.9), and ends in a traceback where one is cut. Damaged JSON is put aside; what it said of models
+is found again from the lists in their folders. A history that this installation did not write is
+replaced by its backup, or refused.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from mtf_scalper.freqai.model_folder import check_model
 from mtf_scalper.kept_files import KeptFilesError, read_list, write_json
+from mtf_scalper.market.datafiles import DAMAGE, KINDS, DataFile, parse_file
 from mtf_scalper.paths import written_durably
 from mtf_scalper.trusted import TrustedFiles
 from mtf_scalper.unfinished import PARTS, remove_unfinished
@@ -58,6 +60,37 @@ def vet(folder: Path, trusted: TrustedFiles) -> None:
             ", ".join(found) or "no pair",
         )
         write_json(path, found)
+
+
+def vet_candles(config: Mapping[str, Any]) -> None:
+    """Put candle files of a bot's pairs aside that its start would stumble over.
+
+    freqtrade 2026.9 writes them in place as it starts. One that was cut then it reads as empty,
+    with a traceback; one that is not there it downloads without.
+
+    Parameters
+    ----------
+    config : mapping
+        freqtrade's.
+    """
+    datadir, features = Path(config["datadir"]), config["freqai"].get("feature_parameters", {})
+    others = features.get("include_corr_pairlist", ())
+    pairs = dict.fromkeys([*config["exchange"].get("pair_whitelist", ()), *others])
+    for pair, kind in itertools.product(pairs, KINDS):
+        file = DataFile(datadir, pair, "5m", kind)
+        for path in map(file.path.with_name, file.relatives()):
+            try:
+                parse_file(path, kind)
+            except DAMAGE as error:
+                if getattr(error, "errno", None) is not None:
+                    continue  # the disk's or its rights' fault, and not the file's
+                logger.warning(
+                    "%s: %s cannot be read (%s): put aside as %s, and downloaded anew",
+                    pair,
+                    path,
+                    " ".join(str(error).split())[:200] or type(error).__name__,
+                    _put_aside(path),
+                )
 
 
 def newest_models(folder: Path, pair: str | None = None) -> dict[str, dict[str, Any]]:

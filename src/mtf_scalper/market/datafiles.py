@@ -23,6 +23,7 @@ SPOT: Final = "spot"
 FUTURES: Final = "futures"
 MARK: Final = "mark"
 FUNDING_RATE: Final = "funding_rate"
+KINDS: Final = (SPOT, FUTURES, MARK, FUNDING_RATE)
 
 _OHLCV: Final = ("date", "open", "high", "low", "close", "volume")
 _FUNDING: Final = ("date", "funding_rate")
