@@ -257,6 +257,24 @@ def test_a_worker_that_dies_before_it_is_ready_is_reported(market, in_processes)
     assert message.endswith("ended before it was ready with exit code 3; the training was stopped")
 
 
+class _HasNoMemory:
+    """An environment that asks for more memory than any machine has."""
+
+    def __call__(self) -> Any:
+        return np.ones(2**58)
+
+
+@pytest.mark.usefixtures("no_child_left")
+def test_a_worker_without_memory_says_so_in_one_line(
+    market, in_processes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    factories = [EnvFactory(market, in_processes, 3), _HasNoMemory()]
+    with pytest.raises(WorkerDiedError, match=rf"^{PAIR}: environment process 1 .* before it was"):
+        ProcessVecEnv(factories, "spawn", label=PAIR)  # type: ignore[arg-type]
+    (line,) = [each for each in capfd.readouterr().err.splitlines() if each]
+    assert line.startswith("an environment process: there is not enough memory (Unable to allo")
+
+
 SCRIPT = """
 import numpy as np
 import psutil

@@ -19,7 +19,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import SubprocVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from mtf_scalper.errors import SettingsError, WorkerDiedError
+from mtf_scalper.errors import MemoryLackError, SettingsError, WorkerDiedError
 from mtf_scalper.lifetimes import end_with_parent_process
 from mtf_scalper.market.market import Market
 from mtf_scalper.settings import Settings
@@ -54,7 +54,11 @@ class _InWorker:
 
     def __call__(self) -> ReferenceEnv:
         end_with_parent_process()
-        return self.make()
+        try:
+            with MemoryLackError.named("an environment process", "choose fewer n_envs"):
+                return self.make()
+        except MemoryLackError as error:
+            sys.exit(str(error))  # one line; whoever started it tells the pair
 
 
 class ProcessVecEnv(SubprocVecEnv):
