@@ -68,6 +68,7 @@ bench-learning: install
 	$(BIN)/python benchmarks/learning.py
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/real_candles.py
+	$(BIN)/python benchmarks/tuning.py
 
 # What could not be looked up is a failure too (--strict).
 audit: install

@@ -127,9 +127,8 @@ def of_study(study: dict[str, Any]) -> Result:
     """Return what a study and its final look say."""
     trials, final = study["trials"], study["final"]
     best = trials[study["best"]]
-    enough = min(
-        ENOUGH * best["objective"], best["objective"]
-    )  # below zero no part of it is enough
+    # Of a loss no part is enough.
+    enough = min(ENOUGH * best["objective"], best["objective"])
     first = next(
         each for each in trials if each["objective"] is not None and each["objective"] >= enough
     )
@@ -188,6 +187,7 @@ def measured(results: Sequence[Result]) -> Measured:
         "market",
         "seeds",
         "trials each",
+        "best trial trades",
         "something found",
         "95% interval",
         "median log return, search",
@@ -215,17 +215,18 @@ def _search_row(each: Result) -> list[str]:
 
 def _sentence_row(name: str, runs: Sequence[Result]) -> list[str]:
     n_found = sum(each["found"] for each in runs)
+    search = [each["search"] for each in runs]
     low, high = wilson(n_found, len(runs))
 
     def median(values: Sequence[float | None], form: str) -> str:
         known = [value for value in values if value is not None]
         return f"{np.median(known):{form}}" if known else "-"
 
-    search = [each["search"] for each in runs]
     return [
         name,
         str(len(runs)),
         str(runs[0]["n_trials"]),
+        str(sum(each["log_return"]["value"] != 0.0 for each in search)),
         f"{n_found} ({n_found / len(runs):.0%})",
         f"{low:.0%} to {high:.0%}",
         median([each["log_return"]["value"] for each in search], "+.3f"),

@@ -61,12 +61,16 @@ SLOW_FILES = {
     ),
     "records": ("killed", "sampler"),
     "rollouts": ("fast_ppo", "freqtrade_env", "process_env", "vec_env"),
-    "runs": ("agreement", "evaluated_peers", "evaluation", "left_out", "parity", "resumed"),
+    "runs": (
+        *("agreement", "evaluated_peers", "evaluation", "left_out", "parity", "resumed"),
+        "tuning",
+    ),
     "simulator": ("advantages", "chains", "orders_parity", "playback", "user_rewards"),
     "tests": (
         *("benchmarks", "cli", "finite_weights", "installed", "jit", "notebook", "read_only"),
         *("readme", "threads_and_bits", "training"),
     ),
+    "tuning": ("study",),
     "walk_forward": ("walk",),
     "worlds": ("families", "planted", "synthetic"),
 }
@@ -76,7 +80,7 @@ SLOW_FILES = {
 LONGEST_FILES = (
     *("runs/whole_run", "runs/soak", "freqai/recording", "freqai/parity"),
     *("page/browser", "runs/program", "runs/validation", "freqai/own_backtest"),
-    *("runs/evaluation", "rollouts/process_env", "runs/lifetimes", "page/live"),
+    *("runs/evaluation", "runs/tuning", "rollouts/process_env", "runs/lifetimes", "page/live"),
     *(
         "tests/installed",
         "rollouts/freqtrade_env",

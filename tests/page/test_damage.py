@@ -94,6 +94,11 @@ def write_small_run(root: Path, engine: str) -> None:
     record.write_json("random_exits", {PAIR: [0.1, -0.1, 0.05]})
     record.write_json("importance", {"%-rsi": {"median": 0.1, "low": 0.0, "high": 0.2}})
     record.write_json("statistics", {"found": False, "spa": {"p": 0.4}, "variants": ["a"]})
+    trial = {"number": 0, "state": "complete", "objective": 0.1, "windows": [0.1, 0.2]}
+    trials = [{**trial, "number": n, "values": {"net_arch": "[8]", "gamma": 0.9}} for n in (0, 1)]
+    space = {"gamma": {"low": 0.9, "high": 1.0, "log": True}}
+    study = {"name": "mine", "trials": trials, "space": space, "importance": {"gamma": 1.0}}
+    record.write_json("study", study)
     check = {"name": "threads", "measured": "2", "expected": "2", "verdict": "passed"}
     record.write_json("checks", [{**check, "reason": ""}])
     record.write_settings({"net_arch": [8], "rules": {"stoploss": -0.1}})
@@ -206,7 +211,7 @@ def mutations_of(content: Any) -> Iterator[tuple[str, Any]]:
 
 JSON_FILES = (
     *("manifest", "outcome", "settings", "figures", "random_exits", "importance"),
-    *("statistics", "checks"),
+    *("statistics", "checks", "study"),
 )
 LINE_FILES = ("events", "samples", "trades", "predictions")
 TABLES = ("candles-*", "predictions-*", "equity", "daily")

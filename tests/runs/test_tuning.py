@@ -22,8 +22,12 @@ from mtf_scalper.records.reader import Run, Status, runs_in
 from mtf_scalper.runs import tuning
 from mtf_scalper.runs.evaluation import run_evaluation
 from mtf_scalper.runs.evaluation_plan import EvaluationPlan
+from mtf_scalper.runs.program import MODEL, STRATEGY
+from mtf_scalper.runs.recipe_reader import read_recipe
 from mtf_scalper.runs.tuning import run_final, run_search
 from mtf_scalper.runs.tuning_plan import TuningPlan, tuning_plan
+from mtf_scalper.settings import Settings
+from mtf_scalper.tuning.space import search_space
 from mtf_scalper.walk_forward.sources import PairSource, PlantedPairs, planted_recipe
 from mtf_scalper.walk_forward.windows import Window
 
@@ -311,6 +315,57 @@ def test_the_embargo_is_as_long_as_the_longest_trade_that_is_tried(tmp_path):
     text = "[rules.max_trade_duration_candles]\nlow = 12\nhigh = 96\n"
     assert plan_of(tmp_path).search.embargo == 49
     assert plan_of(tmp_path, text=text).search.embargo == 97
+
+
+SPACE = """
+[window_size]
+low = 5
+high = 20
+[validation_share]
+low = 0.05
+high = 0.3
+[policy_inputs]
+choices = ["features", "forecasts"]
+[reward_parameters.rr]
+low = 0.5
+high = 2.0
+[rules]
+entry = { choices = ["any", "classic"] }
+max_trade_duration_candles = { low = 12, high = 96 }
+stoploss = { low = -0.2, high = -0.02 }
+trailing_stop = { choices = [true] }
+trailing_stop_positive = { low = 0.01, high = 0.05, when = { "rules.trailing_stop" = true } }
+"""
+
+
+def test_a_configuration_with_the_best_laid_over_it_is_that_of_its_trial(project, tmp_path):
+    """As freqtrade reads both, whatever section of it a setting stands in."""
+
+    def read(*more: Path) -> Settings:
+        shipped = project / "configs" / "config_rl_hybrid.json"
+        files = (shipped, *more)
+        return read_recipe(files, project / "user_data", tmp_path, STRATEGY, MODEL).settings
+
+    (tmp_path / "space.toml").write_text(SPACE, encoding="utf-8")
+    space = search_space(read(), tmp_path / "space.toml")
+    values = {
+        **space.base_values(),
+        "learning_rate": 2e-4,
+        "net_arch": [64, 64],
+        "window_size": 7,
+        "validation_share": 0.2,
+        "policy_inputs": "features",
+        "fee_warmup": 0.3,
+        "reward_parameters.rr": 1.5,
+        "rules.entry": "any",
+        "rules.max_trade_duration_candles": 24,
+        "rules.stoploss": -0.05,
+        "rules.trailing_stop": True,
+        "rules.trailing_stop_positive": 0.02,
+    }
+    best = tmp_path / "best.json"
+    best.write_text(json.dumps(space.configuration(values, "mine")), encoding="utf-8")
+    assert read(best) == space.settings(values)
 
 
 def test_the_command_takes_a_planted_market(project, monkeypatch):

@@ -155,17 +155,18 @@ def _opened(plan: TuningPlan, project: Path) -> Iterator[_Search]:
     """Open the study, which nobody else has meanwhile, and load all candles."""
     folder = plan.folder(project)
     holder = _Holder()
-    hold(folder, holder, "--study")
-    windows = [*plan.search.windows(), *plan.locked.windows()]
-    source = plan.search.source
-    recordeds, left_out = load_pairs(
-        source, plan.search.recipe.pairs, windows, plan.search.settings
-    )
-    digests = {pair: candle_digest(each.candles) for pair, each in recordeds.items()}
-    url = plan.storage or f"sqlite:///{(folder / 'study.db').resolve().as_posix()}"
-    with opened_study(url, plan.name, plan.facts(digests), plan.space, plan.seed) as study:
-        yield _Search(plan, project, study, recordeds, left_out, digests)
-    del holder
+    try:
+        hold(folder, holder, "--study")
+        windows = [*plan.search.windows(), *plan.locked.windows()]
+        recordeds, left_out = load_pairs(
+            plan.search.source, plan.search.recipe.pairs, windows, plan.search.settings
+        )
+        digests = {pair: candle_digest(each.candles) for pair, each in recordeds.items()}
+        url = plan.storage or f"sqlite:///{(folder / 'study.db').resolve().as_posix()}"
+        with opened_study(url, plan.name, plan.facts(digests), plan.space, plan.seed) as study:
+            yield _Search(plan, project, study, recordeds, left_out, digests)
+    finally:
+        del holder  # a caught error would keep it, and with it the lock
 
 
 class _Holder:

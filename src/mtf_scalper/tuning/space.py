@@ -314,13 +314,14 @@ def _dimension(base: Settings, name: str, table: Any, where: str) -> Dimension:
         raise SettingsError(f"{where}: {name}: give low and high, or choices of it")
     found = Dimension(name, choices=tuple(choices), when=when)
     if not choices:
-        found = _ranged(found, name, table, where)
+        found = _ranged(base, found, table, where)
     for each in found.choices or (found.low, found.high):
-        _checked(name, each, where)
+        _checked(base, name, each, where)
     return _holding(found, plain_value(base, name), where)
 
 
-def _ranged(found: Dimension, name: str, table: Mapping[str, Any], where: str) -> Dimension:
+def _ranged(base: Settings, found: Dimension, table: Mapping[str, Any], where: str) -> Dimension:
+    name = found.name
     low, high = table.get("low"), table.get("high")
     step, log = table.get("step"), table.get("log", False)
     for key, value in (("low", low), ("high", high), ("step", step or 1)):
@@ -336,7 +337,7 @@ def _ranged(found: Dimension, name: str, table: Mapping[str, Any], where: str) -
         raise SettingsError(f"{where}: {name}: a log scale has a low above zero, and no step")
     if step is not None and step <= 0:
         raise SettingsError(f"{where}: {name}.step: {step} is not above zero")
-    if isinstance(_checked(name, low, where), float):
+    if isinstance(_checked(base, name, low, where), float):
         low, high = float(low), float(high)
         step = None if step is None else float(step)
     elif not all(isinstance(each, int) for each in (low, high, step or 1)):
@@ -393,14 +394,14 @@ def _check_name(name: str, where: str) -> None:
     raise SettingsError(f"{where}: {name}: unknown setting{nearest(name, known)}")
 
 
-def _checked(name: str, value: Any, where: str) -> Any:
-    """Return a value as its settings take it."""
+def _checked(base: Settings, name: str, value: Any, where: str) -> Any:
+    """Return a value as the settings take it."""
     section, _, inner = name.rpartition(".")
-    model = {"rules": TradeRules, "reward_parameters": RewardParameters}.get(section, Settings)
+    owner = getattr(base, section) if section else base
     try:
-        return getattr(model(**{inner: value}), inner)
+        return getattr(owner.changed(**{inner: value}), inner)
     except SettingsError as error:
-        # At odds with the other settings' defaults is not wrong in itself.
+        # At odds with what the other settings are now is not wrong in itself.
         if str(error).startswith((f"{inner}:", f"{inner}.")):
             raise SettingsError(f"{where}: {section and section + '.'}{error}") from None
         return value

@@ -271,12 +271,13 @@ def opened_study(
     SettingsError
         Names the database, or what of the plan has changed.
     """
-    optuna = library("optuna", "tune")
+    optuna, sqlalchemy = library("optuna", "tune"), library("sqlalchemy", "tune")
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = None
     try:
-        storage, study = _made(optuna, url, name)
+        storage = optuna.storages.RDBStorage(url)
+        study = _made(optuna, storage, name)
         kept = study.user_attrs.get(_PLAN)
         if kept is None:
             if study.get_trials(deepcopy=False):
@@ -285,6 +286,9 @@ def opened_study(
         else:
             _check_plan(name, kept, plain(plan))
         yield TuningStudy(study, space, seed)
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError) as error:
+        words = " ".join(str(error).split())
+        raise SettingsError(without_secrets(f"--storage: {url}: {words[:300]}")) from None
     finally:
         if storage is not None:
             storage.remove_session()
@@ -292,24 +296,17 @@ def opened_study(
         optuna.logging.set_verbosity(verbosity)
 
 
-def _made(optuna: Any, url: str, name: str) -> tuple[Any, Any]:
-    sqlalchemy = library("sqlalchemy", "tune")
-    try:
-        storage = optuna.storages.RDBStorage(url)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=4)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction="maximize",
-            pruner=pruner,
-            load_if_exists=True,
-        )
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError) as error:
-        words = " ".join(str(error).split())
-        raise SettingsError(without_secrets(f"--storage: {url}: {words[:300]}")) from None
-    return storage, study
+def _made(optuna: Any, storage: Any, name: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=4)
+    return optuna.create_study(
+        storage=storage,
+        study_name=name,
+        direction="maximize",
+        pruner=pruner,
+        load_if_exists=True,
+    )
 
 
 def _check_plan(name: str, kept: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
