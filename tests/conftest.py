@@ -40,7 +40,7 @@ MARKED_FIXTURES = {
 }
 SLOW_FILES = {
     "checks": ("facts",),
-    "engines": ("engines", "orders"),
+    "engines": ("engines", "left_behind", "orders"),
     "evaluation": (
         *("baselines", "bootstrap", "edge", "importance", "judge_into", "overfitting", "peers"),
         "report",

@@ -385,6 +385,47 @@ def evaluate(
     raise typer.Exit(run_evaluation(plan, project, Console(), resumed))
 
 
+@app.command(epilog=f"{_EXIT_CODES} A model that cannot be trained is a failure.")
+def train(
+    timerange: Annotated[
+        str, typer.Option(metavar="YYYYMMDD-YYYYMMDD", help="Days of the backtest that follows.")
+    ],
+    pairs: Pairs = None,
+    datadir: Annotated[
+        Path | None,
+        typer.Option(
+            callback=_path_checked_by(check_folder),
+            show_default="user_data/data/binance",
+            help="freqtrade data directory.",
+        ),
+    ] = None,
+    config: ConfigFiles = [],  # noqa: B006 - typer copies it
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="one per CPU", help="Trainings at a time."),
+    ] = None,
+    ray: OnRay = False,
+    ray_address: RayAddress = None,
+) -> None:
+    """Train FreqAI's models of all windows, so that a backtest of the same days trains nothing."""
+    from rich.console import Console
+
+    from mtf_scalper.runs.model_training import plan_training, run_training
+    from mtf_scalper.runs.project import find_project
+
+    plan = plan_training(
+        find_project(),
+        timerange=timerange,
+        datadir=datadir,
+        pairs=pairs or (),
+        configs=config,
+        jobs=jobs,
+        on_ray=ray or ray_address is not None,
+        ray_address=ray_address,
+    )
+    raise typer.Exit(run_training(plan, Console()))
+
+
 @app.command(
     epilog=f"{_EXIT_CODES} That nothing was found is the normal, correct answer on most data and "
     "no failure."

@@ -21,6 +21,8 @@ from typing import Any
 
 import psutil
 
+CPUS_VARIABLE = "MTF_SCALPER_CPUS"
+"""Environment variable that says how many CPUs a program may use, where others work beside it."""
 _WATCH_SECONDS = 1.0
 _STOP_SECONDS = 15.0
 _START_TOLERANCE_SECONDS = 2.0  # the system's boot time, which it counts from, is no exact figure
@@ -94,9 +96,13 @@ def process_facts() -> dict[str, Any]:
 
 
 def scheduled_cpus() -> int:
-    """Return the CPUs that this process may be scheduled on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else (os.cpu_count() or 1)
+    """Return the CPUs that this process may use: those that it may be scheduled on.
+
+    They are fewer where the program that started this one has said so.
+    """
+    affinity, told = getattr(os, "sched_getaffinity", None), os.environ.get(CPUS_VARIABLE, "")
+    cpus = len(affinity(0)) if affinity is not None else (os.cpu_count() or 1)
+    return max(1, min(cpus, int(told))) if told.isdecimal() else cpus
 
 
 def is_alive(pid: int, started: float) -> bool:

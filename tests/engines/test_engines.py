@@ -119,7 +119,7 @@ def test_calls_are_made_as_they_are_needed(engine):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_a_worker_that_somebody_kills_loses_its_task_alone(cluster, tmp_path):
+def test_a_worker_that_somebody_kills_loses_its_task_alone(cluster, tmp_path, capfd):
     def kill() -> None:
         while not (pids := [int(path.name) for path in tmp_path.iterdir()]):
             time.sleep(0.05)
@@ -133,6 +133,7 @@ def test_a_worker_that_somebody_kills_loses_its_task_alone(cluster, tmp_path):
     (lost,) = (each for each in found if each.error is not None)
     assert str(lost.error) == "its process was killed"
     assert not lost.is_last
+    assert capfd.readouterr() == ("", "")
 
 
 def test_no_cluster_at_an_address_is_one_line(tmp_path):

@@ -158,7 +158,7 @@ def test_a_section_is_made_again_only_where_its_files_changed(bare: Any, monkeyp
     assert made == []
     bare.events(pair=PAIR).write("training_started", total_steps=10)
     page.news({})
-    assert made == ["equity", "learning", "machine", "manifest"]
+    assert made == ["equity", "learning", "machine", "tasks", "manifest"]
     made.clear()
     bare.finish()
     page.news({})

@@ -99,8 +99,9 @@ class RayCluster:
         own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
         with contextlib.ExitStack() as stack:
             if self._address is None:
-                # Sockets lie in it, whose paths are to be short: not in the run's own folder.
-                folder = tempfile.TemporaryDirectory(prefix="mtf-ray-", ignore_cleanup_errors=True)
+                folder = tempfile.TemporaryDirectory(
+                    prefix="mtf-ray-", dir=_short_folder(), ignore_cleanup_errors=True
+                )
                 options = {
                     "address": "local",
                     "num_cpus": self._jobs * self._threads,
@@ -128,6 +129,7 @@ class RayCluster:
                 where = f"at {self._address}" if self._address else "on this machine"
                 said = str(error).strip().partition("\n")[0]
                 raise SettingsError(f"--ray: no cluster {where}: {said}") from None
+            self._listen_to_nothing()
             self._check_nodes()
             self._leaving = stack.pop_all()
         return self
@@ -179,6 +181,16 @@ class RayCluster:
             for reference in running:
                 with contextlib.suppress(Exception):  # the cluster itself may be gone
                     ray.cancel(reference, force=True)
+
+    def _listen_to_nothing(self) -> None:
+        """Keep Ray from printing on stdout what is told as a failed attempt.
+
+        Ray 2.60 has no option for it.
+        """
+        worker = importlib.import_module("ray._private.worker").global_worker
+        with contextlib.suppress(AttributeError):
+            worker.threads_stopped.set()
+            worker.gcs_error_subscriber.close()
 
     def _remote(self, function: Any, **options: Any) -> Any:
         return self._ray.remote(num_cpus=self._threads, max_retries=0, **options)(function)
@@ -263,6 +275,15 @@ def _library() -> Any:
         raise MtfScalperError(
             'ray is not installed; install it with: python -m pip install "mtf-scalper[cluster]"'
         ) from None
+
+
+def _short_folder() -> str | None:
+    """Return where temporary files go: not the run's own folder, whose path would be too long.
+
+    Ray's sockets lie 75 letters below, and a socket's path has 107 at most.
+    """
+    is_long = os.name != "nt" and len(tempfile.gettempdir()) > 31
+    return "/tmp" if is_long and os.path.isdir("/tmp") else None
 
 
 def _end_processes(folder: str) -> None:

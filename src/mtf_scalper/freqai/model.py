@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -83,6 +84,9 @@ from mtf_scalper.trusted import TrustedFiles
 
 logger = logging.getLogger(__name__)
 
+ONLY_WINDOW = "MTF_SCALPER_ONLY_WINDOW"
+"""Environment variable that names the one window to train of a backtest: when its training ends,
+seconds since 1970. All others get no prediction; see ``runs.model_training``."""
 _FEATURES = ("train_features", "test_features")
 _SAVE_SECONDS = 3600.0
 
@@ -453,6 +457,16 @@ class MtfScalperRLModel(BaseReinforcementLearningModel):
             lambda: market_of_program(strategy, dataframe, dk.pair, self.settings, self.config),
         )
         return done
+
+    def ensure_data_exists(
+        self, len_dataframe_backtest: int, tr_backtest: TimeRange, pair: str
+    ) -> bool:
+        """Whether a window is to be trained and predicted: that which another one asks for."""
+        wanted = os.environ.get(ONLY_WINDOW)
+        if wanted is not None and str(self.training_timerange.stopts) != wanted:
+            return False
+        has_data: bool = super().ensure_data_exists(len_dataframe_backtest, tr_backtest, pair)
+        return has_data
 
     def model_exists(self, dk: FreqaiDataKitchen) -> bool:
         """Whether a window's model is on the disk, with all of its files whole."""

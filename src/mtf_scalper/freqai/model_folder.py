@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -110,6 +111,36 @@ def finish_files(folder: Path, name: str, **facts: Any) -> None:
     """List all files of a model's name."""
     names = [path.name for path in folder.glob(f"{name}_*") if path.is_file()]
     write_list(folder, names, model=name, **facts)
+
+
+def moved_to(target: Path, part: Path) -> None:
+    """Give a whole model, which was trained elsewhere, the place that FreqAI looks at.
+
+    FreqAI's metadata name the folder; they are written anew with it, and the list with them.
+
+    Parameters
+    ----------
+    target : Path
+        What stands there is replaced.
+    part : Path
+        In the same folder as ``target``; vanishes.
+
+    Raises
+    ------
+    KeptFilesError
+        If a file is missing, cut or changed.
+    """
+    found = check_files(part)
+    facts = {name: found[name] for name in found if name not in ("files", "format")}
+    name = facts.pop("model")
+    path = part / f"{name}_{METADATA}.json"
+    data = rapidjson.loads(path.read_text(encoding="utf-8"), number_mode=METADATA_NUMBER_MODE)
+    data["data_path"] = str(target)
+    text = rapidjson.dumps(data, number_mode=METADATA_NUMBER_MODE)
+    path.write_text(text, encoding="utf-8")
+    finish_files(part, name, **facts)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
 
 
 def begin(folder: Path) -> None:

@@ -214,7 +214,7 @@ def _learned(
         log = TaskLog(record, engine, bar)
 
         def keep(order: WindowOrder, result: Result, ended: Ended | None) -> None:
-            log.done(order, result, ended)
+            log.done(order, result.events, ended)
             found[order.name] = result.learned
             if kept_in is not None:
                 for name, content in result.files.items():

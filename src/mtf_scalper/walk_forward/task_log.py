@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mtf_scalper.engines.tasks import Ended, Engine
 from mtf_scalper.errors import SettingsError
@@ -15,12 +15,28 @@ from mtf_scalper.records.files import append, plain
 from mtf_scalper.records.manifest import engine_digest
 from mtf_scalper.records.reader import Run, Status
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.walk_forward.orders import Result, WindowOrder
+from mtf_scalper.walk_forward.windows import Window
 
 TASK: Final = "task"
 """Event of an attempt: state ``finished``, ``failed`` or, where another follows, ``retried``."""
 _NO_MATTER: Final = ("cpu_count",)
 """Settings that no result depends on."""
+
+
+class Order(Protocol):
+    """A task: the training of a pair, a window and a seed."""
+
+    @property
+    def pair(self) -> str:
+        """The pair."""
+
+    @property
+    def window(self) -> Window:
+        """The window."""
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
 
 
 class TaskLog:
@@ -40,16 +56,16 @@ class TaskLog:
         told = Run.open(record.folder).events(TASK)
         self._told = {_key(each) for each in told if each["state"] == "finished"}
 
-    def done(self, order: WindowOrder, result: Result, ended: Ended | None) -> None:
+    def done(self, order: Order, events: str, ended: Ended | None) -> None:
         """Write what a training told, once, and that it has ended."""
         if ended is not None or (order.pair, order.window.name, order.seed) not in self._told:
             # In one piece: a run that is cut off here has all of it or nothing.
             line = json.dumps(plain({"time": time.time(), **_event(order, ended, "finished")}))
-            append(self._record.folder / files.EVENTS, f"{result.events}{line}\n")
+            append(self._record.folder / files.EVENTS, f"{events}{line}\n")
         is_new = ended is not None
         self._bar.advance_by(done=is_new, before=not is_new, nodes=self._engine.nodes)
 
-    def failed(self, order: WindowOrder, ended: Ended) -> None:
+    def failed(self, order: Order, ended: Ended) -> None:
         """Write why an attempt failed."""
         event = _event(order, ended, "failed" if ended.is_last else "retried")
         self._record.events().write(**event, error=str(ended.error))
@@ -102,7 +118,7 @@ def _key(event: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return event.get("pair"), event.get("window"), event.get("seed")
 
 
-def _event(order: WindowOrder, ended: Ended | None, state: str) -> dict[str, Any]:
+def _event(order: Order, ended: Ended | None, state: str) -> dict[str, Any]:
     event = {
         "event": TASK,
         "state": state,
