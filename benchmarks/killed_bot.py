@@ -28,7 +28,7 @@ from mtf_scalper.runs.watched import watched_command
 
 Ready = Callable[[Sequence[str]], Sequence[str]]
 
-START_SECONDS = 300.0
+START_SECONDS = 1800.0
 """No start takes as long on any machine that this is run on."""
 MISSED_SECONDS = 60.0
 """What has not happened by then is missed, and the bot is killed all the same."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sqlite3
 from dataclasses import asdict, dataclass, field
@@ -217,6 +218,7 @@ class Disk:
             Of its record.
         """
         text = log.read_text(encoding="utf-8", errors="replace")
+        text = text.replace(f"{self._user_data}{os.sep}", "")  # of no other machine
         kill.faults += _ERRORS.findall(text)
         kill.told = [line.split(" - ", 3)[-1].strip() for line in _DAMAGE.findall(text)]
         if kill.told and not (before.half or before.parts):

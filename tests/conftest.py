@@ -47,7 +47,15 @@ SLOW_FILES = {
         "superiority",
     ),
     "exchange": ("server",),
-    "freqai": ("datafiles", "faces", "funding", "live_pairs", "live_strategy", "sections"),
+    "freqai": (
+        "after_a_kill",
+        "datafiles",
+        "faces",
+        "funding",
+        "live_pairs",
+        "live_strategy",
+        "sections",
+    ),
     "market": ("base_timeframes",),
     "page": ("commands", "live", "render"),
     "ppo": (
@@ -78,7 +86,7 @@ SLOW_FILES = {
 
 # Files that take longest begin first, so that no process of `make test` ends long after the other.
 LONGEST_FILES = (
-    *("runs/whole_run", "runs/soak", "freqai/recording", "freqai/parity"),
+    *("runs/whole_run", "runs/soak", "freqai/killed_bot", "freqai/recording", "freqai/parity"),
     *("page/browser", "runs/program", "runs/validation", "freqai/own_backtest"),
     *("runs/evaluation", "runs/tuning", "rollouts/process_env", "runs/lifetimes", "page/live"),
     *(
