@@ -849,3 +849,33 @@ def test_interval_of_a_share(benchmarks: dict[str, ModuleType]) -> None:
     wilson = benchmarks["false_alarms"].wilson
     assert wilson(15, 30) == pytest.approx((0.3315, 0.6685), abs=1e-3)
     assert wilson(0, 50)[0] == 0.0
+
+
+def test_scale(benchmarks: dict[str, ModuleType], project: Path) -> None:
+    """The gain is that of walls, the overhead what a worker does beside its work."""
+    scale = benchmarks["scale"]
+    works, digests = [1.0] * 60, ["a"] * 60
+    sides = [
+        scale.Throughput("one process, two threads", 1, 42.0, works, digests),
+        scale.Throughput("Ray, one worker of one CPU", 1, 61.0, works, digests),
+        scale.Throughput("Ray, two workers of one CPU", 2, 31.0, works, digests),
+    ]
+    many = [
+        scale.Simulated(1_000, 0, 2.0, 1.0, 0, 3, 1.0),
+        scale.Simulated(100_000, 0, 320.0, 100.0, 0, 300, 9.0),
+        scale.Simulated(10_000, 2, 40.0, 10.0, 8, 30, 2.0),
+    ]
+    measured = scale.measured(sides, many)
+    gain, over_threads, overhead, growth, memory = measured.requirements
+    assert gain.measured == pytest.approx(61 / 31)
+    assert over_threads.measured == pytest.approx(42 / 31)
+    assert overhead.measured == pytest.approx(2 * 31 / 60 - 1.0)
+    assert growth.measured == pytest.approx(3.2 / 2.0)
+    met = [each.met for each in (gain, over_threads, overhead, growth, memory)]
+    assert met == [True, True, True, False, True]
+    assert "| 10,000  | 2 " in measured.tables[1]
+    document = BENCHMARKS.parent / "docs" / "scale.md"
+    path = project / "docs" / document.name
+    path.write_text(document.read_text(encoding="utf-8"), encoding="utf-8")
+    benchmarks["report"].write("scale", measured, 1, project, document.name)
+    assert "two workers over one worker" in path.read_text(encoding="utf-8")

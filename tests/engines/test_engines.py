@@ -136,6 +136,11 @@ def test_a_worker_that_somebody_kills_loses_its_task_alone(cluster, tmp_path, ca
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_client_from_outside_is_refused():
+    with pytest.raises(SettingsError, match=r"'ray://host:1' is that of a client from outside"):
+        RayCluster("ray://host:1")
+
+
 def test_no_cluster_at_an_address_is_one_line(tmp_path):
     engine = RayCluster("127.0.0.1:1")
     with (

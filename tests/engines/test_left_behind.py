@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -44,6 +45,7 @@ def test_nothing_is_left_behind(how, kill_when, tmp_path):
         )
         left = os.listdir(temporary)
     assert len(seen) > 3
-    assert living == []
+    # Ray's agents look a few times whether what they served is there still.
+    assert psutil.wait_procs(living, timeout=300.0)[1] == []
     if how == signal.SIGINT:
         assert left == []

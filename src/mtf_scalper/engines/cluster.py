@@ -38,6 +38,7 @@ from mtf_scalper.records.manifest import engine_digest, version_facts
 _TOKEN: Final = "RAY_AUTH_TOKEN"
 _WORD: Final = secrets.token_hex(32)
 """Of all clusters of this program: Ray reads it once, and else leaves one in the user's home."""
+_STARTS: Final = 3
 TASK_PROCESS: Final = "ray::_task"
 """What Ray calls a process that does a task now."""
 _LOOK_SECONDS: Final = 2.0
@@ -56,17 +57,27 @@ class RayCluster:
     Parameters
     ----------
     address : str, optional
-        Of a cluster that is there: ``auto``, ``host:port`` or ``ray://host:port``. Without one a
-        cluster of this machine's cores is started, and ended afterwards.
+        Of a cluster that this machine is one of: ``auto``, or ``host:port``. Without one a cluster
+        of this machine's cores is started, and ended afterwards.
     jobs : int, optional
         Of a cluster of this machine: tasks at a time. As many as there are CPUs by default.
     threads : int
         CPUs and threads of a task.
+
+    Raises
+    ------
+    SettingsError
+        If the address is one of Ray's client, from outside of a cluster.
     """
 
     def __init__(
         self, address: str | None = None, *, jobs: int | None = None, threads: int = 1
     ) -> None:
+        if address is not None and "://" in address:
+            raise SettingsError(
+                f"--ray-address: {address!r} is that of a client from outside; run the command on "
+                "a machine of the cluster, with auto or HOST:PORT"
+            )
         self._address = address
         self._jobs = jobs or max(1, available_cpus() // threads)
         self._threads = threads
@@ -93,6 +104,7 @@ class RayCluster:
         MtfScalperError
             If Ray is not installed, there is no cluster, or it runs another engine.
         """
+        # When Python starts: what is loaded before a task begins has its threads by then.
         variables = dict.fromkeys(_THREADS, str(self._threads))
         options: dict[str, Any] = {"address": self._address}
         # Nobody is told of the use; on machines without accelerators none is hidden.
@@ -116,19 +128,7 @@ class RayCluster:
             self._ray = _library()
             stack.enter_context(_only_errors())
             stack.callback(self._ray.shutdown)
-            try:
-                self._ray.init(
-                    **options,
-                    configure_logging=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    # When Python starts: what is loaded before a task has its threads by then.
-                    runtime_env={"env_vars": variables},
-                )
-            except (OSError, RuntimeError, ValueError) as error:
-                where = f"at {self._address}" if self._address else "on this machine"
-                said = str(error).strip().partition("\n")[0]
-                raise SettingsError(f"--ray: no cluster {where}: {said}") from None
+            self._start({**options, "runtime_env": {"env_vars": variables}})
             self._listen_to_nothing()
             self._check_nodes()
             self._leaving = stack.pop_all()
@@ -149,7 +149,9 @@ class RayCluster:
 
     def prepare(self, work: Work, *arguments: Any) -> None:
         """Do this once on every machine, on all at the same time."""
-        self._wait_for(self._on_each_node(_task, work, *arguments))
+        references = list(self._on_each_node(_task, work, *arguments))
+        if references:
+            self._ray.wait(references, num_returns=len(references))
 
     def run(self, work: Work, calls: Iterable[Call]) -> Iterator[Ended]:
         """Yield the end of every attempt; see ``Engine``."""
@@ -182,6 +184,31 @@ class RayCluster:
                 with contextlib.suppress(Exception):  # the cluster itself may be gone
                     ray.cancel(reference, force=True)
 
+    def _start(self, options: Mapping[str, Any]) -> None:
+        """Start the cluster, or join it.
+
+        A busy machine may need more than the half minute that Ray 2.60 gives a start of its own.
+        """
+        folder = options.get("_temp_dir")
+        for number in range(_STARTS if folder else 1, 0, -1):
+            try:
+                self._ray.init(
+                    **options,
+                    configure_logging=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            except Exception as error:  # Ray raises whatever it met, of no type of its own
+                self._ray.shutdown()
+                if folder:
+                    _end_processes(folder)
+                if number > 1:
+                    continue
+                where = f"at {self._address}" if self._address else "on this machine"
+                said = str(error).strip().partition("\n")[0]
+                raise SettingsError(f"--ray: no cluster {where}: {said}") from None
+            return
+
     def _listen_to_nothing(self) -> None:
         """Keep Ray from printing on stdout what is told as a failed attempt.
 
@@ -193,7 +220,8 @@ class RayCluster:
             worker.gcs_error_subscriber.close()
 
     def _remote(self, function: Any, **options: Any) -> Any:
-        return self._ray.remote(num_cpus=self._threads, max_retries=0, **options)(function)
+        options = {"num_cpus": self._threads, "max_retries": 0, **options}
+        return self._ray.remote(**options)(function)
 
     def _ended(self, reference: Any) -> Ended:
         errors = self._ray.exceptions
@@ -235,12 +263,10 @@ class RayCluster:
         found = {}
         for node in self._nodes():
             here = strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            remote = self._remote(function, scheduling_strategy=here)
+            # Whatever else the machine does: nothing waits for a CPU that is free.
+            remote = self._remote(function, scheduling_strategy=here, num_cpus=0)
             found[remote.remote(*arguments)] = node["NodeManagerHostname"]
         return found
-
-    def _wait_for(self, references: dict[Any, str]) -> None:
-        self._ray.wait(list(references), num_returns=len(references)) if references else None
 
     def _check_nodes(self) -> None:
         """Refuse machines that would compute something else, or that have not got this package."""
