@@ -45,6 +45,8 @@ from mtf_scalper.walk_forward.walk_record import tested_candles
 KIND: Final = "tune"
 BEST: Final = "best.json"
 """The configuration of the best trial, in the study's folder."""
+_SAMPLE_SECONDS: Final = 10.0
+"""A search takes hours, and each sample some milliseconds of a core."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +190,12 @@ def _record(search: _Search) -> Iterator[RunRecord]:
         source=plan.search.source.name,
         study=plan.name,
     )
-    sampler = ProcessSampler(os.getpid(), on_sample=record.append_sample, keeps=False)
+    sampler = ProcessSampler(
+        os.getpid(),
+        interval_seconds=_SAMPLE_SECONDS,
+        on_sample=record.append_sample,
+        keeps=False,
+    )
     with record, sampler, quiet_trainings():
         for pair, reason in search.left_out.items():
             record.events().write(LEFT_OUT, pair=pair, reason=reason)
