@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from mtf_scalper import __version__
 from mtf_scalper.cli import app, with_address
 from mtf_scalper.exchange.offline_config import DEFAULT_PORT
+from mtf_scalper.records.writer import RunRecord
 from mtf_scalper.shipped import write_missing
 
 COMMANDS = ("demo", "validate", "parity", "evaluate", "tune", "synth", "exchange", "doctor")
@@ -231,6 +232,7 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
     from mtf_scalper.runs import evaluation, evaluation_plan, project
 
     chosen: list[dict[str, Any]] = []
+    taken_up: list[Any] = []
 
     def plan_evaluation(folder: Path, **options: Any) -> str:
         assert folder == tmp_path
@@ -238,7 +240,8 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
         return "plan"
 
     def run_evaluation(plan: str, folder: Path, _console: Any, resumed: Any) -> int:
-        assert (plan, folder, resumed) == ("plan", tmp_path, None)
+        assert (plan, folder) == ("plan", tmp_path)
+        taken_up.append(resumed)
         return 3
 
     monkeypatch.setattr(project, "find_project", lambda: tmp_path)
@@ -253,6 +256,10 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
     assert invoke("evaluate", *days, *given, *more, "--config", config).exit_code == 3
     kinds = ("--planted", "none", "--signal", "0.5", "--market-seed", "4", "--peers", "--ray")
     assert invoke("evaluate", *days, *kinds).exit_code == 3
+    record = RunRecord.begin(tmp_path / "user_data" / "runs", "evaluate")
+    assert invoke("evaluate", *days, "--ray", "--resume", "latest").exit_code == 3
+    assert invoke("evaluate", *days, "--ray-address", "auto").exit_code == 3
+    assert [run and run.folder for run in taken_up] == [None, None, None, record.folder, None]
     default = {
         "timerange": days[1],
         "pairs": (),
@@ -284,7 +291,9 @@ def test_evaluate_passes_its_options_and_the_exit_code_on(
     }
     kind = {"planted": "none", "signal": 0.5, "market_seed": 4, "with_peers": True}
     kind["on_ray"] = True
-    assert chosen == [default, default | changed, default | kind]
+    ray = {"on_ray": True}
+    there = {"on_ray": True, "ray_address": "auto"}
+    assert chosen == [default, *(default | each for each in (changed, kind, ray, there))]
 
 
 def test_an_interrupted_command_exits_with_130(
