@@ -147,7 +147,7 @@ def test_poor_trials_are_stopped_after_few_windows(tmp_path, done):
     states = [
         (each["state"], len(each["windows"])) for each in study_of(latest(tmp_path))["trials"]
     ]
-    assert states[:4] == [("complete", 5)] * 4 or states[0] == ("complete", 5)
+    assert states[:4] == [("complete", 5)] * 4  # there is nothing to be worse than yet
     assert ("stopped", 4) in states[4:]
 
 
