@@ -11,7 +11,8 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 PROGRAM = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 sys.path.insert(0, {str(TESTS)!r})
 import engine_work
 from mtf_scalper.engines.cluster import RayCluster

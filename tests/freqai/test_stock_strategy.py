@@ -244,7 +244,7 @@ def test_all_keys_of_a_reforcexy_configuration_are_told_at_once(stock: Run) -> N
         "5 keys are not settings here",
         "freqai.rl_config.frame_stacking: ReforceXY's; here: freqai.conv_width",
         "freqai.rl_config.lr_schedule: ReforceXY's; no counterpart",
-        "freqai.rl_config.rl_config_optuna: ReforceXY's; no counterpart",
+        "freqai.rl_config.rl_config_optuna: ReforceXY's; here: `mtf-scalper tune`",
         "freqai.model_training_parameters.policy_kwargs: stable-baselines3's; here: net_arch",
         "freqai.rl_config.qwertz: unknown key",
     ):

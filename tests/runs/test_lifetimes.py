@@ -76,15 +76,17 @@ def test_workers_of_an_evaluation_end_with_it(
 
 WAITING = """
 import sys, time
-from mtf_scalper.walk_forward.walk import _learned
+from mtf_scalper.engines.processes import LocalProcesses
+from mtf_scalper.walk_forward.learned_window import learn_window
 
 if __name__ == "__main__":
     def tasks():
         for _ in range(2):
-            yield time.sleep  # cannot be learned: the workers fail, and wait for more
+            yield (time.sleep,)  # cannot be learned: the workers fail, and wait for more
         time.sleep(1000)
 
-    next(_learned(tasks(), 2), None)
+    with LocalProcesses(2) as processes:
+        next(processes.run(learn_window, tasks()), None)
 """
 
 

@@ -408,7 +408,8 @@ class HybridStrategy(IStrategy):
 
     def _is_running(self) -> bool:
         """Return whether a bot trades with this, dry or live."""
-        return self.dp is not None and self.dp.runmode in TRADE_MODES
+        provider = getattr(self, "dp", None)  # freqtrade gives it after the constructor
+        return provider is not None and provider.runmode in TRADE_MODES
 
     def _step(self) -> timedelta:
         return timedelta(seconds=timeframe_to_seconds(self.timeframe))
