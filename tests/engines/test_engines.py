@@ -141,6 +141,12 @@ def test_a_client_from_outside_is_refused():
         RayCluster("ray://host:1")
 
 
+@pytest.mark.parametrize("address", ["nonsense", "host", "host:port", "host:123456", "a b:1", ""])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(SettingsError, match=r"^--ray: '.*' is no address; give auto, or HOST:PORT"):
+        RayCluster(address)
+
+
 def test_no_cluster_at_an_address_is_one_line(tmp_path):
     engine = RayCluster("127.0.0.1:1")
     with (

@@ -11,7 +11,9 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import secrets
+import socket
 import sys
 import tempfile
 import time
@@ -42,6 +44,8 @@ _STARTS: Final = 3
 TASK_PROCESS: Final = "ray::_task"
 """What Ray calls a process that does a task now."""
 _LOOK_SECONDS: Final = 2.0
+_PLACE: Final = re.compile(r"[^\s:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+_REACH_SECONDS: Final = 10.0
 _START_SECONDS: Final = "120"  # on a machine that is busy with other things
 _THREADS: Final = (
     "OMP_NUM_THREADS",
@@ -67,7 +71,7 @@ class RayCluster:
     Raises
     ------
     SettingsError
-        If the address is one of Ray's client, from outside of a cluster.
+        If the address is of another form, or one of Ray's client, from outside of a cluster.
     """
 
     def __init__(
@@ -75,9 +79,11 @@ class RayCluster:
     ) -> None:
         if address is not None and "://" in address:
             raise SettingsError(
-                f"--ray-address: {address!r} is that of a client from outside; run the command on "
-                "a machine of the cluster, with auto or HOST:PORT"
+                f"--ray: {address!r} is that of a client from outside; run the command on a "
+                "machine of the cluster, with auto or HOST:PORT"
             )
+        if address not in (None, "auto") and not _PLACE.fullmatch(str(address)):
+            raise SettingsError(f"--ray: {address!r} is no address; give auto, or HOST:PORT")
         self._address = address
         self._jobs = jobs or max(1, available_cpus() // threads)
         self._threads = threads
@@ -126,6 +132,7 @@ class RayCluster:
                 variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
             stack.enter_context(_environment(own))
             self._ray = _library()
+            _reach(self._address)
             stack.enter_context(_only_errors())
             stack.callback(self._ray.shutdown)
             self._start({**options, "runtime_env": {"env_vars": variables}})
@@ -349,6 +356,23 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _reach(address: str | None) -> None:
+    """Refuse an address at which nobody listens; Ray 2.60 would try it for more than ten minutes.
+
+    Raises
+    ------
+    SettingsError
+    """
+    if address in (None, "auto"):
+        return
+    host, _, port = str(address).rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SettingsError(f"--ray: no cluster at {address}: {reason}") from None
 
 
 def _next(numbered: Iterator[tuple[int, Call]]) -> tuple[int, int, Call]:

@@ -156,7 +156,7 @@ def plan_training(
         If a configuration is no JSON, or options do not go together.
     """
     if ray_address is not None and jobs is not None:
-        raise SettingsError("--jobs: the cluster at --ray-address has as many as it has CPUs")
+        raise SettingsError("--jobs: the cluster at --ray ADDRESS has as many as it has CPUs")
     config: dict[str, Any] = {}
     for path in (project / "configs" / "config_rl_hybrid.json", *configs):
         try:
