@@ -298,13 +298,16 @@ def outcome_of(name: str, folder: str, compares: bool = True) -> dict[str, Any]:
 
 
 def _unequal(case: Case, span: list[datetime], lines: list[str]) -> list[str]:
-    """Return the decisions that differ before the fault, and after it."""
+    """Return the decisions that differ before the fault, and after it until the hour is over.
+
+    A bot that takes long to stop decides on, and the backtest ends with the hour.
+    """
     found = []
     for line in lines:
         told = _DATE.search(line)
         assert told is not None  # of whichever candle it is
         moment = datetime.fromisoformat(f"{told[1]}T{told[2]}+00:00")
-        is_after = moment >= span[1] + CANDLE and case.is_same
+        is_after = span[1] + CANDLE <= moment <= span[1] + AFTER and case.is_same
         if moment < span[0] - CANDLE or is_after:
             found.append(line)
     return found

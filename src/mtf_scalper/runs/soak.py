@@ -240,7 +240,7 @@ class Soaked:
     idle_memory : list of (int, int)
         The same of freqtrade with a strategy that does nothing; empty where none ran beside it.
     end : datetime
-        When it was stopped, by its clock.
+        When it had ended, by its clock.
     seconds : float
         How long it took in real time.
     """
@@ -296,7 +296,9 @@ def run_bot(
 
                 programs.append((idle, log))
                 stack.enter_context(_sampler(idle, note_idle))
-            soaked.end = _await_end(plan, programs, clock, on_poll)
+            _await_end(plan, programs, clock, on_poll)
+        # What it has decided until it had ended is compared too.
+        soaked.end = min(datetime.fromtimestamp(clock.now_ms() / 1000, UTC), plan.last)
         soaked.seconds = time.monotonic() - started
     return soaked
 
@@ -314,8 +316,8 @@ def _await_end(
     programs: Sequence[tuple[subprocess.Popen[bytes], Path]],
     clock: RunningClock,
     on_poll: Callable[[datetime], None] | None,
-) -> datetime:
-    """Return the time at which the bot has decided candles for as long as planned."""
+) -> None:
+    """Wait until the bot has decided candles for as long as planned."""
     end = None
     while True:
         now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
@@ -328,7 +330,7 @@ def _await_end(
         if end is None and any(each.get("predicted") for each in read_decisions(plan.decisions)):
             end = now + timedelta(days=plan.days)
         if end is not None and now >= end:
-            return now
+            return
         if now >= plan.last:
             missing = "had decided one" if end is None else f"had decided {plan.days:g} days"
             raise RunError(
