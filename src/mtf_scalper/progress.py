@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,6 +77,18 @@ class LoggedProgress:
             ", ".join(speed_and_share(progress.steps_per_second, progress.oracle_share)),
             progress.seconds_left,
         )
+
+
+@contextmanager
+def only_errors(name: str) -> Iterator[None]:
+    """Keep a logger from telling what a bar or a table tells of all tasks together."""
+    told = logging.getLogger(name)
+    level = told.level
+    told.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        told.setLevel(level)
 
 
 class TaskBar(RichProgress):

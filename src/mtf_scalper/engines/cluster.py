@@ -35,6 +35,7 @@ from mtf_scalper.engines.tasks import (
 )
 from mtf_scalper.errors import MtfScalperError, SettingsError
 from mtf_scalper.ppo.compute import available_cpus
+from mtf_scalper.progress import only_errors
 from mtf_scalper.records.manifest import engine_digest, version_facts
 
 _TOKEN: Final = "RAY_AUTH_TOKEN"
@@ -133,7 +134,7 @@ class RayCluster:
             stack.enter_context(_environment(own))
             self._ray = _library()
             _reach(self._address)
-            stack.enter_context(_only_errors())
+            stack.enter_context(only_errors("ray"))
             stack.callback(self._ray.shutdown)
             self._start({**options, "runtime_env": {"env_vars": variables}})
             self._listen_to_nothing()
@@ -328,18 +329,6 @@ def _end_processes(folder: str) -> None:
                 process.kill()
                 left.append(process)
     psutil.wait_procs(left, timeout=10.0)
-
-
-@contextlib.contextmanager
-def _only_errors() -> Iterator[None]:
-    """Keep Ray from telling what is said here."""
-    told = logging.getLogger("ray")
-    level = told.level
-    told.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        told.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from mtf_scalper.evaluation.peers import check_installed
 from mtf_scalper.evaluation.variants import earlier_variants
 from mtf_scalper.market.stored import RecordedPair
 from mtf_scalper.paths import user_data, written_whole
-from mtf_scalper.progress import TaskBar
+from mtf_scalper.progress import TaskBar, only_errors
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.sampler import ProcessSampler
@@ -111,7 +110,7 @@ def recorded_evaluation(
             results = stack.enter_context(Results(resumed.folder))
             record = RunRecord.resume(resumed.folder, keep=TASKS)
         sampler = ProcessSampler(os.getpid(), on_sample=record.append_sample, keeps=False)
-        for entered in (record, sampler, quiet_trainings()):
+        for entered in (record, sampler, only_errors("mtf_scalper")):
             stack.enter_context(entered)
         _note_windows(record, recordeds, windows)
         for pair, reason in left_out.items():
@@ -146,18 +145,6 @@ def recorded_evaluation(
     console.print(f"record  {shown(record.folder, project)}", soft_wrap=True)
     console.print(f"page    {page_or_reason(record.folder, project)}", soft_wrap=True)
     return record.folder, int(any(agreement.difference for agreement in agreements))
-
-
-@contextmanager
-def quiet_trainings() -> Iterator[None]:
-    """Keep every window's training from telling what the tables tell of all of them."""
-    package = logging.getLogger("mtf_scalper")
-    level = package.level
-    package.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        package.setLevel(level)
 
 
 def _note_windows(record: RunRecord, pairs: Iterable[str], windows: Sequence[Window]) -> None:

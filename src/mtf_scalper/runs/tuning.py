@@ -23,12 +23,12 @@ from mtf_scalper.freqai.one_program import hold
 from mtf_scalper.kept_files import write_json
 from mtf_scalper.market.stored import RecordedPair
 from mtf_scalper.paths import user_data
-from mtf_scalper.progress import TaskBar
+from mtf_scalper.progress import TaskBar, only_errors
 from mtf_scalper.records.manifest import candle_digest
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.sampler import ProcessSampler
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.evaluation import quiet_trainings, recorded_evaluation
+from mtf_scalper.runs.evaluation import recorded_evaluation
 from mtf_scalper.runs.project import page_or_reason, shown
 from mtf_scalper.runs.tuning_plan import TuningPlan
 from mtf_scalper.runs.tuning_tables import final_table, search_sentence, search_tables
@@ -196,7 +196,7 @@ def _record(search: _Search) -> Iterator[RunRecord]:
         on_sample=record.append_sample,
         keeps=False,
     )
-    with record, sampler, quiet_trainings():
+    with record, sampler, only_errors("mtf_scalper"):
         for pair, reason in search.left_out.items():
             record.events().write(LEFT_OUT, pair=pair, reason=reason)
         yield record
