@@ -489,6 +489,8 @@ def tune(
         int | None,
         typer.Option(min=1, show_default="one per CPU", help="Trainings at a time."),
     ] = None,
+    ray: OnRay = False,
+    ray_address: RayAddress = None,
 ) -> None:
     """Search for settings by walk-forward; keep the last days locked away until the end."""
     from rich.console import Console
@@ -519,6 +521,8 @@ def tune(
         test_days=test_days,
         embargo_candles=embargo_candles,
         jobs=jobs,
+        on_ray=ray or ray_address is not None,
+        ray_address=ray_address,
     )
     if final:
         raise typer.Exit(run_final(plan, project, Console()))

@@ -13,6 +13,7 @@ from mtf_scalper.walk_forward.learned_window import learn_window, window_task
 from mtf_scalper.walk_forward.orders import (
     Result,
     Results,
+    WindowLearner,
     WindowOrder,
     learn_orders,
     packed,
@@ -74,7 +75,11 @@ def learned_by(engine, recordeds, orders, folder):
     told = Told()
     with Results(folder) as results:
         failed = learn_orders(
-            engine, recordeds, orders, results, on_done=told.done, on_failed=told.failed
+            WindowLearner(engine, recordeds),
+            orders,
+            results,
+            on_done=told.done,
+            on_failed=told.failed,
         )
     return told, failed
 

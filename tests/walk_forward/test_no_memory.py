@@ -1,27 +1,29 @@
-"""Workers that get no memory, or are ended from outside: one line that names the window."""
+"""Workers that get no memory, or are ended from outside: one line says so, and the rest goes on."""
 
-import multiprocessing
 import os
 import pickle
 import re
 import signal
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 import psutil
 import pytest
 
+from mtf_scalper.engines.processes import LocalProcesses
 from mtf_scalper.engines.tasks import TaskError
 from mtf_scalper.errors import MemoryLackError
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
-from mtf_scalper.walk_forward.learned_window import WindowTask, window_task
+from mtf_scalper.walk_forward.learned_window import (
+    LearnedWindow,
+    WindowTask,
+    learn_window,
+    window_task,
+)
 from mtf_scalper.walk_forward.sources import PlantedPairs
-from mtf_scalper.walk_forward.walk import learn_windows
 from mtf_scalper.walk_forward.windows import parse_timerange, rolling_windows
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
-SECOND = "planted-linear, 20240202, seed 0"
 
 
 def starve(spare_bytes: int) -> None:
@@ -32,44 +34,26 @@ def starve(spare_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
 
-@dataclass(frozen=True, eq=False)
-class StarvedTask(WindowTask):
-    """One whose process gets no memory at all, once it begins to learn."""
-
-    @property
-    def pair(self) -> str:
-        if is_learning():
-            starve(0)
-        return super().pair
+def starved(task: WindowTask, is_second: bool) -> LearnedWindow:
+    """Learn; the second gets no memory at all once it begins."""
+    if is_second:
+        starve(0)
+    return learn_window(task)
 
 
-@dataclass(frozen=True, eq=False)
-class GreedyTask(WindowTask):
-    """One that asks for more memory than its process may have."""
-
-    @property
-    def pair(self) -> str:
-        if is_learning():
-            starve(2**28)
-            np.ones(2**30, dtype=np.uint8)
-        return super().pair
+def greedy(task: WindowTask, is_second: bool) -> LearnedWindow:
+    """Learn; the second asks for more memory than its process may have."""
+    if is_second:
+        starve(2**28)
+        np.ones(2**30, dtype=np.uint8)
+    return learn_window(task)
 
 
-@dataclass(frozen=True, eq=False)
-class KilledTask(WindowTask):
-    """One whose process the system ends, as it does where no memory is left."""
-
-    @property
-    def pair(self) -> str:
-        if is_learning():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().pair
-
-
-def is_learning() -> bool:
-    """Return whether a worker's training asks: the label is asked for in both processes."""
-    frame = sys._getframe(2)
-    return multiprocessing.parent_process() is not None and frame.f_code.co_name == "learn_window"
+def killed(task: WindowTask, is_second: bool) -> LearnedWindow:
+    """Learn; the second's process is ended by the system, as where no memory is left."""
+    if is_second:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return learn_window(task)
 
 
 @pytest.fixture(scope="module")
@@ -90,23 +74,23 @@ def tasks() -> list[WindowTask]:
     return [window_task(recorded, each, settings, seed=0) for each in windows]
 
 
-def changed(task: WindowTask, kind: type[WindowTask]) -> WindowTask:
-    return kind(**{name: getattr(task, name) for name in WindowTask.__dataclass_fields__})
-
-
 @pytest.mark.usefixtures("no_child_left")
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("work", "message"),
     [
-        (StarvedTask, rf"{SECOND}: .*"),
-        (GreedyTask, rf"{SECOND}: \w*MemoryError: Unable to allocate .*"),
-        (KilledTask, rf"{SECOND}: its process was ended from outside, .* choose fewer --jobs, .*"),
+        (starved, ".*"),
+        (greedy, r"\w*MemoryError: Unable to allocate .*"),
+        (killed, r"its process was ended from outside, .* choose fewer --jobs, .*"),
     ],
 )
-def test_a_worker_without_memory_is_named_and_nothing_is_left(tasks, kind, message) -> None:
-    with pytest.raises(TaskError) as caught:
-        learn_windows([tasks[0], changed(tasks[1], kind)], 2, jobs=2)
-    assert re.fullmatch(message, str(caught.value))
+def test_a_worker_without_memory_is_told_and_nothing_is_left(tasks, work, message) -> None:
+    calls = [(task, number == 1) for number, task in enumerate(tasks)]
+    with LocalProcesses(2) as engine:
+        last = {each.number: each for each in engine.run(work, calls) if each.is_last}
+    assert last[0].error is None
+    assert isinstance(last[0].value, LearnedWindow)
+    assert isinstance(last[1].error, TaskError)
+    assert re.fullmatch(message, str(last[1].error))
 
 
 def test_the_error_names_what_for_and_survives_a_process() -> None:

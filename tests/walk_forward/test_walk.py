@@ -11,7 +11,7 @@ from mtf_scalper.settings import EntryMode, Settings, TradeRules
 from mtf_scalper.simulator.types import Action, Side
 from mtf_scalper.walk_forward.learned_window import learn_window, window_task
 from mtf_scalper.walk_forward.sources import PlantedPairs
-from mtf_scalper.walk_forward.walk import learn_windows, traded_market, walk
+from mtf_scalper.walk_forward.walk import traded_market, walk
 from mtf_scalper.walk_forward.windows import parse_timerange, rolling_windows
 
 PAIR = "planted-linear"
@@ -127,18 +127,6 @@ def test_the_embargo_keeps_its_candles_out_of_the_training(recorded):
             np.testing.assert_array_equal(one, other)
     without = windows_of(embargo=0)[0]
     assert len(window_task(recorded, without, settings, seed=1).seen) > len(ours.seen)
-
-
-def test_processes_learn_what_this_process_learns(recorded, no_child_left):
-    settings = settings_of(train_cycles=2)
-    tasks = [window_task(recorded, each, settings, seed=1) for each in windows_of()]
-    done = []
-    alone = learn_windows(tasks, 2)
-    together = learn_windows(tasks, 2, jobs=2, on_done=done.append)
-    assert len(done) == 2
-    for one, other in zip(alone, together, strict=True):
-        assert one.window == other.window
-        np.testing.assert_array_equal(one.probabilities, other.probabilities)
 
 
 def test_policies_take_turns_at_one_account(recorded):

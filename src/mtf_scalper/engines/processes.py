@@ -11,7 +11,6 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,6 +46,7 @@ class LocalProcesses:
     def __init__(self, jobs: int = 1) -> None:
         self.jobs = max(1, jobs)
         self._runs: list[Generator[Ended]] = []
+        self._workers: _Workers | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._shared = 0
 
@@ -73,6 +73,9 @@ class LocalProcesses:
         """End what runs, and remove what was shared."""
         while self._runs:  # one that was left in the middle still has its processes
             self._runs.pop().close()
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
         HelperProcesses.stop()  # a pool that is still referred to would start one anew
         if self._folder is not None:
             self._folder.cleanup()
@@ -108,80 +111,116 @@ class LocalProcesses:
         tries: dict[int, int] = {}
         # Spawned: a forked process would inherit threads of torch and OpenMP that do not run in it.
         HelperProcesses.own_those_not_running()
-        while lost := deque((yield from self._until_broken(work, numbered, tries, self.jobs))):
-            # Whoever broke the pool breaks it alone as well; the others only shared it.
+        while True:
+            workers, self._workers = self._workers or _Workers(self.jobs), None
+            lost = deque((yield from _until_broken(workers, work, numbered, tries)))
+            if not lost:
+                self._workers = workers  # the next run finds them with all imported
+                return
+            workers.close()
             while lost:
-                alone = yield from self._until_broken(work, _taken_from(lost), tries, 1)
-                lost.extendleft(each for each in alone if tries[each[0]] < ATTEMPTS)
+                # Whoever broke the pool breaks it alone as well; the others only shared it.
+                with _Workers(1) as alone:
+                    left = yield from _until_broken(alone, work, _taken_from(lost), tries)
+                lost.extendleft(each for each in left if tries[each[0]] < ATTEMPTS)
 
-    def _until_broken(
-        self, work: Work, calls: Iterator[tuple[int, Call]], tries: dict[int, int], jobs: int
-    ) -> Generator[Ended, None, list[tuple[int, Call]]]:
-        """Run calls until all are done, or one has taken its process with it.
 
-        Returns
-        -------
-        list of tuple
-            Those that were under way then, by number, with their calls.
-        """
-        running: dict[Future[Ended], tuple[int, Call]] = {}
+def _until_broken(
+    workers: _Workers,
+    work: Work,
+    calls: Iterator[tuple[int, Call]],
+    tries: dict[int, int],
+) -> Generator[Ended, None, list[tuple[int, Call]]]:
+    """Run calls until all are done, or one has taken its process with it.
+
+    Returns
+    -------
+    list of tuple
+        Those that were under way then, by number, with their calls.
+    """
+    running: dict[Future[Ended], tuple[int, Call]] = {}
+    is_alone = workers.jobs == 1
+    # As many wait as run, so that no process does; no more, for the memory's sake.
+    most = 1 if is_alone else 2 * workers.jobs
+    try:
+        while True:
+            for number, call in itertools.islice(calls, most - len(running)):
+                running[workers.submit(work, call)] = number, call
+            if not running:
+                return []
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                number, call = running[done]
+                try:
+                    ended = done.result()
+                except BrokenProcessPool:
+                    break
+                except Exception as error:  # what it returned cannot be sent
+                    ended = Ended(0, error=TaskError(f"{type(error).__name__}: {error}"))
+                del running[done]
+                tries[number] = tries.get(number, 0) + 1
+                ended = _numbered(ended, number, tries[number])
+                yield ended
+                if not ended.is_last:
+                    calls = itertools.chain([(number, call)], calls)
+            else:
+                continue
+            for number, _ in running.values():
+                tries[number] = tries.get(number, 0) + 1
+                is_last = is_alone and tries[number] >= ATTEMPTS
+                yield Ended(
+                    number, error=TaskError(_KILLED), attempt=tries[number], is_last=is_last
+                )
+            return list(running.values())
+    except BaseException:
+        workers.kill()
+        raise
+
+
+class _Workers:
+    """A pool of processes; a context manager.
+
+    Parameters
+    ----------
+    jobs : int
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self._others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         level = logging.getLogger("mtf_scalper").level
-        others = set(multiprocessing.active_children())
-        with ProcessPoolExecutor(jobs, context, begin_worker, (level,)) as pool:
-            try:
-                while True:
-                    # As many wait as run, so that no process does; no more, for the memory's sake.
-                    most = 2 * jobs if jobs > 1 else 1
-                    for number, call in itertools.islice(calls, most - len(running)):
-                        with without_main_module():
-                            running[_submitted(pool, work, call)] = number, call
-                    if not running:
-                        return []
-                    for done in wait(running, return_when=FIRST_COMPLETED).done:
-                        number, call = running[done]
-                        try:
-                            ended = done.result()
-                        except BrokenProcessPool:
-                            break
-                        except Exception as error:  # what it returned cannot be sent
-                            ended = Ended(0, error=TaskError(f"{type(error).__name__}: {error}"))
-                        del running[done]
-                        tries[number] = tries.get(number, 0) + 1
-                        ended = _numbered(ended, number, tries[number])
-                        yield ended
-                        if not ended.is_last:
-                            calls = itertools.chain([(number, call)], calls)
-                    else:
-                        continue
-                    for number, _ in running.values():
-                        tries[number] = tries.get(number, 0) + 1
-                        is_last = jobs == 1 and tries[number] >= ATTEMPTS
-                        yield Ended(
-                            number, error=TaskError(_KILLED), attempt=tries[number], is_last=is_last
-                        )
-                    return list(running.values())
-            except BaseException:
-                # Those that still work would be waited for, as long as a training takes; a pool
-                # whose processes have gone gives up all that waits.
-                _end(set(multiprocessing.active_children()) - others)
-                raise
+        self._pool = ProcessPoolExecutor(jobs, context, begin_worker, (level,))
 
+    def __enter__(self) -> Self:
+        """Start nothing yet."""
+        return self
 
-def _end(processes: Iterable[BaseProcess]) -> None:
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.join()
+    def __exit__(self, *_: object) -> None:
+        """End them."""
+        self.close()
 
+    def submit(self, work: Work, call: Call) -> Future[Ended]:
+        """Let one of them do a task."""
+        try:
+            with without_main_module():
+                return self._pool.submit(attempt_shared, work, *call)
+        except BrokenProcessPool as error:  # as those that are under way will say
+            failed: Future[Ended] = Future()
+            failed.set_exception(error)
+            return failed
 
-def _submitted(pool: ProcessPoolExecutor, work: Work, call: Call) -> Future[Ended]:
-    try:
-        return pool.submit(attempt_shared, work, *call)
-    except BrokenProcessPool as error:  # as those that are under way will say
-        failed: Future[Ended] = Future()
-        failed.set_exception(error)
-        return failed
+    def kill(self) -> None:
+        """End them in the middle of their tasks: a training would be waited for."""
+        processes = set(multiprocessing.active_children()) - self._others
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+        self.close()
+
+    def close(self) -> None:
+        """End them after their tasks."""
+        self._pool.shutdown()
 
 
 def _taken_from(waiting: deque[tuple[int, Call]]) -> Iterator[tuple[int, Call]]:

@@ -37,7 +37,14 @@ from mtf_scalper.runs.program import run_backtest
 from mtf_scalper.runs.project import page_or_reason, shown
 from mtf_scalper.walk_forward.kept_policies import KEPT, keep_compared
 from mtf_scalper.walk_forward.learned_window import LearnedWindow
-from mtf_scalper.walk_forward.orders import TASKS, Result, Results, WindowOrder, learn_orders
+from mtf_scalper.walk_forward.orders import (
+    TASKS,
+    Result,
+    Results,
+    WindowLearner,
+    WindowOrder,
+    learn_orders,
+)
 from mtf_scalper.walk_forward.peer_walks import check_held_back, walk_peers
 from mtf_scalper.walk_forward.sources import check_some_left, goes_on_without, load_pairs
 from mtf_scalper.walk_forward.task_log import TaskLog, check_same_plan
@@ -208,16 +215,14 @@ def _learned(
                     with written_whole(kept_in / name) as part:
                         part.write_bytes(content)
 
-        failed = learn_orders(
-            engine, recordeds, orders, results, on_done=keep, on_failed=log.failed
-        )
+        learner = WindowLearner(engine, recordeds)
+        failed = learn_orders(learner, orders, results, on_done=keep, on_failed=log.failed)
     for order, error in failed:
         if not goes_on_without(error, settings):
             raise error
-        reason = f"{order.pair}: window {order.window.name}, seed {order.seed}: {error}"
         if order.pair not in left_out:
-            left_out[order.pair] = reason
-            record.events().write(LEFT_OUT, pair=order.pair, reason=reason)
+            left_out[order.pair] = str(error)
+            record.events().write(LEFT_OUT, pair=order.pair, reason=str(error))
     pairs = [pair for pair in recordeds if pair not in left_out]
     check_some_left(pairs, left_out)
     learned = [found[each.name] for each in orders if each.pair not in left_out]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -36,15 +36,17 @@ from mtf_scalper.settings import Settings
 from mtf_scalper.tuning.findings import is_found, searched, sentence
 from mtf_scalper.tuning.study import Told, TuningStudy, opened_study
 from mtf_scalper.tuning.trials import Arena, run_trials
-from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask
+from mtf_scalper.walk_forward.learned_window import LearnedWindow
+from mtf_scalper.walk_forward.orders import WindowLearner, WindowOrder, unpacked
 from mtf_scalper.walk_forward.sources import load_pairs
-from mtf_scalper.walk_forward.walk import learn_windows
+from mtf_scalper.walk_forward.task_log import TaskLog
 from mtf_scalper.walk_forward.walk_record import KIND as EVALUATION
 from mtf_scalper.walk_forward.walk_record import tested_candles
 
 KIND: Final = "tune"
 BEST: Final = "best.json"
 """The configuration of the best trial, in the study's folder."""
+_Orders = Sequence[tuple[int, WindowOrder]]
 _SAMPLE_SECONDS: Final = 10.0
 """A search takes hours, and each sample some milliseconds of a core."""
 
@@ -205,25 +207,35 @@ def _record(search: _Search) -> Iterator[RunRecord]:
 def _try_all(search: _Search, record: RunRecord, console: Console) -> None:
     """Learn generation after generation until the study has its trials."""
     plan, study, arena = search.plan, search.study, search.arena
-    while asked := study.ask(plan.n_trials):
-        settings = {each.number: _settings(plan, each.values) for each in asked}
-        numbers = f"trials {asked[0].number} to {asked[-1].number} of {plan.n_trials}"
+    with plan.search.engine() as engine:
+        learner = WindowLearner(engine, search.recordeds)
+        while asked := study.ask(plan.n_trials):
+            settings = {each.number: _settings(plan, each.values) for each in asked}
+            title = f"trials {asked[0].number} to {asked[-1].number} of {plan.n_trials}"
 
-        def learn(tasks: Iterable[WindowTask], total: int, title: str = numbers) -> Any:
-            return _learn(plan, tasks, total, title, console)
+            def learn(orders: _Orders, title: str = title) -> list[LearnedWindow | MtfScalperError]:
+                with TaskBar(title, len(orders), console) as bar:
+                    return _learned(learner, orders, TaskLog(record, engine, bar))
 
-        outcomes = run_trials(settings, arena, learn, study.is_poor)
-        for told in study.tell(outcomes):
-            _record_trial(search, record, told, arena)
+            outcomes = run_trials(settings, arena, learn, study.is_poor)
+            for told in study.tell(outcomes):
+                _record_trial(search, record, told, arena)
 
 
-def _learn(
-    plan: TuningPlan, tasks: Iterable[WindowTask], total: int, title: str, console: Console
-) -> list[LearnedWindow]:
-    with TaskBar(title, total, console) as bar:
-        return learn_windows(
-            tasks, total, jobs=plan.search.jobs, on_done=lambda _: bar.advance_by(done=1)
-        )
+def _learned(
+    learner: WindowLearner, orders: _Orders, log: TaskLog
+) -> list[LearnedWindow | MtfScalperError]:
+    """Learn orders of trials, and return what came of each, or why nothing did."""
+    found: dict[int, LearnedWindow | MtfScalperError] = {}
+    for ended in learner.run([order for _, order in orders]):
+        trial, order = orders[ended.number]
+        if ended.error is None:
+            found[ended.number] = unpacked(ended.value).learned
+            log.done(order, "", replace(ended, value=None), trial=trial)
+        else:
+            found[ended.number] = order.named(ended.error)
+            log.failed(order, ended, trial=trial)
+    return [found[number] for number in range(len(orders))]
 
 
 def _settings(plan: TuningPlan, values: Mapping[str, Any]) -> Settings | str:

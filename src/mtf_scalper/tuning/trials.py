@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.errors import LearningError, MarketError, SettingsError
+from mtf_scalper.errors import MtfScalperError
 from mtf_scalper.evaluation.accounts import averaged
 from mtf_scalper.evaluation.days import calendar_of
 from mtf_scalper.evaluation.judge import whole_account
@@ -18,15 +18,16 @@ from mtf_scalper.evaluation.trades import JUDGED
 from mtf_scalper.market.stored import RecordedPair
 from mtf_scalper.settings import Settings
 from mtf_scalper.tuning.study import COMPLETE, STOPPED, UNTRADABLE, Outcome
-from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask, window_task
+from mtf_scalper.walk_forward.learned_window import LearnedWindow
+from mtf_scalper.walk_forward.orders import WindowOrder
 from mtf_scalper.walk_forward.walk import Walk, measure_walks, traded_market, walk
 from mtf_scalper.walk_forward.windows import Window
 
 FIRST_RUNG = 4
 """Windows after which a trial may be stopped for the first time; then after twice as many."""
 
-Learn = Callable[[Iterable[WindowTask], int], Sequence[LearnedWindow]]
-"""Learns tasks, of which there are so many, and returns what came of them in their order."""
+Learn = Callable[[Sequence[tuple[int, WindowOrder]]], Sequence[LearnedWindow | MtfScalperError]]
+"""Learns orders of trials, and returns what came of each, or why nothing did."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,7 @@ class Arena:
 class _Trial:
     """A trial under way."""
 
+    number: int
     settings: Settings
     learned: dict[tuple[str, int], list[LearnedWindow]] = field(default_factory=dict)
     returns: list[float] = field(default_factory=list)
@@ -104,7 +106,7 @@ def run_trials(
         if isinstance(each, str):
             found[number] = Outcome(UNTRADABLE, reason=each)
         else:
-            trials[number] = _Trial(each)
+            trials[number] = _Trial(number, each)
     first = 0
     for rung in arena.rungs:
         going = [each for each in trials.values() if each.outcome is None]
@@ -125,33 +127,28 @@ def run_trials(
 def _learn_on(
     trials: Sequence[_Trial], arena: Arena, windows: Sequence[Window], learn: Learn
 ) -> None:
-    """Learn windows of several trials together; where one of them cannot be, each by itself."""
-    if not trials:
-        return
-    try:
-        _learn_together(trials, arena, windows, learn)
-    except (LearningError, MarketError, SettingsError) as error:
-        if len(trials) == 1:
-            trials[0].outcome = Outcome(UNTRADABLE, reason=str(error).partition("\n")[0])
-            return
-        for trial in trials:
-            _learn_on([trial], arena, windows, learn)
-
-
-def _learn_together(
-    trials: Sequence[_Trial], arena: Arena, windows: Sequence[Window], learn: Learn
-) -> None:
+    """Learn windows of all trials side by side; one of which a window cannot be is untradable."""
     keys = [(pair, seed) for pair in arena.recordeds for seed in arena.seeds]
-
-    def tasks() -> Iterator[WindowTask]:
-        for trial in trials:
-            for pair, seed in keys:
-                for window in windows:
-                    yield window_task(arena.recordeds[pair], window, trial.settings, seed=seed)
-
-    learned = iter(learn(tasks(), len(trials) * len(keys) * len(windows)))
-    for trial in trials:
-        by_key = {key: [next(learned) for _ in windows] for key in keys}
+    orders = [
+        (trial.number, WindowOrder(pair, window, seed, trial.settings))
+        for trial in trials
+        for pair, seed in keys
+        for window in windows
+    ]
+    learned = learn(orders)
+    n_each = len(keys) * len(windows)
+    for place, trial in enumerate(trials):
+        found = learned[place * n_each : (place + 1) * n_each]
+        done = [each for each in found if isinstance(each, LearnedWindow)]
+        failures = [each for each in found if isinstance(each, MtfScalperError)]
+        if failures:
+            reason = str(failures[0]).partition("\n")[0]
+            trial.outcome = Outcome(UNTRADABLE, reason=reason)
+            continue
+        starts = range(0, n_each, len(windows))
+        by_key = {
+            key: done[start : start + len(windows)] for key, start in zip(keys, starts, strict=True)
+        }
         for number, window in enumerate(windows):
             parts = {key: each[number] for key, each in by_key.items()}
             trial.returns.append(_window_return(trial.settings, arena, window, parts))

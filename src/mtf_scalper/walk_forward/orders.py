@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from mtf_scalper.engines.tasks import Ended, Engine
+from mtf_scalper.engines.tasks import Ended, Engine, TaskError
 from mtf_scalper.errors import MtfScalperError, SettingsError
 from mtf_scalper.evaluation.importance import Importance
 from mtf_scalper.market.stored import RecordedPair
@@ -70,6 +70,12 @@ class WindowOrder:
     def name(self) -> str:
         """What the task is called, in a record and in messages."""
         return f"{file_stem(self.pair)}-{self.window.name}-{self.seed}"
+
+    def named(self, error: MtfScalperError) -> MtfScalperError:
+        """Return why it failed, with its name where the error has none: a killed task's."""
+        if not isinstance(error, TaskError):
+            return error
+        return TaskError(f"{self.pair}, window {self.window.name}, seed {self.seed}: {error}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,9 +238,49 @@ class Results:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+class WindowLearner:
+    """Learns orders with an engine, which gets a pair's candles when its first order is due.
+
+    Parameters
+    ----------
+    engine : Engine
+        Has been started.
+    recordeds : mapping of str to RecordedPair
+        By pair.
+    """
+
+    def __init__(self, engine: Engine, recordeds: Mapping[str, RecordedPair]) -> None:
+        self._engine = engine
+        self._recordeds = recordeds
+        self._shared: dict[str, Any] = {}
+        self._is_prepared = False
+
+    def run(self, orders: Sequence[WindowOrder]) -> Iterator[Ended]:
+        """Yield the end of every attempt; a value is that of ``learn_order``."""
+        if orders and not self._is_prepared:
+            first = orders[0]
+            self._engine.prepare(learn_order, self._share(first.pair), _small(first))
+            self._is_prepared = True
+        yield from self._engine.run(
+            learn_order, ((self._share(each.pair), each) for each in orders)
+        )
+
+    def drop(self, pair: str) -> None:
+        """Let the engine forget a pair's candles."""
+        self._shared.pop(pair, None)
+
+    def _share(self, pair: str) -> Any:
+        if pair not in self._shared:
+            # No training looks at the candles themselves.
+            recorded = replace(
+                self._recordeds[pair], candles=self._recordeds[pair].candles.iloc[:0]
+            )
+            self._shared[pair] = self._engine.share(recorded)
+        return self._shared[pair]
+
+
 def learn_orders(
-    engine: Engine,
-    recordeds: Mapping[str, RecordedPair],
+    learner: WindowLearner,
     orders: Sequence[WindowOrder],
     results: Results,
     *,
@@ -245,10 +291,8 @@ def learn_orders(
 
     Parameters
     ----------
-    engine : Engine
-        Has been started.
-    recordeds : mapping of str to RecordedPair
-        By pair.
+    learner : WindowLearner
+        Forgets a pair with its last order.
     orders : sequence of WindowOrder
     results : Results
         Has those of before, and gets the new ones.
@@ -270,21 +314,8 @@ def learn_orders(
         else:
             on_done(order, found, None)
     failed: list[tuple[WindowOrder, MtfScalperError]] = []
-    if not due:
-        return failed
-    shared: dict[str, Any] = {}
     left = Counter(each.pair for each in due)
-
-    def share_of(pair: str) -> Any:
-        """Share a pair when its first task is due."""
-        if pair not in shared:
-            # No training looks at the candles themselves.
-            recorded = replace(recordeds[pair], candles=recordeds[pair].candles.iloc[:0])
-            shared[pair] = engine.share(recorded)
-        return shared[pair]
-
-    engine.prepare(learn_order, share_of(due[0].pair), _small(due[0]))
-    for ended in engine.run(learn_order, ((share_of(each.pair), each) for each in due)):
+    for ended in learner.run(due):
         order = due[ended.number]
         if ended.error is None:
             results.write(order.name, ended.value)
@@ -293,10 +324,10 @@ def learn_orders(
             on_failed(order, ended)
         if ended.is_last:
             if ended.error is not None:
-                failed.append((order, ended.error))
+                failed.append((order, order.named(ended.error)))
             left[order.pair] -= 1
             if not left[order.pair]:
-                del shared[order.pair]
+                learner.drop(order.pair)
     return failed
 
 

@@ -56,19 +56,21 @@ class TaskLog:
         told = Run.open(record.folder).events(TASK)
         self._told = {_key(each) for each in told if each["state"] == "finished"}
 
-    def done(self, order: Order, events: str, ended: Ended | None) -> None:
-        """Write what a training told, once, and that it has ended."""
+    def done(self, order: Order, events: str, ended: Ended | None, **more: Any) -> None:
+        """Write what a training told, once, and that it has ended; more fields for its event."""
         if ended is not None or (order.pair, order.window.name, order.seed) not in self._told:
             # In one piece: a run that is cut off here has all of it or nothing.
-            line = json.dumps(plain({"time": time.time(), **_event(order, ended, "finished")}))
+            line = json.dumps(
+                plain({"time": time.time(), **_event(order, ended, "finished"), **more})
+            )
             append(self._record.folder / files.EVENTS, f"{events}{line}\n")
         is_new = ended is not None
         self._bar.advance_by(done=is_new, before=not is_new, nodes=self._engine.nodes)
 
-    def failed(self, order: Order, ended: Ended) -> None:
-        """Write why an attempt failed."""
+    def failed(self, order: Order, ended: Ended, **more: Any) -> None:
+        """Write why an attempt failed; more fields for its event."""
         event = _event(order, ended, "failed" if ended.is_last else "retried")
-        self._record.events().write(**event, error=str(ended.error))
+        self._record.events().write(**event, **more, error=str(ended.error))
         self._bar.advance_by(failed=ended.is_last, nodes=self._engine.nodes)
 
 

@@ -1,4 +1,4 @@
-"""Walk-forward: windows learned one by one or side by side, their tests traded as one account.
+"""Walk-forward: the tests of learned windows traded as one account.
 
 The policies of a pair's windows take turns at one account over all test candles, as they do in
 FreqAI's backtest: nothing is closed at the end of a window, and the baselines trade the same
@@ -7,16 +7,13 @@ candles without a break.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtf_scalper.engines.processes import LocalProcesses
-from mtf_scalper.engines.tasks import Engine, TaskError
 from mtf_scalper.evaluation.accounts import PairEvidence, measure_pair
 from mtf_scalper.evaluation.days import calendar_of
 from mtf_scalper.evaluation.edge import Variant
@@ -27,7 +24,7 @@ from mtf_scalper.ppo.policy import Policy, simulate
 from mtf_scalper.settings import Settings
 from mtf_scalper.simulator.playback import Simulation
 from mtf_scalper.simulator.types import N_ACTIONS, Action
-from mtf_scalper.walk_forward.learned_window import LearnedWindow, WindowTask, learn_window
+from mtf_scalper.walk_forward.learned_window import LearnedWindow
 from mtf_scalper.walk_forward.windows import Window, window_days
 
 Floats = NDArray[np.float64]
@@ -61,60 +58,6 @@ class Walk:
     probabilities: Floats
     run: Simulation
     learned: tuple[LearnedWindow, ...]
-
-
-def learn_windows(
-    tasks: Iterable[WindowTask],
-    n_tasks: int,
-    *,
-    jobs: int = 1,
-    on_done: Callable[[LearnedWindow], None] | None = None,
-    engine: Engine | None = None,
-) -> list[LearnedWindow]:
-    """Learn all windows; the result does not depend on who does it, but for torch's threads.
-
-    Parameters
-    ----------
-    tasks : iterable of WindowTask
-        Made one by one, as they are needed.
-    n_tasks : int
-        How many there are.
-    jobs : int
-        Processes; with one, everything happens in this process.
-    on_done : callable, optional
-        Called in this process with each window that has been learned, in any order.
-    engine : Engine, optional
-        That has been started, instead of processes of this machine.
-
-    Returns
-    -------
-    list of LearnedWindow
-        In the order of the tasks.
-
-    Raises
-    ------
-    MtfScalperError
-        That of the first task that failed for good; a ``TaskError`` names the window.
-    """
-    found: dict[int, LearnedWindow] = {}
-    labels: list[str] = []
-
-    def calls() -> Iterator[tuple[WindowTask]]:
-        for task in tasks:
-            labels.append(f"{task.pair}, {task.window.name}, seed {task.seed}")
-            yield (task,)
-
-    with nullcontext(engine) if engine else LocalProcesses(min(jobs, n_tasks)) as runs:
-        for ended in runs.run(learn_window, calls()):
-            if ended.error is None:
-                found[ended.number] = ended.value
-                if on_done is not None:
-                    on_done(ended.value)
-            elif ended.is_last and isinstance(ended.error, TaskError):
-                raise TaskError(f"{labels[ended.number]}: {ended.error}")
-            elif ended.is_last:
-                raise ended.error
-    return [found[number] for number in sorted(found)]
 
 
 def traded_market(
