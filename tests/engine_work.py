@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -66,3 +67,24 @@ def threads() -> tuple[int, str | None]:
 def unsendable() -> Any:
     """Return what cannot go to another process."""
     return (number for number in np.arange(3))
+
+
+def learned_from(recorded: Any, order: Any) -> tuple[list[str], bool]:
+    """Learn a window.
+
+    Returns
+    -------
+    list of str
+        Functions that were compiled for it, because no cache had them for such arguments.
+    bool
+        Whether the pair's prices lie in memory of their own.
+    """
+    from numba.core.registry import CPUDispatcher
+
+    from mtf_scalper.walk_forward.orders import learn_order
+
+    learn_order(recorded, order)
+    found = [each for each in gc.get_objects() if isinstance(each, CPUDispatcher)]
+    compiled = {each.py_func.__qualname__ for each in found if each.stats.cache_misses}
+    assert any(each.stats.cache_hits for each in found)
+    return sorted(compiled), recorded.market.ohlc.flags.owndata

@@ -852,20 +852,24 @@ def test_interval_of_a_share(benchmarks: dict[str, ModuleType]) -> None:
 
 
 def test_scale(benchmarks: dict[str, ModuleType], project: Path) -> None:
-    """The gain is that of walls, the overhead what a worker does beside its work."""
+    """The gain is that of walls of one round, the overhead what a worker does beside its work."""
     scale = benchmarks["scale"]
     works, digests = [1.0] * 60, ["a"] * 60
     sides = [
         scale.Throughput("one process, two threads", 1, 42.0, works, digests),
         scale.Throughput("Ray, one worker of one CPU", 1, 61.0, works, digests),
         scale.Throughput("Ray, two workers of one CPU", 2, 31.0, works, digests),
+        scale.Throughput("two processes", 2, 30.5, works, digests),
     ]
+    slow = [replace(each, wall=4.0 * each.wall) for each in sides[:2]]
+    quick = [replace(each, wall=each.wall / 4.0) for each in sides[:2]]
+    rounds = [[*slow, *sides[2:]], sides, [*quick, *sides[2:]]]
     many = [
         scale.Simulated(1_000, 0, 2.0, 1.0, 0, 3, 1.0),
         scale.Simulated(100_000, 0, 320.0, 100.0, 0, 300, 9.0),
         scale.Simulated(10_000, 2, 40.0, 10.0, 8, 30, 2.0),
     ]
-    measured = scale.measured(sides, many)
+    measured = scale.measured(rounds, many)
     gain, over_threads, overhead, growth, memory = measured.requirements
     assert gain.measured == pytest.approx(61 / 31)
     assert over_threads.measured == pytest.approx(42 / 31)

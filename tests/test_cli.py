@@ -354,7 +354,7 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
 def test_a_command_without_memory_ends_in_one_line() -> None:
     code = (
-        "import resource, numpy, mtf_scalper.cli as cli\n"
+        "import resource, numpy, mtf_scalper.cli.program as cli\n"
         "cli.app = lambda _: numpy.ones(2**40)\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))\n"
         "cli.main()"

@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 
+import engine_work
 import numpy as np
 import pytest
 
@@ -127,6 +128,19 @@ def test_results_are_the_same_bits_whoever_made_them(
     for order in orders:
         same(told.results[order.name].learned, alone.results[order.name].learned)
         assert policies_of(told.results[order.name]) == policies_of(alone.results[order.name])
+
+
+@pytest.mark.usefixtures("alone")  # it has compiled what a training needs
+@pytest.mark.parametrize("kind", ["processes", "ray"])
+def test_arrays_of_a_store_are_neither_copied_nor_compiled_for_again(
+    kind, recorded, orders, request
+):
+    """They are read-only, which is another type to numba, and one that Market has everywhere."""
+    with LocalProcesses(2) as processes:
+        engine = processes if kind == "processes" else request.getfixturevalue("cluster")
+        calls = [(engine.share(recorded), orders[0])]
+        found = [each.value for each in engine.run(engine_work.learned_from, calls)]
+    assert found == [([], False)]
 
 
 def test_they_are_those_of_the_window_learned_here(recorded, orders, alone):

@@ -24,7 +24,7 @@ EXACT = {"advantage": "exact", "vec_env": "batched"}
 def plan_of(make_request, tmp_path, project):
     """Return a maker of a project with its plan, for a backtest of two windows."""
 
-    def make(name):
+    def make(name, **options):
         request = make_request(name, **EXACT)
         home = tmp_path / name
         shutil.copytree(project, home, ignore=shutil.ignore_patterns("models", "runs"))
@@ -38,6 +38,7 @@ def plan_of(make_request, tmp_path, project):
             datadir=request.datadir,
             configs=[overlay],
             jobs=1,
+            **options,
         )
         request = replace(
             request,
@@ -63,7 +64,8 @@ def trained(plan):
 def test_a_backtest_trains_nothing_after_it_and_would_have_trained_the_same(plan_of):
     alone, request = plan_of("alone")
     run_backtest(request)
-    plan, request = plan_of("tasks")
+    pytest.importorskip("ray", reason="the extra cluster is not installed")
+    plan, request = plan_of("tasks", on_ray=True)
     code, text, run = trained(plan)
     assert code == 0
     assert text.splitlines()[0] == run.verdict == "2 models trained, 0 there before"
@@ -90,7 +92,7 @@ def test_a_backtest_trains_nothing_after_it_and_would_have_trained_the_same(plan
         patch.setattr(
             model_training, "train_model", lambda *given: monkey.append(given[1]) or real(*given)
         )
-        _, text, _ = trained(plan)
+        _, text, _ = trained(replace(plan, on_ray=False))
     assert text.splitlines()[0] == "1 models trained, 1 there before"
     assert [each.folder for each in monkey] == [max(wanted)]
     assert weights_in(plan.models) == wanted

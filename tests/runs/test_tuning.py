@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from mtf_scalper.cli import app
+from mtf_scalper.engines.tasks import TaskError
 from mtf_scalper.errors import MtfScalperError, SettingsError
 from mtf_scalper.market.stored import FEE_RATE, RecordedPair
 from mtf_scalper.records.reader import Run, Status, runs_in
@@ -28,6 +32,8 @@ from mtf_scalper.runs.tuning import run_final, run_search
 from mtf_scalper.runs.tuning_plan import TuningPlan, tuning_plan
 from mtf_scalper.settings import Settings
 from mtf_scalper.tuning.space import search_space
+from mtf_scalper.tuning.trials import FIRST_RUNG
+from mtf_scalper.walk_forward import orders
 from mtf_scalper.walk_forward.sources import PairSource, PlantedPairs, planted_recipe
 from mtf_scalper.walk_forward.windows import Window
 
@@ -180,9 +186,74 @@ def test_what_is_locked_away_has_no_part_in_the_search(tmp_path, done):
     assert ours["trials"] == theirs["trials"]
 
 
-def test_the_same_trials_whatever_the_number_of_jobs(tmp_path, done):
-    searched(plan_of(tmp_path, n_trials=2, jobs=2), tmp_path)
-    assert study_of(latest(tmp_path))["trials"] == study_of(done.run)["trials"][:2]
+@pytest.mark.processes
+@pytest.mark.parametrize("on_ray", [False, True], ids=["processes", "ray"])
+def test_the_same_trials_whoever_learns(tmp_path, done, on_ray):
+    if on_ray:
+        pytest.importorskip("ray", reason="the extra cluster is not installed")
+    plan = plan_of(tmp_path, n_trials=2, jobs=2)
+    searched(replace(plan, search=replace(plan.search, on_ray=on_ray)), tmp_path)
+    run = latest(tmp_path)
+    assert study_of(run)["trials"] == study_of(done.run)["trials"][:2]
+    tasks = run.events("task")
+    assert len(tasks) == 2 * len(plan.search.windows())
+    assert {each["trial"] for each in tasks} == {0, 1}
+    assert all(each["node"] and each["state"] == "finished" for each in tasks)
+
+
+PROGRAM = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from rich.console import Console
+from mtf_scalper.runs.tuning import run_search
+from test_tuning import plan_of
+run_search(plan_of(Path(), n_trials=5), Path(), Console())
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("n_tasks", [2, 21], ids=["first generation", "second generation"])
+def test_a_search_that_was_killed_goes_on_as_if_it_never_had_been(tmp_path, done, n_tasks):
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=tmp_path) as program:
+        while program.poll() is None:
+            told = list(tmp_path.glob("user_data/runs/*/events.jsonl"))
+            if told and told[0].read_text(encoding="utf-8").count('"event": "task"') >= n_tasks:
+                program.kill()
+                break
+            time.sleep(0.01)
+        assert program.wait() != 0, "it ended by itself"
+    assert latest(tmp_path).status is Status.KILLED
+    searched(plan_of(tmp_path, n_trials=5), tmp_path)
+    assert study_of(latest(tmp_path))["trials"] == study_of(done.run)["trials"][:5]
+
+
+@pytest.fixture
+def lost_trial(monkeypatch):
+    """Let trainings of one learning rate end as if their process were killed each time."""
+    learn = orders.learn_order
+
+    def lose(recorded, order):
+        if order.settings.learning_rate == 1e-4:
+            raise TaskError("its process was killed")
+        return learn(recorded, order)
+
+    monkeypatch.setattr(orders, "learn_order", lose)
+
+
+@pytest.mark.usefixtures("lost_trial")
+def test_a_trial_that_is_killed_each_time_is_untradable_and_the_others_go_on(tmp_path, done):
+    searched(plan_of(tmp_path, n_trials=3), tmp_path)
+    run = latest(tmp_path)
+    lost, *others = study_of(run)["trials"]
+    assert lost["state"] == "untradable"
+    assert lost["reason"] == "planted-linear, window 20240201, seed 42: its process was killed"
+    assert others == study_of(done.run)["trials"][1:3]
+    states = [each["state"] for each in run.events("task") if each["trial"] == 0]
+    assert states == ["retried", "retried", "failed"] * FIRST_RUNG
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert f"{FIRST_RUNG} tasks failed for good" in page
+    assert 'class="sort">trial<' in page
 
 
 def test_a_later_verdict_on_these_days_counts_all_trials(done):

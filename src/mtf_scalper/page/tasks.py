@@ -42,8 +42,9 @@ def tasks_section(run: Run) -> Section:
         name="tasks",
         title="Tasks and machines",
         intro=(
-            "A task is the training of one pair, window and seed. One that is killed, or whose "
-            "machine is lost, is tried again; what fails for good is left out and named."
+            "A task is the training of one pair, window and seed, in a search with the settings of "
+            "one trial. One that is killed, or whose machine is lost, is tried again. What fails "
+            "for good is named; its pair is left out, or its trial is untradable."
         ),
         parts=parts,
         missing="This run shared out no tasks.",
@@ -130,21 +131,21 @@ def _stragglers(done: Sequence[_Event]) -> Table:
     usual = median(map(_seconds, done))
     slow = sorted((each for each in done if _seconds(each) > SLOW * usual), key=_seconds)[::-1]
     rows = [
-        [*_who(each), value_cell(_seconds(each), ",.1f", " s"), text_cell(each.get("node"))]
+        [*_who(each, done), value_cell(_seconds(each), ",.1f", " s"), text_cell(each.get("node"))]
         for each in slow[:_MOST_ROWS]
     ]
     caption = (
         f"{count(len(slow), 'straggler')}: more than {SLOW:g} times the median of "
         f"{number(usual, ',.1f')} s"
     )
-    columns = [*_WHO, Column("took"), Column("machine", is_number=False)]
+    columns = [*_names(done), Column("took"), Column("machine", is_number=False)]
     return Table("stragglers-table", caption, columns, rows)
 
 
 def _failures(failed: Sequence[_Event]) -> Table:
     rows = [
         [
-            *_who(each),
+            *_who(each, failed),
             value_cell(each["attempt"], ",.0f"),
             text_cell(each["state"], "bad" if each["state"] == "failed" else ""),
             text_cell(each.get("error")),
@@ -152,7 +153,7 @@ def _failures(failed: Sequence[_Event]) -> Table:
         for each in failed[:_MOST_ROWS]
     ]
     columns = [
-        *_WHO,
+        *_names(failed),
         Column("attempt"),
         Column("state", is_number=False),
         Column("reason", is_number=False),
@@ -162,9 +163,17 @@ def _failures(failed: Sequence[_Event]) -> Table:
     return Table("failures-table", caption, columns, rows)
 
 
-_WHO: Final = (Column("pair", is_number=False), Column("window", is_number=False), Column("seed"))
+def _names(events: Sequence[_Event]) -> list[Column]:
+    """Return the columns that say which task it was."""
+    named = [Column("trial")] if _of_trials(events) else []
+    return [*named, *(Column(each, is_number=False) for each in ("pair", "window")), Column("seed")]
 
 
-def _who(event: _Event) -> list[Any]:
+def _who(event: _Event, events: Sequence[_Event]) -> list[Any]:
+    trial = [value_cell(event.get("trial"), "g")] if _of_trials(events) else []
     window = text_cell(window_name(event["window"]))
-    return [text_cell(event["pair"]), window, value_cell(event["seed"], "g")]
+    return [*trial, text_cell(event["pair"]), window, value_cell(event["seed"], "g")]
+
+
+def _of_trials(events: Sequence[_Event]) -> bool:
+    return any("trial" in each for each in events)

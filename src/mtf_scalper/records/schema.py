@@ -182,6 +182,7 @@ class Event(Part):
     ended: Moment | None = None
     node: str | None = None
     attempt: Count | None = None
+    trial: Count | None = None
 
 
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
