@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -155,3 +157,28 @@ def test_no_cluster_at_an_address_is_one_line(tmp_path):
     ):
         pass
     assert "\n" not in str(error.value)
+
+
+NO_CLUSTER = """
+import ray
+from mtf_scalper.engines.cluster import RayCluster
+from mtf_scalper.errors import SettingsError
+
+def init(**_):
+    raise ConnectionError("Could not find any running Ray instance. Please specify the one to")
+
+ray.init = init
+try:
+    RayCluster("auto").__enter__()
+except SettingsError as error:
+    print(error)
+"""
+
+
+def test_where_there_is_no_cluster_auto_says_how_to_start_one():
+    """Ray looks for any cluster of this machine, and other tests may have one."""
+    pytest.importorskip("ray", reason="ray is not installed")
+    command = [sys.executable, "-c", NO_CLUSTER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    said = "--ray: no cluster on this machine: start one with: ray start --head\n"
+    assert (done.stdout, done.stderr) == (said, "")

@@ -9,7 +9,7 @@ import pytest
 
 from mtf_scalper.page.build import build_page
 from mtf_scalper.page.parts import Plot, Table
-from mtf_scalper.page.search import MAX_LINES, search_section
+from mtf_scalper.page.search import MAX_LINES, SEARCH, search_section
 from mtf_scalper.records.files import RecordError
 from mtf_scalper.records.reader import Run
 from mtf_scalper.records.writer import RunRecord
@@ -63,6 +63,12 @@ STUDY: dict[str, Any] = {
 }
 
 
+@pytest.fixture
+def bare(tmp_path) -> RunRecord:
+    """Return the record of a search that holds nothing but its manifest."""
+    return RunRecord.begin(tmp_path, SEARCH, pairs=["BTC/USDT:USDT"])
+
+
 def section_of(record: RunRecord, study: dict[str, Any]) -> Any:
     record.write_json("study", study)
     return search_section(Run.open(record.folder))
@@ -98,6 +104,17 @@ def test_parallel_coordinates_are_lines_of_scaled_values(bare) -> None:
     assert by_name["trial 0"]["y"] == [0.0, 1.0, None, 0.0]  # what was not tried has a gap
     assert by_name["trial 3"]["line"]["color"] == "--agent"
     assert "learning_rate 0.001, net_arch [16], fee_warmup 0.5" in parallel.sentence
+    ends = [(each["x"], each["y"], each["text"]) for each in parallel.layout["annotations"]]
+    assert ends == [
+        ("learning_rate", 0.0, "1e-05"),
+        ("learning_rate", 1.0, "0.001"),
+        ("net_arch", 0.0, "[16]"),
+        ("net_arch", 1.0, "[8]"),
+        ("fee_warmup", 0.0, "0"),
+        ("fee_warmup", 1.0, "0.5"),
+        ("objective", 0.0, "0.01"),
+        ("objective", 1.0, "0.2"),
+    ]
 
 
 def test_of_many_trials_the_best_are_drawn_and_all_are_in_the_table(bare) -> None:
@@ -132,6 +149,46 @@ def test_a_study_without_a_trial_that_was_traded_has_a_table(bare) -> None:
     section = section_of(bare, {**STUDY, "trials": STUDY["trials"][1:3], "importance": {}})
     names = [part.name for part in section.parts]
     assert names == ["search-history-plot", "search-table"]
+
+
+FINAL: dict[str, Any] = {
+    "looked_at": "2026-01-01 00:00 UTC",
+    "found": True,
+    "locked": {"n_days": 14, "log_return": {"value": 0.25, "low": 0.1, "high": 0.4}},
+}
+
+
+def test_the_page_of_a_search_begins_with_it(bare) -> None:
+    page = build_page(Run.open(bare.folder))
+    assert [each.name for each in page.sections] == ["search", "tasks", "machine", "manifest"]
+    assert page.sections[0].missing == "No trial has ended yet."
+    assert [(each.title, each.value) for each in page.facts] == [("Searched", "0 trials")]
+    bare.write_json("study", {**STUDY, "final": FINAL})
+    page = build_page(Run.open(bare.folder))
+    searched, best, locked = page.facts
+    assert (searched.value, searched.note) == ("5 trials", "1 stopped, 1 untradable")
+    assert (best.value, best.note.partition(":")[0]) == ("+0.2000", "trial 3")
+    assert (locked.value, locked.tone) == ("+0.2500", "good")
+    assert locked.note == "log return of 14 days, looked at on 2026-01-01 00:00 UTC"
+
+
+def test_a_search_that_runs_says_how_far_it_is(bare) -> None:
+    told = {"pair": "BTC/USDT:USDT", "window": "20240101", "seed": 1, "attempt": 1}
+    for state in ("retried", "finished", "finished"):
+        bare.events().write("task", state=state, trial=0, **told)
+    bare.events().write("trial", **STUDY["trials"][0])
+    page = build_page(Run.open(bare.folder))
+    assert page.verdict == "Running: 1 trial and 2 trainings finished."
+    assert page.facts[0].value == "1 trial"
+    assert page.facts[1].value == "+0.0100"
+    assert [part.name for part in page.sections[0].parts][-1] == "search-table"
+
+
+@pytest.mark.parametrize("final", [{}, {**FINAL, "locked": {}}, {**FINAL, "found": "yes"}])
+def test_a_damaged_look_at_the_locked_days_is_one_line(bare, final) -> None:
+    bare.write_json("study", {**STUDY, "final": final})
+    with pytest.raises(RecordError, match=r"study\.json is damaged: 'final"):
+        build_page(Run.open(bare.folder))
 
 
 @pytest.mark.parametrize(

@@ -212,8 +212,11 @@ class RayCluster:
                     _end_processes(folder)
                 if number > 1:
                     continue
-                where = f"at {self._address}" if self._address else "on this machine"
                 said = str(error).strip().partition("\n")[0]
+                if isinstance(error, ConnectionError) and self._address == "auto":
+                    said = "start one with: ray start --head"
+                here = self._address in (None, "auto")
+                where = "on this machine" if here else f"at {self._address}"
                 raise SettingsError(f"--ray: no cluster {where}: {said}") from None
             return
 

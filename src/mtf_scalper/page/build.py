@@ -11,7 +11,7 @@ from typing import Any, Final
 from mtf_scalper.page.learning import importance_section, learning_section
 from mtf_scalper.page.machine import machine_section
 from mtf_scalper.page.parts import Page, Section
-from mtf_scalper.page.search import search_section
+from mtf_scalper.page.search import SEARCH, search_section
 from mtf_scalper.page.summary import page_head
 from mtf_scalper.page.table_sections import (
     checks_section,
@@ -46,6 +46,17 @@ SECTIONS: Final[Mapping[str, Callable[[Run], Section]]] = MappingProxyType(
     }
 )
 """Sections by name, in the order of reading."""
+_OF_A_SEARCH: Final = ("search", "tasks", "machine", "manifest")
+
+
+def sections_of(run: Run) -> tuple[str, ...]:
+    """Return the names of the sections that a run of this kind can have, in the order of reading.
+
+    A search trades nothing that a page could show; the records of its trials do.
+    """
+    if run.kind == SEARCH:
+        return _OF_A_SEARCH
+    return tuple(name for name in SECTIONS if name != "search")
 
 
 def build_page(run: Run) -> Page:
@@ -57,7 +68,7 @@ def build_page(run: Run) -> Page:
         If a file of the record is damaged: names it.
     """
     run = _EventsOnce(run.folder, run.manifest)
-    return replace(page_head(run), sections=tuple(make(run) for make in SECTIONS.values()))
+    return replace(page_head(run), sections=tuple(SECTIONS[name](run) for name in sections_of(run)))
 
 
 class _EventsOnce(Run):

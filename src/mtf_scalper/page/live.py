@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from mtf_scalper.errors import MtfScalperError
-from mtf_scalper.page.build import SECTIONS, build_page
+from mtf_scalper.page.build import SECTIONS, build_page, sections_of
 from mtf_scalper.page.parts import Page, Section
 from mtf_scalper.page.render import (
     page_policy,
@@ -43,7 +43,7 @@ _READS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "exits": (files.TRADES,),
         "random": (files.RANDOM_EXITS, files.FIGURES, files.EQUITY),
         "importance": (files.IMPORTANCE,),
-        "search": (files.STUDY,),
+        "search": (files.STUDY, files.EVENTS),
         "figures": (files.FIGURES,),
         "statistics": (files.STATISTICS,),
         "checks": (files.CHECKS,),
@@ -93,7 +93,7 @@ class LivePage:
             run = self._find()
             head = self._head(run)
             html = {"head": render_head(head)}
-            sections = {name: self._section(run, name) for name in SECTIONS}
+            sections = {name: self._section(run, name) for name in sections_of(run)}
             html.update({name: render_section(section) for name, section in sections.items()})
         plots = {name: plots_of([section]) for name, section in sections.items()}
         digests = {name: _digest(text, plots.get(name)) for name, text in html.items()}

@@ -7,6 +7,7 @@ the browser, which the page's security policy forbids.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,12 +15,14 @@ import numpy as np
 
 from mtf_scalper.page.parts import (
     Column,
+    Fact,
     Plot,
     Section,
     Table,
     count,
     log_return,
     number,
+    plot_text,
     share,
     text_cell,
     value_cell,
@@ -27,6 +30,8 @@ from mtf_scalper.page.parts import (
 from mtf_scalper.page.thinning import rounded
 from mtf_scalper.records.reader import Run
 
+SEARCH = "tune"
+"""Kind of the run."""
 MAX_LINES = 200
 """Trials that are drawn as lines, the best ones; the table has all."""
 
@@ -35,8 +40,8 @@ Trial = Mapping[str, Any]
 
 def search_section(run: Run) -> Section:
     """Return the section of trials: history, importance, parallel coordinates and a table."""
-    study = run.study() or {}
-    trials = list(study.get("trials") or [])
+    study = _study(run)
+    trials = list(study["trials"])
     parts: list[Plot | Table] = []
     if trials:
         parts.append(_history(trials))
@@ -56,8 +61,32 @@ def search_section(run: Run) -> Section:
             "days that it is the best on: what it is worth is said by the locked days alone."
         ),
         parts=parts,
-        missing="This run was no search over settings.",
+        missing="No trial has ended yet.",
     )
+
+
+def search_facts(run: Run) -> list[Fact]:
+    """Return how many trials there are, what the best is worth, and what the locked days said."""
+    study = _study(run)
+    trials = list(study["trials"])
+    states = Counter(str(each.get("state")) for each in trials)
+    others = [f"{states[name]} {name}" for name in ("stopped", "untradable") if states[name]]
+    facts = [Fact("Searched", count(len(trials), "trial"), ", ".join(others) or "all to the end")]
+    if ranked := _ranked(trials):
+        note = f"trial {ranked[0]['number']}: mean of the windows less its standard error"
+        facts.append(Fact("Best objective", log_return(ranked[0]["objective"]), note))
+    final = study.get("final")
+    if final:
+        locked = final["locked"]
+        value, tone = locked["log_return"]["value"], "good" if final["found"] else ""
+        note = f"log return of {count(locked['n_days'], 'day')}, looked at on {final['looked_at']}"
+        facts.append(Fact("Locked away", log_return(value), note, tone))
+    return facts
+
+
+def _study(run: Run) -> Mapping[str, Any]:
+    """Return the study; of a search that is not over, the trials that it has told of."""
+    return run.study() or {"trials": run.events("trial")}
 
 
 def _ranked(trials: Sequence[Trial]) -> list[Trial]:
@@ -181,10 +210,44 @@ def _parallel(
             "showlegend": False,
             "hovermode": "closest",
             "xaxis": {"type": "category", "automargin": True},
-            "yaxis": {"visible": False, "range": [-0.05, 1.05]},
+            "yaxis": {"visible": False, "range": [-0.1, 1.1]},
+            "annotations": [
+                *(
+                    end
+                    for name in names
+                    for end in _ends(name, [each["values"].get(name) for each in drawn])
+                ),
+                *_ends("objective", [round(each, 4) for each in objectives]),
+            ],
         },
         height=420,
     )
+
+
+def _ends(axis: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return what stands below and above an axis: the lowest and the highest value."""
+    known = sorted({each for each in values if each is not None}, key=_order)
+    if len(known) < 2:
+        places = [(0.5, "bottom", 4)] * len(known)
+    else:
+        places, known = [(0.0, "top", -4), (1.0, "bottom", 4)], [known[0], known[-1]]
+    return [
+        {
+            "x": plot_text(axis),
+            "y": y,
+            "yanchor": anchor,
+            "yshift": shift,
+            "text": plot_text(number_or_text(value)),
+            "showarrow": False,
+            "font": {"size": 11},
+        }
+        for value, (y, anchor, shift) in zip(known, places, strict=True)
+    ]
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (False, value) if is_number else (True, str(value))
 
 
 def _scaled(

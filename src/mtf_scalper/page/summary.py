@@ -24,6 +24,7 @@ from mtf_scalper.page.parts import (
     short_pair,
 )
 from mtf_scalper.page.phases import TRAINING_PHASES, timeline
+from mtf_scalper.page.search import SEARCH, search_facts
 from mtf_scalper.page.trading import agent_trades, own_returns
 from mtf_scalper.records.reader import Run, Status
 from mtf_scalper.records.trainings import spans, trainings
@@ -41,7 +42,7 @@ def page_head(run: Run) -> Page:
         verdict=verdict,
         tone=tone,
         facts=[
-            *_trading_facts(run, pairs),
+            *(search_facts(run) if run.kind == SEARCH else _trading_facts(run, pairs)),
             *_machine_facts(run),
         ],
         reasons=_reasons(run.figures()),
@@ -109,6 +110,10 @@ def _progress_sentence(events: Sequence[dict[str, Any]]) -> str:
     now = [each for each in found if each.ended is None]
     n_ended = len(found) - len(now)
     said = f"{count(n_ended, 'training')} finished" if found else "no training has begun"
+    trials = sum(each["event"] == "trial" for each in events)
+    tasks = sum(each["event"] == "task" and each["state"] == "finished" for each in events)
+    if tasks and not found:  # a search keeps no events of its trainings
+        said = f"{count(trials, 'trial')} and {count(tasks, 'training')} finished"
     if not now:
         phases = [span.phase for span in spans(events) if span.is_open]
         return "; ".join((said, *phases[-1:]))

@@ -183,6 +183,10 @@ class Event(Part):
     node: str | None = None
     attempt: Count | None = None
     trial: Count | None = None
+    number: Count | None = None
+    objective: Finite | None = None
+    windows: Annotated[list[Finite], Field(max_length=100_000)] | None = None
+    values: dict[str, Scalar] | None = None
 
 
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -192,6 +196,7 @@ _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
     "phase": ("name",),
     "left_out": ("pair", "reason"),
     "task": ("pair", "window", "seed", "state", "attempt"),
+    "trial": ("number", "state", "values"),
 }
 _ONLY_NUMBERS = {"prediction": ("seconds",)}
 """Facts that may be missing, but are never null."""
@@ -303,6 +308,27 @@ class StudyDimension(Part):
     log: bool = False
 
 
+class LockedReturn(Part):
+    """What the locked days of a search earned."""
+
+    value: Finite
+
+
+class StudyLocked(Part):
+    """The locked days of a search."""
+
+    n_days: Count
+    log_return: LockedReturn
+
+
+class StudyFinal(Part):
+    """What a look at the locked days said."""
+
+    looked_at: str
+    found: bool
+    locked: StudyLocked
+
+
 class Study(Part):
     """``study.json``."""
 
@@ -310,6 +336,7 @@ class Study(Part):
     trials: list[StudyTrial]
     space: dict[str, StudyDimension] = {}
     importance: dict[str, Finite] = {}
+    final: StudyFinal | None = None
 
 
 class SettingsFile(RootModel[dict[str, Any]]):

@@ -108,8 +108,8 @@ def run_search(
             best = _best(search)
             path = output or plan.folder(project) / BEST
             write_json(path, plan.space.configuration(best.values, plan.name))
-            told = search.study.told()
             _write_study(search, record)
+            told = search.study.told()
             verdict = search_sentence(told, best)
             _print(console, [verdict], style="bold")
             for table in search_tables(told, best, plan.space.base_values()):
@@ -250,14 +250,7 @@ def _settings(plan: TuningPlan, values: Mapping[str, Any]) -> Settings | str:
 def _record_trial(search: _Search, record: RunRecord, told: Told, arena: Arena) -> None:
     """Leave the days of a trial, so that every later verdict on them counts it."""
     outcome, plan = told.outcome, search.plan
-    record.events().write(
-        "trial",
-        number=told.number,
-        state=outcome.state,
-        objective=outcome.objective,
-        values=told.values,
-        reason=outcome.reason,
-    )
+    record.events().write("trial", **_trial(told))
     if not outcome.days:
         return
     of_trial = plan.of_settings(plan.search, plan.space.settings(told.values))
@@ -336,17 +329,7 @@ def _write_study(search: _Search, record: RunRecord) -> None:
         "locked": plan.locked.timerange,
         "windows": [each.name for each in plan.search.windows()],
         "space": plan.space.facts(),
-        "trials": [
-            {
-                "number": each.number,
-                "state": each.outcome.state,
-                "objective": each.outcome.objective,
-                "windows": list(each.outcome.windows),
-                "values": {name: _scalar(value) for name, value in each.values.items()},
-                "reason": each.outcome.reason,
-            }
-            for each in study.told()
-        ],
+        "trials": [_trial(each) for each in study.told()],
         "best": None if best is None else best.number,
         "importance": study.importance(),
         "final": study.final,
@@ -354,8 +337,16 @@ def _write_study(search: _Search, record: RunRecord) -> None:
     record.write_json("study", content)
 
 
-def _scalar(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list) else value
+def _trial(told: Told) -> dict[str, Any]:
+    values = told.values.items()
+    return {
+        "number": told.number,
+        "state": told.outcome.state,
+        "objective": told.outcome.objective,
+        "windows": list(told.outcome.windows),
+        "values": {k: json.dumps(v) if isinstance(v, list) else v for k, v in values},
+        "reason": told.outcome.reason,
+    }
 
 
 def _about(search: _Search) -> list[str]:

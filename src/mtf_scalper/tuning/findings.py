@@ -128,11 +128,11 @@ def sentence(found: Mapping[str, Any], locked: Mapping[str, Any]) -> str:
     where = f"on the {locked['n_days']} locked days"
     verdict = str(locked["verdict"])
     if is_found(locked):
-        said = f"found: {verdict}, {where} ({earned})"
+        said = f"found: {verdict}, {where}, {earned}"
     elif locked["found"]:
-        said = f"nothing was found: {where} the interval holds zero ({earned})"
+        said = f"nothing was found: {where} the interval holds zero, {earned}"
     else:
-        said = f"nothing was found: {where} {verdict} ({earned})"
+        said = f"nothing was found: {where} {verdict}, {earned}"
     deflated, overfitting = found["deflated_sharpe"], found["probability_of_overfitting"]
     ratio = "not measured" if deflated is None else f"{deflated:.3f}"
     share = "not measured" if overfitting is None else f"{overfitting:.0%}"
