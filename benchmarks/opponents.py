@@ -22,6 +22,7 @@ from pandas import DataFrame
 from report import ParityError, Workload
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
@@ -192,6 +193,7 @@ def freqtrade_as_it_comes(market: Market, workload: Workload, entry: EntryMode) 
         seed=SEED,
         device="cpu",
     )
+    model.set_logger(Logger(None, []))  # or every training leaves an empty folder
     clock = PhaseClock()
     model.learn(workload.steps, callback=ClockCallback(clock))
     minibatches = workload.n_epochs * workload.steps // workload.before_batch_size
@@ -222,6 +224,7 @@ def sbx_on_batched(market: Market, workload: Workload, entry: EntryMode) -> Trai
         },
         seed=SEED,
     )
+    model.set_logger(Logger(None, []))
     model.learn(workload.steps)
     model.n_epochs = workload.n_epochs
     clock = PhaseClock()

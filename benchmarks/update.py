@@ -24,7 +24,7 @@ from report import (
     with_spread,
 )
 from stable_baselines3 import PPO
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecMonitor
 from update_parity import check_same_update
 from update_parts import (
@@ -58,7 +58,6 @@ def pair_of_models(workload: Workload, entry: EntryMode) -> tuple[FastPPO, PPO]:
     state = copy.deepcopy(fast.policy.optimizer.state_dict())
     stock.policy.optimizer.load_state_dict(state)
     _hand_over(fast, stock)
-    stock.set_logger(configure(None, []))
     return fast, stock
 
 
@@ -147,7 +146,7 @@ def share_of_choices(fast: FastPPO) -> float:
 
 def _model(kind: type[PPO], workload: Workload, entry: EntryMode) -> Any:
     env = VecMonitor(make_vec_env(workload.market(), workload.settings(entry)))
-    return kind(
+    model = kind(
         MaskedPolicy,
         env,
         n_steps=workload.n_steps,
@@ -157,6 +156,8 @@ def _model(kind: type[PPO], workload: Workload, entry: EntryMode) -> Any:
         seed=1,
         device="cpu",
     )
+    model.set_logger(Logger(None, []))  # or every training leaves an empty folder
+    return model
 
 
 def _hand_over(fast: FastPPO, stock: PPO) -> None:

@@ -59,7 +59,9 @@ def make(kind: type[PPO], market: Market, values: Settings, **options: Any) -> P
         "device": "cpu",
         "policy_kwargs": {"activation_fn": torch.nn.ReLU, "net_arch": [24, 16]},
     }
-    return kind(options.pop("policy", MaskedPolicy), env, **{**defaults, **options})
+    model = kind(options.pop("policy", MaskedPolicy), env, **{**defaults, **options})
+    model.set_logger(Logger(None, []))  # findings/stable-baselines3-temporary-folders.sh
+    return model
 
 
 class InDouble(CandleRolloutBuffer):
@@ -323,6 +325,7 @@ def test_checkpoints_go_both_ways_and_training_goes_on(market: Market, tmp_path:
     assert averages[0]["step"] == averages[1]["step"] > 0
     assert torch.equal(averages[0]["exp_avg_sq"], averages[1]["exp_avg_sq"])
     before = flat(stock, lambda p: p).clone()
+    stock.set_logger(Logger(None, []))
     stock.learn(4 * N_STEPS)
     assert not torch.equal(flat(stock, lambda p: p), before)
 
@@ -331,6 +334,7 @@ def test_checkpoints_go_both_ways_and_training_goes_on(market: Market, tmp_path:
     assert isinstance(again.rollout_buffer, CandleRolloutBuffer)
     assert torch.equal(flat(again, lambda p: p), flat(stock, lambda p: p))
     steps = stock.policy.optimizer.state_dict()["state"][0]["step"]
+    again.set_logger(Logger(None, []))
     again.learn(4 * N_STEPS)
     assert again.policy.optimizer.state_dict()["state"][0]["step"] == steps + 20
     assert not torch.equal(flat(again, lambda p: p), flat(stock, lambda p: p))

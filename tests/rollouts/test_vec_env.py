@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from markets import wild_market
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mtf_scalper.market.market import Market
@@ -372,6 +373,7 @@ def test_maskable_ppo_of_sb3_contrib_learns_on_batched_environments(
     assert is_masking_supported(env)
     np.testing.assert_array_equal(get_action_masks(env), env.action_masks())
     model = MaskablePPO("MlpPolicy", env, n_steps=64, batch_size=32, seed=1, device="cpu")
+    model.set_logger(Logger(None, []))  # findings/stable-baselines3-temporary-folders.sh
     model.learn(3 * 64)
     taken = model.rollout_buffer.actions.reshape(-1, 1).astype(int)
     masks = model.rollout_buffer.action_masks.reshape(-1, 5) > 0.5
