@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mtf_scalper.cli.options import (
     EXIT_CODES,
     ConfigFiles,
-    EmbargoCandles,
     Jobs,
-    MarketSeed,
     OnRay,
     Pairs,
-    Planted,
     RayAddress,
     RealDatadir,
-    Seeds,
-    Signal,
-    TestDays,
-    TrainDays,
     path_checked_by,
+    with_walk_forward,
 )
 from mtf_scalper.paths import (
     check_file,
@@ -129,35 +123,25 @@ def parity(
     epilog=f"{EXIT_CODES} With --freqtrade trades that differ are a failure. No evidence of an "
     "edge is the normal, correct answer on most data and no failure."
 )
+@with_walk_forward
 def evaluate(
     timerange: Annotated[
         str, typer.Option(metavar="YYYYMMDD-YYYYMMDD", help="Days to trade out of sample.")
     ],
-    pairs: Pairs = None,
-    seeds: Seeds = 1,
-    datadir: RealDatadir = None,
-    config: ConfigFiles = [],  # noqa: B006 - typer copies it
+    *,
+    walk_forward: dict[str, Any],
     freqtrade: Annotated[
         bool,
         typer.Option(
             "--freqtrade", help="Backtest with the real program too; its trades have to agree."
         ),
     ] = False,
-    planted: Planted = None,
-    signal: Signal = None,
-    market_seed: MarketSeed = 0,
-    train_days: TrainDays = 30,
-    test_days: TestDays = 7,
-    embargo_candles: EmbargoCandles = None,
-    jobs: Jobs = None,
     peers: Annotated[
         bool,
         typer.Option(
             "--peers", help="Ridge regression and LightGBM on the same windows, as baselines too."
         ),
     ] = False,
-    ray: OnRay = False,
-    ray_address: RayAddress = None,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -177,23 +161,7 @@ def evaluate(
     project = find_project()
     resumed = None if resume is None else find_run(resume, user_data(project) / "runs")
     plan = plan_evaluation(
-        project,
-        timerange=timerange,
-        pairs=pairs or (),
-        n_seeds=seeds,
-        datadir=datadir,
-        configs=config,
-        with_program=freqtrade,
-        planted=planted,
-        signal=signal,
-        market_seed=market_seed,
-        train_days=train_days,
-        test_days=test_days,
-        embargo_candles=embargo_candles,
-        jobs=jobs,
-        with_peers=peers,
-        on_ray=ray or ray_address is not None,
-        ray_address=ray_address,
+        project, timerange=timerange, with_program=freqtrade, with_peers=peers, **walk_forward
     )
     raise typer.Exit(run_evaluation(plan, project, Console(), resumed))
 
@@ -240,6 +208,7 @@ def train(
     epilog=f"{EXIT_CODES} That nothing was found is the normal, correct answer on most data and "
     "no failure."
 )
+@with_walk_forward
 def tune(
     timerange: Annotated[
         str,
@@ -247,6 +216,7 @@ def tune(
             metavar="YYYYMMDD-YYYYMMDD", help="Days to search on; the last part is locked away."
         ),
     ],
+    *,
     trials: Annotated[
         int, typer.Option(min=1, help="That the study is to have, earlier ones included.")
     ] = 30,
@@ -285,19 +255,7 @@ def tune(
             help="File for the configuration of the best trial.",
         ),
     ] = None,
-    pairs: Pairs = None,
-    seeds: Seeds = 1,
-    datadir: RealDatadir = None,
-    config: ConfigFiles = [],  # noqa: B006 - typer copies it
-    planted: Planted = None,
-    signal: Signal = None,
-    market_seed: MarketSeed = 0,
-    train_days: TrainDays = 30,
-    test_days: TestDays = 7,
-    embargo_candles: EmbargoCandles = None,
-    jobs: Jobs = None,
-    ray: OnRay = False,
-    ray_address: RayAddress = None,
+    walk_forward: dict[str, Any],
 ) -> None:
     """Search for settings by walk-forward; keep the last days locked away until the end."""
     from rich.console import Console
@@ -317,19 +275,7 @@ def tune(
         storage=storage,
         space=space,
         locked=locked,
-        pairs=pairs or (),
-        n_seeds=seeds,
-        datadir=datadir,
-        configs=config,
-        planted=planted,
-        signal=signal,
-        market_seed=market_seed,
-        train_days=train_days,
-        test_days=test_days,
-        embargo_candles=embargo_candles,
-        jobs=jobs,
-        on_ray=ray or ray_address is not None,
-        ray_address=ray_address,
+        **walk_forward,
     )
     if final:
         raise typer.Exit(run_final(plan, project, Console()))

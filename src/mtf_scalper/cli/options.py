@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,6 +95,60 @@ OnRay = Annotated[
 ]
 RayAddress = Annotated[str | None, typer.Option(hidden=True)]
 """What ``with_address`` makes of the address behind ``--ray``."""
+
+
+def _walk_forward(
+    pairs: Pairs = None,
+    seeds: Seeds = 1,
+    datadir: RealDatadir = None,
+    config: ConfigFiles = [],  # noqa: B006 - typer copies it
+    planted: Planted = None,
+    signal: Signal = None,
+    market_seed: MarketSeed = 0,
+    train_days: TrainDays = 30,
+    test_days: TestDays = 7,
+    embargo_candles: EmbargoCandles = None,
+    jobs: Jobs = None,
+    ray: OnRay = False,
+    ray_address: RayAddress = None,
+) -> dict[str, Any]:
+    return {
+        "pairs": pairs or (),
+        "n_seeds": seeds,
+        "datadir": datadir,
+        "configs": config,
+        "planted": planted,
+        "signal": signal,
+        "market_seed": market_seed,
+        "train_days": train_days,
+        "test_days": test_days,
+        "embargo_candles": embargo_candles,
+        "jobs": jobs,
+        "on_ray": ray or ray_address is not None,
+        "ray_address": ray_address,
+    }
+
+
+def with_walk_forward(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of walk-forward in place of its parameter ``walk_forward``.
+
+    Its function gets them there as ``plan_evaluation`` takes them.
+    """
+    shared = inspect.signature(_walk_forward, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        options = {name: given.pop(name) for name in shared}
+        command(**given, walk_forward=_walk_forward(**options))
+
+    own = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for name, each in own.parameters.items():
+        parameters += shared.values() if name == "walk_forward" else [each]
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return called
+
 
 RunsFolder = Annotated[
     Path,
