@@ -193,3 +193,12 @@ def test_a_pair_that_no_program_can_train_is_refused_before_one_is_started(plan_
         plan_training(
             plan.project, timerange=plan.timerange, datadir=plan.datadir, pairs=[*plan.pairs, pair]
         )
+
+
+def test_the_log_of_a_task_is_not_named_where_it_does_not_stay(plan_of):
+    plan, _ = plan_of("late")
+    order = ModelOrder(plan.pairs[0], plan.windows()[0], 42, "20300101-20300102", "late", 1)
+    files = model_training._files(plan, plan.pairs[0])
+    with pytest.raises(RuntimeError, match="freqtrade ended with exit code 2: ") as caught:
+        model_training.train_model(files, order)
+    assert "freqtrade.log" not in str(caught.value)

@@ -343,7 +343,7 @@ def train_model(files: Files, order: ModelOrder) -> dict[str, bytes]:
                 run_backtest(request)
             except RunError as error:
                 # It may have been killed: what becomes of it is for the engine to say.
-                raise RuntimeError(str(error)) from None
+                raise RuntimeError(error.reason) from None
         model = request.models / order.folder
         if not _is_there(model):
             raise RuntimeError(f"freqtrade has trained no {order.folder}")
