@@ -2,13 +2,14 @@
 
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from mtf_scalper.errors import SettingsError
+from mtf_scalper.errors import MtfScalperError, SettingsError
 from mtf_scalper.kept_files import read_list
 from mtf_scalper.records.reader import Status, runs_in
 from mtf_scalper.runs import model_training
@@ -24,8 +25,8 @@ EXACT = {"advantage": "exact", "vec_env": "batched"}
 def plan_of(make_request, tmp_path, project):
     """Return a maker of a project with its plan, for a backtest of two windows."""
 
-    def make(name, **options):
-        request = make_request(name, **EXACT)
+    def make(name, rl_config=None, **options):
+        request = make_request(name, **{**EXACT, **(rl_config or {})})
         home = tmp_path / name
         shutil.copytree(project, home, ignore=shutil.ignore_patterns("models", "runs"))
         overlay = tmp_path / f"{name}.json"
@@ -122,3 +123,82 @@ def test_a_folder_of_other_settings_is_refused(plan_of, monkeypatch):
     monkeypatch.setattr(model_training, "train_model", lambda *_: {name: b'{"other": 1}'})
     with pytest.raises(SettingsError, match="holds models made with other settings"):
         trained(plan)
+
+
+def test_models_of_other_settings_are_not_there_before(plan_of, monkeypatch):
+    plan, request = plan_of("first")
+    run_backtest(request)
+    monkeypatch.setattr(model_training, "train_model", None)
+    code, text, _ = trained(plan)
+    assert code == 0
+    assert text.splitlines()[0] == "0 models trained, 2 there before"
+    plan_of("second", {"learning_rate": 0.00123})
+    overlay = request.project.parent / "second.json"
+    other = plan_training(
+        plan.project, timerange=plan.timerange, datadir=plan.datadir, configs=[overlay], jobs=1
+    )
+    assert other.models == plan.models
+    with pytest.raises(SettingsError, match=r"made with other settings \(learning_rate; "):
+        trained(other)
+
+
+def test_a_configuration_is_read_as_freqtrade_reads_it(plan_of, tmp_path, monkeypatch):
+    plan, _ = plan_of("read")
+    (tmp_path / "more.json").write_text('{"max_open_trades": 7}')
+    own = tmp_path / "own.json"
+    own.write_text(
+        '{"add_config_files": ["more.json"], // and a comment\n'
+        ' "exchange": {"secret": "abc"}, "freqai": {"train_period_days": 5,}}'
+    )
+    monkeypatch.setenv("FREQTRADE__FREQAI__IDENTIFIER", "by_variable")
+    given = {"timerange": plan.timerange, "datadir": plan.datadir, "pairs": plan.pairs}
+    found = plan_training(plan.project, configs=[own], **given)
+    assert found.config["max_open_trades"] == 7
+    assert found.config["freqai"]["train_period_days"] == 5
+    assert found.identifier == "by_variable"
+    assert "abc" not in str(found.config)
+    assert str(tmp_path) not in str(found.config)
+    for text, words in (
+        ("[1]", "the configuration is not a section"),
+        ('{"freqai": null}', "freqai: null is not a section"),
+    ):
+        own.write_text(text)
+        with pytest.raises(SettingsError, match=words):
+            plan_training(plan.project, configs=[own], **given)
+
+
+def test_variables_of_freqtrade_are_not_laid_over_a_task(monkeypatch):
+    monkeypatch.setenv("FREQTRADE__FREQAI__IDENTIFIER", "by_variable")
+    monkeypatch.setenv("FREQTRADE__EXCHANGE__PAIR_WHITELIST", '["BTC/USDT:USDT", "ETH/USDT:USDT"]')
+    order = ModelOrder("BTC/USDT:USDT", None, 42, "", "", 1)
+    monkeypatch.setattr(ModelOrder, "trained", 5)
+    before = dict(os.environ)
+    with model_training._only(order):
+        assert not [name for name in os.environ if name.startswith("FREQTRADE__")]
+        assert os.environ[model_training.ONLY_WINDOW] == "5"
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ("NOPE/USDT:USDT", r"NOPE/USDT:USDT: no candles in .*NOPE_USDT_USDT-5m-futures.feather is"),
+        ("BTC/USDC:USDC", "BTC/USDC:USDC: is traded in USDC, and stake_currency is USDT"),
+        ("BTC/.*", r"BTC/\.\*: is no futures pair"),
+    ],
+)
+def test_a_pair_that_no_program_can_train_is_refused_before_one_is_started(plan_of, pair, words):
+    plan, _ = plan_of("pairs")
+    with pytest.raises(MtfScalperError, match=words):
+        plan_training(
+            plan.project, timerange=plan.timerange, datadir=plan.datadir, pairs=[*plan.pairs, pair]
+        )
+
+
+def test_the_log_of_a_task_is_not_named_where_it_does_not_stay(plan_of):
+    plan, _ = plan_of("late")
+    order = ModelOrder(plan.pairs[0], plan.windows()[0], 42, "20300101-20300102", "late", 1)
+    files = model_training._files(plan, plan.pairs[0])
+    with pytest.raises(RuntimeError, match="freqtrade ended with exit code 2: ") as caught:
+        model_training.train_model(files, order)
+    assert "freqtrade.log" not in str(caught.value)

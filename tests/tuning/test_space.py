@@ -117,6 +117,9 @@ def test_what_depends_on_something_else_is_tried_with_it_alone(tmp_path):
 def test_what_can_never_be_tried_is_no_part_of_the_space(tmp_path):
     text = "[gae_lambda]\nlow = 0.8\nhigh = 1.0\nwhen = { advantage = 'gae' }\n"
     assert "gae_lambda" not in names_of(space_of(tmp_path, text))
+    text = "[dropout]\nlow = 0.1\nhigh = 0.2\nwhen = { net_arch = [[8]] }\n"
+    assert "dropout" not in names_of(space_of(tmp_path, text + "[net_arch]\nchoices = [[16]]"))
+    assert "dropout" in names_of(space_of(tmp_path, text + "[net_arch]\nchoices = [[16], [8]]"))
 
 
 def test_what_is_switched_off_in_the_configuration_is_off_in_its_trial(tmp_path):
@@ -206,6 +209,17 @@ def test_the_configuration_of_a_trial_is_laid_over_the_users(tmp_path):
             "dropout, keep_bias: each is tried only with another of them",
         ),
         ("[dropout]\nlow = 0.1\nhigh = 0.2\nwhen = { nothing = 2.0 }", "nothing: unknown setting"),
+        ("[dropout]\nlow = 0.1\nhigh = 0.2\nwhen = [1]", r"dropout\.when: \[1\] is no table"),
+        (
+            "[dropout]\nlow = 0.1\nhigh = 0.2\nwhen = { advantage = 'exakt' }",
+            r"space\.toml: dropout\.when: advantage: Input should be 'exact'",
+        ),
+        (
+            "[dropout]\nlow = 0.1\nhigh = 0.2\nwhen = { net_arch = [32] }\n"
+            "[net_arch]\nchoices = [[16], [32]]",
+            r"space\.toml: dropout\.when: net_arch: Input should be",
+        ),
+        ("defaults = 'no'", "space.toml: defaults: 'no' is neither true nor false"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(tmp_path, text, message):

@@ -64,10 +64,9 @@ class OfflineExchange:
         Raises
         ------
         UntrainableError
-            If freqtrade would take the pair out of its list: one of another trading mode or of
-            another quote currency than the stake's, or one that the blacklist names.
+            As ``check_pair`` does.
         """
-        self._check_pair(pair)
+        self.check_pair(pair)
         exchange = self._exchange
         # freqtrade's formulas look these up where an exchange has told its markets.
         exchange._markets = {
@@ -89,6 +88,25 @@ class OfflineExchange:
         )
         return pair_terms(self._config, _WithoutTiers(exchange), pair)
 
+    def check_pair(self, pair: str) -> None:
+        """Refuse a pair that freqtrade would take out of its list.
+
+        Raises
+        ------
+        UntrainableError
+            If it is one of another trading mode or of another quote currency than the stake's, or
+            one that the blacklist names.
+        """
+        mode, stake = self._exchange.trading_mode, self._config["stake_currency"]
+        if (":" in pair) == (mode == TradingMode.SPOT):
+            raise UntrainableError(f"{pair}: is no {mode} pair, and trading_mode is {mode}")
+        quote = pair.partition("/")[2].partition(":")[0]
+        if quote != stake:
+            raise UntrainableError(f"{pair}: is traded in {quote}, and stake_currency is {stake}")
+        blocked = self._config["exchange"].get("pair_blacklist") or []
+        if pair in expanded_pairs(list(blocked), [pair]):
+            raise UntrainableError(f"{pair}: is in exchange.pair_blacklist")
+
     def _knows(self, pair: str) -> bool:
         spot = self._exchange.trading_mode == TradingMode.SPOT
         return spot or (self._has_tiers and pair in self._exchange._leverage_tiers)
@@ -103,17 +121,6 @@ class OfflineExchange:
             raise SettingsError(f"trading_mode, margin_mode: {error}") from None
         if exchange.trading_mode == TradingMode.SPOT and exchange._api.has.get("spot") is False:
             raise SettingsError(f"trading_mode: there is no spot trading on {exchange.name}")
-
-    def _check_pair(self, pair: str) -> None:
-        mode, stake = self._exchange.trading_mode, self._config["stake_currency"]
-        if (":" in pair) == (mode == TradingMode.SPOT):
-            raise UntrainableError(f"{pair}: is no {mode} pair, and trading_mode is {mode}")
-        quote = pair.partition("/")[2].partition(":")[0]
-        if quote != stake:
-            raise UntrainableError(f"{pair}: is traded in {quote}, and stake_currency is {stake}")
-        blocked = self._config["exchange"].get("pair_blacklist") or []
-        if pair in expanded_pairs(list(blocked), [pair]):
-            raise UntrainableError(f"{pair}: is in exchange.pair_blacklist")
 
     def _fee(self) -> float:
         if self._config.get("fee") is not None:

@@ -24,29 +24,44 @@ from mtf_scalper.engines.cluster import RayCluster
 from mtf_scalper.engines.processes import LocalProcesses
 from mtf_scalper.engines.tasks import Ended, Engine
 from mtf_scalper.errors import MtfScalperError, SettingsError
-from mtf_scalper.freqai.config import read_settings
+from mtf_scalper.freqai.config import check_identifier, made_by, read_settings, trade_rules
 from mtf_scalper.freqai.model import ONLY_WINDOW
 from mtf_scalper.freqai.model_folder import check_model, moved_to
+from mtf_scalper.freqai.offline import OfflineExchange
 from mtf_scalper.freqai.one_program import hold
 from mtf_scalper.freqai.vetting import PAIRS, newest_models
 from mtf_scalper.kept_files import KeptFilesError, read_list, write_json
 from mtf_scalper.lifetimes import CPUS_VARIABLE
 from mtf_scalper.market.pairs import check_linear
+from mtf_scalper.market.stored import read_candles
 from mtf_scalper.paths import check_folder, user_data, written_whole
 from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.progress import TaskBar
 from mtf_scalper.records.events import EVENTS_FILE, SETTINGS_FILE
 from mtf_scalper.records.files import file_stem
 from mtf_scalper.records.manifest import datadir_digests
+from mtf_scalper.records.secrets import without_secrets
 from mtf_scalper.records.writer import RunRecord
-from mtf_scalper.runs.program import BacktestRequest, RunError, merged, run_backtest
+from mtf_scalper.runs.program import (
+    MODEL,
+    STRATEGY,
+    BacktestRequest,
+    RunError,
+    merged,
+    run_backtest,
+)
 from mtf_scalper.runs.project import page_or_reason, shown
-from mtf_scalper.settings import TradeRules
+from mtf_scalper.runs.recipe_reader import load_model_class, load_strategy
+from mtf_scalper.settings import Settings
 from mtf_scalper.walk_forward.task_log import TaskLog
 from mtf_scalper.walk_forward.windows import Window, parse_timerange, rolling_windows
 
 KIND: Final = "train"
 _FACES: Final = ("strategies", "freqaimodels")
+_FILES: Final = ("config_files", "add_config_files")
+"""Names of files in a loaded configuration, which holds their content."""
+_ENVIRONMENT: Final = "FREQTRADE__"
+"""How the variables begin that freqtrade lays over its configuration."""
 Files = Mapping[str, bytes]
 """Content by path, relative to a folder, with slashes."""
 
@@ -62,7 +77,11 @@ class TrainingPlan:
     timerange : str
         Of the backtest that is to find them, ``YYYYMMDD-YYYYMMDD``.
     config : mapping
-        The whole configuration: the shipped one with others laid over it.
+        The whole configuration as the user wrote it: the shipped one with others and freqtrade's
+        environment variables laid over it, without secrets.
+    settings : Settings
+    makers : mapping
+        What the models depend on besides; see ``made_by``.
     jobs : int
         Trainings at a time.
     on_ray : bool
@@ -74,6 +93,8 @@ class TrainingPlan:
     datadir: Path
     timerange: str
     config: Mapping[str, Any]
+    settings: Settings
+    makers: Mapping[str, Any]
     jobs: int = 1
     on_ray: bool = False
     ray_address: str | None = None
@@ -148,38 +169,58 @@ def plan_training(
     on_ray: bool = False,
     ray_address: str | None = None,
 ) -> TrainingPlan:
-    """Read the configuration as freqtrade is given it.
+    """Read configuration, strategy and model as freqtrade does.
 
     Raises
     ------
-    SettingsError
-        If a configuration is no JSON, or options do not go together.
+    MtfScalperError
+        If freqtrade refuses the configuration, would take a pair out of its list or has no candles
+        of it, or options do not go together.
     """
     if ray_address is not None and jobs is not None:
         raise SettingsError("--jobs: the cluster at --ray ADDRESS has as many as it has CPUs")
-    config: dict[str, Any] = {}
-    for path in (project / "configs" / "config_rl_hybrid.json", *configs):
-        try:
-            config = merged(config, json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise SettingsError(f"{path}: no JSON: {error}") from None
+    datadir = (datadir or user_data(project) / "data" / "binance").resolve()
+    check_folder(datadir, "--datadir")
+    shipped = project / "configs" / "config_rl_hybrid.json"
+    loaded, strategy = load_strategy(
+        (shipped, *configs), user_data(project), datadir, STRATEGY, MODEL
+    )
+    makers = made_by(loaded, strategy, load_model_class(user_data(project), MODEL))
+    settings = read_settings(loaded, trade_rules(loaded, strategy))
+    written = {k: each for k, each in loaded["original_config"].items() if k not in _FILES}
+    config = without_secrets(written)
     if pairs:
         config = merged(config, {"exchange": {"pair_whitelist": list(dict.fromkeys(pairs))}})
-    for pair in config["exchange"]["pair_whitelist"]:
-        check_linear(pair)
+    _check_pairs(loaded, config["exchange"]["pair_whitelist"], datadir)
     if not config["freqai"].get("save_backtest_models", False):
         raise SettingsError(
             "freqai.save_backtest_models: without it FreqAI looks for no models; set it to true"
         )
     return TrainingPlan(
         project=project,
-        datadir=(datadir or user_data(project) / "data" / "binance").resolve(),
+        datadir=datadir,
         timerange=timerange,
         config=config,
+        settings=settings,
+        makers=makers,
         jobs=jobs or available_cpus(),
         on_ray=on_ray,
         ray_address=ray_address,
     )
+
+
+def _check_pairs(config: dict[str, Any], pairs: Iterable[str], datadir: Path) -> None:
+    """Refuse pairs that no program can train, before the first one is started."""
+    exchange = OfflineExchange(config)
+    for pair in pairs:
+        check_linear(pair)
+        exchange.check_pair(pair)
+        read_candles(
+            datadir,
+            pair,
+            str(config["timeframe"]),
+            data_format=config.get("dataformat_ohlcv", "feather"),
+        )
 
 
 def run_training(plan: TrainingPlan, console: Console) -> int:
@@ -195,9 +236,7 @@ def run_training(plan: TrainingPlan, console: Console) -> int:
     MtfScalperError
         If another program uses the identifier, or its folder holds models of other settings.
     """
-    check_folder(plan.datadir, "--datadir")
-    settings = read_settings(plan.config, TradeRules())  # the strategy's are not known yet
-    seed, threads = settings.random_state, plan.engine().threads
+    seed, threads = plan.settings.random_state, plan.engine().threads
     orders = [
         ModelOrder(pair, window, seed, plan.timerange, plan.identifier, threads)
         for pair in plan.pairs
@@ -206,10 +245,12 @@ def run_training(plan: TrainingPlan, console: Console) -> int:
     holder = _Holder()
     hold(plan.models, holder)
     due = [each for each in orders if not _is_there(plan.models / each.folder)]
+    if len(due) < len(orders) or (plan.models / SETTINGS_FILE).exists():
+        check_identifier(plan.models, plan.settings, plan.makers)
     record = RunRecord.begin(
         user_data(plan.project) / "runs",
         KIND,
-        settings=settings,
+        settings=plan.settings,
         pairs=plan.pairs,
         seeds=[seed],
         timerange=plan.timerange,
@@ -302,7 +343,7 @@ def train_model(files: Files, order: ModelOrder) -> dict[str, bytes]:
                 run_backtest(request)
             except RunError as error:
                 # It may have been killed: what becomes of it is for the engine to say.
-                raise RuntimeError(str(error)) from None
+                raise RuntimeError(error.reason) from None
         model = request.models / order.folder
         if not _is_there(model):
             raise RuntimeError(f"freqtrade has trained no {order.folder}")
@@ -362,14 +403,19 @@ def _files(plan: TrainingPlan, pair: str) -> dict[str, bytes]:
 
 @contextmanager
 def _only(order: ModelOrder) -> Iterator[None]:
-    """Let the programs that this process starts train one window alone, with so many threads."""
+    """Let the programs that this process starts train one window alone, with so many threads.
+
+    What freqtrade's own variables say is in the configuration; they would be laid over the task's.
+    """
+    before = {name: each for name, each in os.environ.items() if name.startswith(_ENVIRONMENT)}
     ours = {ONLY_WINDOW: str(order.trained), CPUS_VARIABLE: str(order.threads)}
-    before = {name: os.environ.get(name) for name in ours}
+    before |= {name: os.environ[name] for name in ours if name in os.environ}
+    for name in before:
+        del os.environ[name]
     os.environ.update(ours)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+        for name in ours:
+            del os.environ[name]
+        os.environ.update(before)

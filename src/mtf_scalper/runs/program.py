@@ -38,7 +38,17 @@ _CHILDREN_STOP_SECONDS = 3.0
 
 
 class RunError(MtfScalperError):
-    """The freqtrade program failed; names its log."""
+    """The freqtrade program failed; names its log.
+
+    Attributes
+    ----------
+    reason : str
+        Without the log's place, for those whose log does not stay.
+    """
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        super().__init__(f"{reason}{where}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -146,11 +156,12 @@ class BacktestRun:
         if self.process.returncode != 0:
             raise RunError(
                 f"freqtrade ended with exit code {self.process.returncode}: "
-                f"{last_error(self.request.log)} (see {self.request.log})"
+                f"{last_error(self.request.log)}",
+                f" (see {self.request.log})",
             )
         archives = sorted(self.request.folder.glob("backtest-result-*.zip"))
         if not archives:
-            raise RunError(f"freqtrade left no result in {self.request.folder}")
+            raise RunError("freqtrade left no result", f" in {self.request.folder}")
         with zipfile.ZipFile(archives[-1]) as archive:
             content = json.loads(archive.read(f"{archives[-1].stem}.json"))
         return BacktestOutcome(

@@ -11,6 +11,8 @@ from typing import Any
 from freqtrade.enums import RunMode
 from freqtrade.exceptions import FreqtradeException
 from freqtrade.resolvers import StrategyResolver
+from freqtrade.resolvers.freqaimodel_resolver import FreqaiModelResolver
+from freqtrade.strategy import IStrategy
 
 from mtf_scalper.errors import SettingsError
 from mtf_scalper.evaluation.recipe import Recipe
@@ -54,6 +56,33 @@ def read_recipe(
         If freqtrade refuses the configuration, or the strategy has features or FreqAI feature
         options that the Python API does not make.
     """
+    config, strategy = load_strategy(configs, user_data, datadir, strategy_name, model_name)
+    if not isinstance(strategy, HybridStrategy) or any(
+        getattr(type(strategy), hook) is not getattr(HybridStrategy, hook)
+        for hook in _FEATURE_HOOKS
+    ):
+        raise SettingsError(
+            f"{strategy_name}: has features of its own, which the Python API does not make; "
+            "backtest it with freqtrade, or evaluate the shipped strategy"
+        )
+    if has_own_leverage(strategy):
+        raise SettingsError(
+            f"{strategy_name}: has a leverage() of its own, which the Python API does not ask; "
+            "backtest it with freqtrade, or evaluate the shipped strategy"
+        )
+    return _recipe(config, strategy)
+
+
+def load_strategy(
+    configs: Sequence[Path], user_data: Path, datadir: Path, strategy_name: str, model_name: str
+) -> tuple[dict[str, Any], IStrategy]:
+    """Return freqtrade's configuration and strategy as a backtest has them; see ``read_recipe``.
+
+    Raises
+    ------
+    SettingsError
+        If freqtrade refuses the configuration, or finds no such strategy.
+    """
     arguments: dict[str, Any] = {
         "config": [str(path) for path in configs],
         "user_data_dir": str(user_data),
@@ -69,20 +98,23 @@ def read_recipe(
     except (FreqtradeException, ImportError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise SettingsError(f"freqtrade: {words}") from None
-    if not isinstance(strategy, HybridStrategy) or any(
-        getattr(type(strategy), hook) is not getattr(HybridStrategy, hook)
-        for hook in _FEATURE_HOOKS
-    ):
-        raise SettingsError(
-            f"{strategy_name}: has features of its own, which the Python API does not make; "
-            "backtest it with freqtrade, or evaluate the shipped strategy"
-        )
-    if has_own_leverage(strategy):
-        raise SettingsError(
-            f"{strategy_name}: has a leverage() of its own, which the Python API does not ask; "
-            "backtest it with freqtrade, or evaluate the shipped strategy"
-        )
-    return _recipe(config, strategy)
+    return config, strategy
+
+
+def load_model_class(user_data: Path, model_name: str) -> type:
+    """Return the class of ``--freqaimodel``; an object of it would open the identifier's folder.
+
+    Raises
+    ------
+    SettingsError
+    """
+    folder = user_data / "freqaimodels"
+    found = None
+    if folder.is_dir():
+        found, _ = FreqaiModelResolver._search_object(folder, object_name=model_name)
+    if not isinstance(found, type):
+        raise SettingsError(f"{folder} holds no {model_name}; mtf-scalper init writes it")
+    return found
 
 
 def _recipe(config: dict[str, Any], strategy: HybridStrategy) -> Recipe:

@@ -108,6 +108,12 @@ class Dimension:
         step = {} if self.step is None else {"step": self.step}
         return suggest(self.name, self.low, self.high, log=self.log, **step)
 
+    def __contains__(self, value: Any) -> bool:
+        """Whether a plain value may be tried; of a range, whether it lies within."""
+        if self.choices:
+            return value in self.choices
+        return bool((self.low or 0) <= value <= (self.high or 0))
+
     def parameter(self, value: Any) -> Any:
         """Return a value as Optuna keeps it."""
         return _word(value) if self.choices else value
@@ -242,7 +248,10 @@ def search_space(base: Settings, file: Path | None = None) -> SearchSpace:
     given: dict[str, Any] = {}
     if file is not None:
         given = _read(file)
-        if not given.pop("defaults", True):
+        keeps = given.pop("defaults", True)
+        if not isinstance(keeps, bool):
+            raise SettingsError(f"{file.name}: defaults: {keeps!r} is neither true nor false")
+        if not keeps:
             tables = {}
     where = "space" if file is None else file.name
     for name, table in given.items():
@@ -304,9 +313,16 @@ def _dimension(base: Settings, name: str, table: Any, where: str) -> Dimension:
     for key in table:
         if key not in _KEYS:
             raise SettingsError(f"{where}: {name}.{key}: unknown key{nearest(key, _KEYS)}")
-    when = {str(other): _listed(value) for other, value in dict(table.get("when", {})).items()}
-    for other in when:
+    asked = table.get("when", {})
+    if not isinstance(asked, Mapping):
+        raise SettingsError(
+            f'{where}: {name}.when: {asked!r} is no table; write {{ name = "value" }}'
+        )
+    when = {str(other): _listed(value) for other, value in asked.items()}
+    for other, wanted in when.items():
         _check_name(other, where)
+        for each in wanted:
+            _checked(base, other, each, f"{where}: {name}.when")
     choices = table.get("choices", ())
     if not isinstance(choices, Sequence) or isinstance(choices, str):
         raise SettingsError(f"{where}: {name}.choices: {choices!r} is no list")
@@ -427,9 +443,12 @@ def _in_order(dimensions: Sequence[Dimension], where: str) -> list[Dimension]:
 
 def _can_be(base: Settings, one: Dimension, dimensions: Sequence[Dimension]) -> bool:
     """Whether a dimension is ever tried: what is not searched stays what it is."""
-    searched = {each.name for each in dimensions}
+    searched = {each.name: each for each in dimensions}
     return all(
-        name in searched or plain_value(base, name) in wanted for name, wanted in one.when.items()
+        any(value in searched[name] for value in wanted)
+        if name in searched
+        else plain_value(base, name) in wanted
+        for name, wanted in one.when.items()
     )
 
 
