@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -32,7 +33,8 @@ hypothesis.settings.load_profile("project")
 # on what costs the time, so that a new test of theirs is left out as well.
 MARKED_FIXTURES = {
     "program": (
-        *("exchange_url", "freqtrade", "installed", "kill_when", "make_program", "make_request"),
+        *("exchange_url", "freqtrade", "installed", "kill_once", "kill_when"),
+        *("make_program", "make_request"),
         *("datadirs", "plan", "ready_python", "run_backtester", "stock", "tiny_plan"),
     ),
     "processes": ("cluster", "in_processes", "no_child_left", "start_method"),
@@ -40,7 +42,7 @@ MARKED_FIXTURES = {
 }
 SLOW_FILES = {
     "checks": ("facts",),
-    "engines": ("engines", "left_behind", "orders"),
+    "engines": ("engines", "orders"),
     "evaluation": (
         *("baselines", "bootstrap", "edge", "importance", "judge_into", "overfitting", "peers"),
         "report",
@@ -251,11 +253,12 @@ Ready = Callable[[list[psutil.Process]], bool]
 KillWhen = Callable[..., tuple[list[psutil.Process], list[psutil.Process]]]
 
 
-@pytest.fixture
-def kill_when() -> Iterator[KillWhen]:
-    """Return what starts a program, kills it when its descendants are as wanted, and looks on.
+@contextlib.contextmanager
+def killing() -> Iterator[KillWhen]:
+    """Yield what starts a program, kills it when its descendants are as wanted, and looks on.
 
-    It returns all descendants that were ever seen, and those of them that live on.
+    It returns all descendants that were ever seen, and those of them that live on after so many
+    seconds. They are killed in the end.
     """
     seen: list[psutil.Process] = []
 
@@ -263,6 +266,8 @@ def kill_when() -> Iterator[KillWhen]:
         command: Sequence[str],
         is_ready: Ready,
         how: int = signal.SIGTERM if os.name == "nt" else signal.SIGKILL,
+        *,
+        patience: float = 60.0,  # one that is still loading on a busy machine has to get to its end
         **options: Any,
     ) -> tuple[list[psutil.Process], list[psutil.Process]]:
         with subprocess.Popen(list(command), **options) as started:
@@ -280,15 +285,30 @@ def kill_when() -> Iterator[KillWhen]:
                 started.wait(30.0)
             finally:
                 started.kill()
-        # One that is still loading on a busy machine needs time to get to its end.
-        deadline = time.monotonic() + 60.0
+        deadline = time.monotonic() + patience
         while any(map(lives, seen)) and time.monotonic() < deadline:
             time.sleep(0.1)
         return seen, [child for child in seen if lives(child)]
 
-    yield kill
-    for child in filter(lives, seen):  # where the test fails, and is right to
-        child.kill()
+    try:
+        yield kill
+    finally:
+        for child in filter(lives, seen):  # where the test fails, and is right to
+            child.kill()
+
+
+@pytest.fixture
+def kill_when() -> Iterator[KillWhen]:
+    """Return what starts a program and kills it; see ``killing``."""
+    with killing() as kill:
+        yield kill
+
+
+@pytest.fixture(scope="module")
+def kill_once() -> Iterator[KillWhen]:
+    """Return the same for a program that several tests of a file look at."""
+    with killing() as kill:
+        yield kill
 
 
 def lives(process: psutil.Process) -> bool:

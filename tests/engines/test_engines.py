@@ -1,15 +1,22 @@
-"""Both engines keep one promise: every task ends, once, and says how."""
+"""Both engines keep one promise: every task ends, once, and says how; a cluster leaves nothing.
+
+What Ray leaves running where its program was killed ends by itself, a minute later: the program is
+killed by the first test and looked at by the last, with the others meanwhile.
+"""
 
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import engine_work as work
 import numpy as np
+import psutil
 import pytest
 
 from mtf_scalper.engines.cluster import RayCluster
@@ -18,6 +25,49 @@ from mtf_scalper.engines.tasks import ATTEMPTS
 from mtf_scalper.errors import SettingsError, UntrainableError
 
 pytestmark = pytest.mark.processes
+
+TESTS = Path(__file__).resolve().parents[1]
+PROGRAM = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+sys.path.insert(0, {str(TESTS)!r})
+import engine_work
+from mtf_scalper.engines.cluster import RayCluster
+with RayCluster(jobs=1) as cluster:
+    list(cluster.run(engine_work.sleep, [(600.0, sys.argv[1])]))
+"""
+OF_SIGNALS = pytest.mark.skipif(os.name == "nt", reason="signals are of another kind there")
+
+
+def ended_by(how, kill, folder, temporary, patience):
+    """Send a signal to a program whose cluster does a task; return all processes, and the living.
+
+    Its temporary files lie in the second folder; so do sockets, whose paths are to be short.
+    """
+    pytest.importorskip("ray", reason="ray is not installed")
+    marks = folder / "marks"
+    marks.mkdir()
+    with open(folder / "said", "wb") as said:
+        return kill(
+            [sys.executable, "-c", PROGRAM, str(marks)],
+            lambda _: any(marks.iterdir()),
+            how,
+            patience=patience,
+            env={**os.environ, "TMPDIR": temporary},
+            stdout=said,
+            stderr=said,
+        )
+
+
+@pytest.fixture(scope="module")
+def killed(kill_once, tmp_path_factory):
+    with tempfile.TemporaryDirectory(prefix="l", ignore_cleanup_errors=True) as temporary:
+        yield ended_by(signal.SIGKILL, kill_once, tmp_path_factory.mktemp("killed"), temporary, 0.0)
+
+
+@OF_SIGNALS
+def test_a_cluster_has_many_processes_when_its_program_is_killed(killed):
+    assert len(killed[0]) > 3
 
 
 @pytest.fixture(params=["one process", "processes", "ray"])
@@ -182,3 +232,19 @@ def test_where_there_is_no_cluster_auto_says_how_to_start_one():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     said = "--ray: no cluster on this machine: start one with: ray start --head\n"
     assert (done.stdout, done.stderr) == (said, "")
+
+
+@OF_SIGNALS
+def test_an_interrupted_program_leaves_no_process_and_no_file(kill_when, tmp_path):
+    with tempfile.TemporaryDirectory(prefix="l", ignore_cleanup_errors=True) as temporary:
+        seen, living = ended_by(signal.SIGINT, kill_when, tmp_path, temporary, 60.0)
+        left = os.listdir(temporary)
+    assert len(seen) > 3
+    assert psutil.wait_procs(living, timeout=300.0)[1] == []
+    assert left == []
+
+
+@OF_SIGNALS
+def test_a_killed_program_leaves_no_process(killed):
+    """Two agents of Ray 2.60 end a minute later: findings/ray-agents-outlive-a-killed-driver.sh."""
+    assert psutil.wait_procs(killed[1], timeout=300.0)[1] == []

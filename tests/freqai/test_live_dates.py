@@ -30,6 +30,7 @@ from freqtrade.freqai.data_kitchen import FreqaiDataKitchen
 from freqtrade.plugins.pairlistmanager import PairListManager
 from freqtrade.resolvers import StrategyResolver
 from freqtrade.strategy import IStrategy
+from live_bot import look_often, within
 
 from mtf_scalper.errors import MarketError
 from mtf_scalper.freqai import columns
@@ -102,10 +103,8 @@ class Bot:
 
     def trained_after(self, moment: int, pair: str = PAIR) -> int:
         """Wait for a training in FreqAI's own thread, which notes the moment before it saves."""
-        for _ in range(300):
-            if self.trained(pair) > moment and pair in self.model.dd.model_dictionary:
-                break
-            time.sleep(0.1)
+        models = self.model.dd.model_dictionary
+        within(30.0, lambda: self.trained(pair) > moment and pair in models)
         return self.trained(pair)
 
 
@@ -120,6 +119,7 @@ def make_bot(
     """Return a maker of bots, whose candles on disk are in the format that is asked for."""
     monkeypatch.setattr(exchange, "_klines", {})
     monkeypatch.setattr(freqtrade.freqai.data_kitchen, "datetime", Clock)
+    look_often(monkeypatch)
     bots: list[Bot] = []
 
     def make(dataformat: str = "feather", pairs: tuple[str, ...] = (PAIR,)) -> Bot:
@@ -257,7 +257,7 @@ def test_a_training_that_fails_is_told_once_and_tried_again_at_the_next_candle(
     for pair in PAIRS:
         bot.candle(pair)
     assert bot.trained_after(0, OTHER) == STOPPED.timestamp()
-    time.sleep(3.0)  # FreqAI looks at its queue every second
+    time.sleep(1.0)  # FreqAI looks at its queue many times
     assert tried == [PAIR, OTHER]
     assert bot.trained() == 0
     told = [line for line in caplog.records if f"{PAIR}: too few" in line.getMessage()]
