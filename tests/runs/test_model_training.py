@@ -161,6 +161,8 @@ def test_a_configuration_is_read_as_freqtrade_reads_it(plan_of, tmp_path, monkey
     for text, words in (
         ("[1]", "the configuration is not a section"),
         ('{"freqai": null}', "freqai: null is not a section"),
+        ('{"strategy": "Mine"}', "strategy: 'Mine' is asked for, and MtfScalper_RL_Hybrid is what"),
+        ('{"freqaimodel": "Mine"}', "freqaimodel: 'Mine' is asked for, and MtfScalperRLModel is"),
     ):
         own.write_text(text)
         with pytest.raises(SettingsError, match=words):

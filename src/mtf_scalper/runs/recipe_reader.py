@@ -81,7 +81,8 @@ def load_strategy(
     Raises
     ------
     SettingsError
-        If freqtrade refuses the configuration, or finds no such strategy.
+        If freqtrade refuses the configuration or finds no such strategy, or another one, or
+        another model, stands in the configuration.
     """
     arguments: dict[str, Any] = {
         "config": [str(path) for path in configs],
@@ -93,6 +94,13 @@ def load_strategy(
     try:
         with _without_its_log():
             config = load_configuration(arguments, RunMode.UTIL_NO_EXCHANGE)
+            for key in ("strategy", "freqaimodel"):
+                written = config["original_config"].get(key, arguments[key])
+                if written != arguments[key]:
+                    raise SettingsError(
+                        f"{key}: {written!r} is asked for, and {arguments[key]} is what is learned "
+                        "and traded here; leave it out, or backtest it with freqtrade"
+                    )
             strategy = StrategyResolver.load_strategy(config)
             strategy.ft_load_hyper_params(False)
     except (FreqtradeException, ImportError) as error:
