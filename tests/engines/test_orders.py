@@ -1,5 +1,7 @@
 """The same bits whoever learned a window; and a run that was cut off does nothing twice."""
 
+import io
+import json
 from dataclasses import fields, replace
 
 import engine_work
@@ -10,7 +12,7 @@ from mtf_scalper.engines.processes import LocalProcesses
 from mtf_scalper.errors import MtfScalperError, SettingsError, UntrainableError
 from mtf_scalper.evaluation.importance import Importance
 from mtf_scalper.settings import EntryMode, Settings, TradeRules
-from mtf_scalper.walk_forward.learned_window import learn_window, window_task
+from mtf_scalper.walk_forward.learned_window import LearnedWindow, learn_window, window_task
 from mtf_scalper.walk_forward.orders import (
     Result,
     Results,
@@ -201,6 +203,42 @@ def test_a_block_brings_back_all_that_it_was_made_of(alone, orders):
     np.testing.assert_array_equal(found.learned.peers["ridge"], learned.peers["ridge"])
     assert found.learned.policy == learned.policy
     same(replace(found.learned, peers={}), replace(learned, peers={}))
+
+
+@pytest.mark.parametrize("name", ["../a", "/tmp/a", "b/a", "..\\\\a", "C:a", ".."])
+def test_a_result_whose_file_would_leave_its_folder_is_none(windows, name):
+    learned = LearnedWindow(
+        pair=PAIR,
+        window=windows[0],
+        seed=1,
+        first_row=0,
+        probabilities=np.ones((3, 3, 5), dtype=np.float32),
+        seconds=1.0,
+        degenerate=None,
+        window_size=5,
+    )
+    assert unpacked(packed(Result(learned, "", {"a.zip": b""}))).files == {"a.zip": b""}
+    with pytest.raises(ValueError, match="lies in its own folder"):
+        unpacked(packed(Result(learned, "", {name: b""})))
+
+
+@pytest.mark.parametrize("facts", [3, "a", [], {"window": []}, {"window": {}, "importance": 3}])
+def test_a_result_of_another_form_is_learned_again(tmp_path, facts):
+    block = io.BytesIO()
+    np.savez(block, facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8))
+    with Results(tmp_path) as results:
+        results.write("odd", block.getvalue())
+        assert results.read("odd") is None
+
+
+def test_a_compressed_result_is_not_unpacked(tmp_path):
+    block = io.BytesIO()
+    np.savez_compressed(block, facts=np.zeros(1_000_000, dtype=np.uint8))
+    with pytest.raises(ValueError, match="is not compressed"):
+        unpacked(block.getvalue())
+    with Results(tmp_path) as results:
+        results.write("bomb", block.getvalue())
+        assert results.read("bomb") is None
 
 
 @pytest.mark.parametrize(

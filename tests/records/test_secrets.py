@@ -102,3 +102,10 @@ def test_what_is_no_secret_stays() -> None:
     assert command_without_secrets(["x", "--password", "abc", "--other"]) == [
         *("x", "--password", "***", "--other")
     ]
+
+
+@pytest.mark.parametrize("password", ["top/mark", "top@mark", "a:top@b/mark"])
+def test_a_password_in_an_address_may_hold_what_ends_an_address(password: str) -> None:
+    url = f"postgresql://me:{password}@host:5432/db"
+    assert without_secrets(f"--storage: {url}") == "--storage: postgresql://***@host:5432/db"
+    assert command_without_secrets(["--storage", url])[1] == "postgresql://***@host:5432/db"

@@ -220,6 +220,17 @@ def test_the_configuration_of_a_trial_is_laid_over_the_users(tmp_path):
             r"space\.toml: dropout\.when: net_arch: Input should be",
         ),
         ("defaults = 'no'", "space.toml: defaults: 'no' is neither true nor false"),
+        ("[dropout]\nlow = 0.1\nhigh = 0.2\nwhen = 3", "dropout.when: 3 is no table"),
+        ("[dropout]\nlow = 0.1\nhigh = 0.2\nwhen = { gamma = nan }", "dropout.when.gamma: nan is"),
+        ("[dropout]\nlow = 0.1\nhigh = 0.2\nstep = nan", "dropout.step: nan is no finite number"),
+        ("[dropout]\nlow = 0.1\nhigh = 0.2\nstep = inf", "dropout.step: inf is no finite number"),
+        ("[dropout]\nlow = 0.1\nhigh = 0.2\nstep = 1e-320", "no steps of 1e-320 lead to 0.2"),
+        ("[dropout]\nlow = 0.1\nhigh = 0.2\nstep = ''", "dropout.step: '' is no number"),
+        ("[n_epochs]\nlow = 1\nhigh = 8\nstep = 10000000000", "from 1 no steps of 10000000000"),
+        (f"[dropout]\nlow = 0.1\nhigh = 1{'0' * 400}", "dropout.high: a whole number of more than"),
+        (f"[dropout]\nlow = 0.1\nhigh = 1{'0' * 5000}", "space.toml: Exceeds the limit"),
+        ("[dropout]\nchoices = [1979-05-27]", "dropout.choices: 1979-05-27 is a date or a time"),
+        (f"dropout = {'[' * 3000}{']' * 3000}", "space.toml: lists or tables are nested too deep"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(tmp_path, text, message):

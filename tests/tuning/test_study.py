@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -252,3 +253,51 @@ def test_optunas_dashboard_opens_the_same_database(tmp_path):
     assert len(found["trials"]) == 4
     storage.remove_session()
     storage.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "content"),
+    [
+        ("trial", "mtf_scalper_outcome", "3"),
+        ("trial", "mtf_scalper_outcome", "{"),
+        ("trial", "mtf_scalper_outcome", '{"state": "complete"}'),
+        (
+            "trial",
+            "mtf_scalper_outcome",
+            '{"state": "complete", "windows": [], "days": {}, "reason": ""}',
+        ),
+        (
+            "trial",
+            "mtf_scalper_outcome",
+            '{"state": "complete", "windows": [NaN, 1], "days": {}, "reason": ""}',
+        ),
+        ("trial", "mtf_scalper_values", "[]"),
+        ("study", "mtf_scalper_plan", "3"),
+    ],
+)
+def test_a_damaged_study_is_one_line(tmp_path, table, key, content):
+    searched(tmp_path, GENERATION)
+    database = sqlite3.connect(tmp_path / "study.db")
+    changed = database.execute(
+        f"update {table}_user_attributes set value_json = ? where key = ?",
+        (content, key),
+    )
+    assert changed.rowcount > 0
+    database.commit()
+    database.close()
+    with (
+        pytest.raises(SettingsError, match="--study: 'mine' is damaged in its database") as caught,
+        study(tmp_path) as found,
+    ):
+        found.told()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("end", ["host:port/db", "host:1x/db"])
+def test_a_port_that_is_no_number_is_one_line_without_the_password(end):
+    with (
+        pytest.raises(SettingsError, match=r"--storage: postgresql://\*\*\*@host") as caught,
+        opened_study(f"postgresql://me:mark@{end}", "mine", PLAN, SPACE, 42),
+    ):
+        pass
+    assert "mark" not in str(caught.value)

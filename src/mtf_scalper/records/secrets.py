@@ -18,8 +18,8 @@ _NAMES: Final = (
 )
 _NAMED = re.compile(rf"\A{_NAMES}\Z|\A(?:key|uid|db[_-]url)\Z", re.IGNORECASE)
 _IN_TEXT = (
-    # of an address: user:password@host
-    (re.compile(r"(://)[^\s/@'\"]+@"), rf"\1{STARS}@"),
+    # of an address: user:password@host, whose password may hold / and @ in a database's URL
+    (re.compile(r"(://)(?:[^\s/:'\"]*:[^\s'\"]*|[^\s/@'\"]+)@"), rf"\1{STARS}@"),
     # a telegram bot's
     (re.compile(r"\b(?:bot)?\d{6,12}:[\w-]{30,}"), STARS),
     # a JSON web token

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from mtf_scalper.settings import RewardParameters, Settings, TradeRules
 Values = dict[str, Any]
 """Settings by name, in their plain form."""
 
+_MOST: Final = 2**63
+_MOST_STEPS: Final = 2**53
 _KEYS: Final = ("low", "high", "log", "step", "choices", "when")
 
 _DEFAULT: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -283,9 +286,29 @@ def plain_value(settings: Settings, name: str) -> Any:
 def _read(file: Path) -> dict[str, Any]:
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of UTF-8, of an integer with too many digits
         raise SettingsError(f"{file.name}: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"{file.name}: lists or tables are nested too deeply") from None
+    for key, value in found.items():
+        _check_plain(value, f"{file.name}: {key}")
     return {name: each for key, value in found.items() for name, each in _named(key, value)}
+
+
+def _check_plain(value: Any, where: str) -> None:
+    """Refuse what neither a database nor the JSON of a record can keep, wherever it stands."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            _check_plain(each, f"{where}.{key}")
+    elif isinstance(value, list):
+        for each in value:
+            _check_plain(each, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{where}: {value} is no finite number")
+    elif isinstance(value, int) and abs(value) >= _MOST:
+        raise SettingsError(f"{where}: a whole number of more than 63 bits")
+    elif not isinstance(value, str | int | float):
+        raise SettingsError(f"{where}: {value} is a date or a time, which no setting is")
 
 
 def _named(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -340,7 +363,7 @@ def _ranged(base: Settings, found: Dimension, table: Mapping[str, Any], where: s
     name = found.name
     low, high = table.get("low"), table.get("high")
     step, log = table.get("step"), table.get("log", False)
-    for key, value in (("low", low), ("high", high), ("step", step or 1)):
+    for key, value in (("low", low), ("high", high), ("step", 1 if step is None else step)):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise SettingsError(f"{where}: {name}.{key}: {value!r} is no number")
     if not isinstance(log, bool):
@@ -358,9 +381,15 @@ def _ranged(base: Settings, found: Dimension, table: Mapping[str, Any], where: s
         step = None if step is None else float(step)
     elif not all(isinstance(each, int) for each in (low, high, step or 1)):
         raise SettingsError(f"{where}: {name}: low, high and step have to be whole numbers")
-    if step is not None and abs((high - low) / step - round((high - low) / step)) > 1e-9:
+    if step is not None and not _is_stepped(high - low, step):
         raise SettingsError(f"{where}: {name}: from {low} no steps of {step} lead to {high}")
     return replace(found, low=low, high=high, log=log, step=step)
+
+
+def _is_stepped(width: float, step: float) -> bool:
+    """Whether a width is one or more whole steps, and not more than can be told apart."""
+    steps = width / step
+    return 1.0 - 1e-9 <= steps <= _MOST_STEPS and abs(steps - round(steps)) <= 1e-9
 
 
 def _holding(found: Dimension, own: Any, where: str) -> Dimension:

@@ -204,7 +204,14 @@ class TuningStudy:
         return {str(name): float(value) for name, value in found.items()}
 
     def _trials(self, *states: Any) -> list[Any]:
-        return list(self._study.get_trials(deepcopy=False, states=states))
+        with _undamaged(self.name):
+            trials = list(self._study.get_trials(deepcopy=False, states=states))
+            for trial in trials:
+                if not isinstance(trial.user_attrs.get(_VALUES, {}), dict):
+                    raise TypeError(f"the values of trial {trial.number} are no table")
+                if _OUTCOME in trial.user_attrs:
+                    _outcome_of(trial)
+            return trials
 
     def _running(self) -> list[Any]:
         """Return the open trials by number; those that were cut off while asked for are ended."""
@@ -246,7 +253,26 @@ class TuningStudy:
 
 def _outcome_of(trial: Any) -> Outcome:
     found = trial.user_attrs[_OUTCOME]
-    return Outcome(found["state"], tuple(found["windows"]), found["days"], found["reason"])
+    outcome = Outcome(found["state"], tuple(found["windows"]), found["days"], found["reason"])
+    is_known = outcome.state in (COMPLETE, STOPPED, UNTRADABLE) and isinstance(outcome.days, dict)
+    objective = outcome.objective if len(outcome.windows) > 1 else None
+    if not is_known or (outcome.state == COMPLETE) != (objective is not None):
+        raise ValueError(f"the outcome of trial {trial.number} is none")
+    if not np.isfinite(np.asarray(outcome.windows, dtype=np.float64)).all():
+        raise ValueError(f"a window of trial {trial.number} is no finite number")
+    return outcome
+
+
+@contextmanager
+def _undamaged(name: str) -> Iterator[None]:
+    """Say in one line that a study is damaged, whatever Optuna or this module stumbles over."""
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        words = " ".join(str(error).split())
+        raise SettingsError(
+            f"--study: {name!r} is damaged in its database: {without_secrets(words)[:200]}"
+        ) from None
 
 
 @contextmanager
@@ -276,9 +302,15 @@ def opened_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = None
     try:
-        storage = optuna.storages.RDBStorage(url)
+        try:
+            storage = optuna.storages.RDBStorage(url)
+        except ValueError as error:  # a port or an option that is no number
+            raise SettingsError(without_secrets(f"--storage: {url}: {error}")) from None
         study = _made(optuna, storage, name)
-        kept = study.user_attrs.get(_PLAN)
+        with _undamaged(name):
+            kept = study.user_attrs.get(_PLAN)
+            if kept is not None and not isinstance(kept, dict):
+                raise TypeError("its plan is no table")
         if kept is None:
             if study.get_trials(deepcopy=False):
                 raise SettingsError(f"--study: {name!r} is a study of another program")

@@ -15,7 +15,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Final, Self
 
 import numpy as np
@@ -154,6 +154,10 @@ def unpacked(block: bytes) -> Result:
         If they are cut or damaged.
     """
     try:
+        with zipfile.ZipFile(io.BytesIO(block)) as packing:
+            # ``packed`` compresses nothing: a small block of gigabytes is none of ours.
+            if any(each.compress_type != zipfile.ZIP_STORED for each in packing.infolist()):
+                raise ValueError("a result of a task is not compressed")
         with np.load(io.BytesIO(block), allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
         facts = json.loads(arrays["facts"].tobytes())
@@ -172,8 +176,14 @@ def unpacked(block: bytes) -> Result:
             peers=_of_kind(arrays, _PEER),
         )
         files = {name: each.tobytes() for name, each in _of_kind(arrays, _FILE).items()}
+        if any(name == ".." or PureWindowsPath(name).name != name for name in files):
+            raise ValueError("a file of a result lies in its own folder")
         return Result(learned, arrays["events"].tobytes().decode(), files)
-    except (KeyError, TypeError, zipfile.BadZipFile, OSError, EOFError) as error:
+    except (
+        *(AttributeError, KeyError, TypeError),  # facts of another form
+        *(zipfile.BadZipFile, OSError, EOFError),
+        *(RuntimeError, MemoryError),  # too deep, encrypted, or of a shape that no memory holds
+    ) as error:
         raise ValueError(str(error)) from error
 
 
