@@ -373,7 +373,8 @@ def test_exchange_listens_where_the_offline_configuration_looks(invoke: Invoke) 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one process")
-def test_exchange_serves_until_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_exchange_serves_until_interrupted(tmp_path: Path, how: signal.Signals) -> None:
     days = ("--start", "2024-10-01", "--end", "2024-10-02")
     assert run("synth", "--datadir", tmp_path, *days).returncode == 0
     command = [*CLI, "exchange", "--datadir", str(tmp_path), "--port", "0"]
@@ -384,7 +385,7 @@ def test_exchange_serves_until_interrupted(tmp_path: Path) -> None:
             assert match is not None
             url = match.group()
             assert httpx.get(f"{url}/fapi/v1/ping", timeout=30).json() == {}
-            server.send_signal(signal.SIGINT)
+            server.send_signal(how)
             assert server.wait(timeout=30) == 0
         finally:
             server.kill()

@@ -10,12 +10,14 @@ multiprocessing, or the parent's id and start time for a program of its own.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import logging
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import connection
 from typing import Any
 
@@ -27,6 +29,30 @@ _WATCH_SECONDS = 1.0
 _STOP_SECONDS = 15.0
 _START_TOLERANCE_SECONDS = 2.0  # the system's boot time, which it counts from, is no exact figure
 _watching: set[tuple[int, Any]] = set()  # by process, so that a forked one watches as well
+
+
+@contextlib.contextmanager
+def interrupted_later() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of this block, in which a process is started.
+
+    A pool that is interrupted while it starts one knows of a task and of no process that does it,
+    and waits for ever (Python 3.11).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    held = {each: how for each, how in before.items() if callable(how)}
+    for each in held:
+        signal.signal(each, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        for each, how in held.items():
+            signal.signal(each, how)
+    for number in heard:
+        signal.raise_signal(number)
 
 
 def end_with_parent_process() -> None:
@@ -46,7 +72,7 @@ def end_with_parent_process() -> None:
     _start(watch, "multiprocessing")
 
 
-def begin_worker(level: int) -> None:
+def begin_worker(level: int, temporary: str | None = None) -> None:
     """Let a worker end with the process that started it, and log what that one logs.
 
     It stands in a module that imports next to nothing, so that a worker watches before it begins
@@ -56,9 +82,13 @@ def begin_worker(level: int) -> None:
     ----------
     level : int
         Of the package's logger in the process that started the worker.
+    temporary : str, optional
+        Folder for its temporary files, which somebody else removes: it may be killed.
     """
     end_with_parent_process()
     logging.getLogger("mtf_scalper").setLevel(level)
+    if temporary is not None:
+        tempfile.tempdir = temporary
 
 
 def end_with_parent(parent: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mtf_scalper.engines.cluster import TASK_PROCESS
 from mtf_scalper.engines.tasks import TaskError
 from mtf_scalper.errors import SettingsError, UntrainableError
 from mtf_scalper.records.reader import Run, Status, runs_in
@@ -110,6 +112,47 @@ def test_what_is_finished_is_not_done_again(killed, tmp_path):
     other = only_run(whole)
     assert other.figures() == run.figures()
     assert other.predictions().equals(run.predictions())
+
+
+COMMAND = (
+    *(sys.executable, "-c", "from mtf_scalper.cli import main; main()"),
+    *("evaluate", "--planted", "linear", "--timerange", "20240201-20240207"),
+    *("--train-days", "3", "--test-days", "2"),
+)
+
+
+def is_at_work(children):
+    """Whether one of them is a worker of Ray that does a task."""
+    return any(each.name().startswith(TASK_PROCESS) for each in children)
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to be heard")
+@pytest.mark.parametrize("options", [("--jobs", "2"), ("--ray",)], ids=["processes", "ray"])
+def test_a_command_that_a_system_ends_leaves_nothing(project, kill_when, tmp_path, options):
+    """As Ctrl-C does; a service manager, timeout(1) and a container send SIGTERM."""
+    if "--ray" in options:
+        pytest.importorskip("ray", reason="the extra cluster is not installed")
+    temporary, said = tmp_path / "temporary", tmp_path / "said"
+    temporary.mkdir()
+    runs = project / "user_data" / "runs"
+    before = set(runs.glob("*"))
+
+    with said.open("wb") as output:
+        _, living = kill_when(
+            [*COMMAND, *options],
+            is_at_work if "--ray" in options else lambda _: any(temporary.glob("mtf-scalper-*/1")),
+            signal.SIGTERM,
+            cwd=project,
+            env={**os.environ, "TMPDIR": str(temporary)},
+            stdout=output,
+            stderr=output,
+        )
+    assert living == []
+    assert list(temporary.iterdir()) == []
+    assert said.read_text(encoding="utf-8") == ""
+    (run,) = (Run.open(each) for each in set(runs.glob("*")) - before)
+    assert run.status is Status.FAILED
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from mtf_scalper.paths import check_file, check_folder, check_folder_if_there, u
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 the run or one of its checks failed, the last line on stderr says "
-    "why; 2 the command line was not understood; 130 interrupted with Ctrl-C."
+    "why; 2 the command line was not understood; 130 interrupted with Ctrl-C or SIGTERM."
 )
 
 PathCheck = Callable[[Path, str], None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -48,7 +49,9 @@ def main() -> None:
     """Run the command line; every error that this package raises ends as one line on stderr.
 
     So does whatever a file or folder refuses: one that cannot be written, a disk that is full.
+    SIGTERM, by which systems end a program, is taken for Ctrl-C: nothing temporary is left.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(with_address(sys.argv[1:]))
     except MtfScalperError as error:

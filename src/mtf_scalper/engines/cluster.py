@@ -13,9 +13,11 @@ import logging
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -131,12 +133,14 @@ class RayCluster:
                 # Nobody else may use it: Ray asks for the word where there is one.
                 own |= {_TOKEN: _WORD, "RAY_gcs_server_port_wait_time_s": _START_SECONDS}
                 variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+                variables["TMPDIR"] = folder.name  # of workers, which are killed in the end
             stack.enter_context(_environment(own))
             self._ray = _library()
             _reach(self._address)
             stack.enter_context(only_errors("ray"))
             stack.callback(self._ray.shutdown)
-            self._start({**options, "runtime_env": {"env_vars": variables}})
+            with _own_sigterm():
+                self._start({**options, "runtime_env": {"env_vars": variables}})
             self._listen_to_nothing()
             self._check_nodes()
             self._leaving = stack.pop_all()
@@ -348,6 +352,15 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Give SIGTERM back to who had it: Ray 2.60 takes it, and ends the program with a stack."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _reach(address: str | None) -> None:

@@ -25,7 +25,7 @@ from mtf_scalper.engines.tasks import (
     attempt,
     may_go_well,
 )
-from mtf_scalper.lifetimes import begin_worker
+from mtf_scalper.lifetimes import begin_worker, interrupted_later
 from mtf_scalper.ppo.compute import available_cpus
 from mtf_scalper.rollouts.process_env import HelperProcesses, without_main_module
 
@@ -85,10 +85,8 @@ class LocalProcesses:
         """Return the value itself, or a file that all processes map into their memory."""
         if self.jobs == 1:
             return value
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="mtf-scalper-")
         self._shared += 1
-        return SharedFile.written(Path(self._folder.name) / str(self._shared), value)
+        return SharedFile.written(Path(self._temporary()) / str(self._shared), value)
 
     def prepare(self, work: Work, *arguments: Any) -> None:
         """Do nothing: what the first task compiles, the others of this machine find."""
@@ -97,6 +95,14 @@ class LocalProcesses:
         """Yield the end of every attempt; see ``Engine``."""
         self._runs.append(self._run(work, calls))
         return self._runs[-1]
+
+    def _temporary(self) -> str:
+        """Return the folder of all that processes leave among the temporary files."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(
+                prefix="mtf-scalper-", ignore_cleanup_errors=True
+            )
+        return self._folder.name
 
     def _run(self, work: Work, calls: Iterable[Call]) -> Generator[Ended]:
         if self.jobs == 1:
@@ -112,7 +118,7 @@ class LocalProcesses:
         # Spawned: a forked process would inherit threads of torch and OpenMP that do not run in it.
         HelperProcesses.own_those_not_running()
         while True:
-            workers, self._workers = self._workers or _Workers(self.jobs), None
+            workers, self._workers = self._workers or _Workers(self.jobs, self._temporary()), None
             lost = deque((yield from _until_broken(workers, work, numbered, tries)))
             if not lost:
                 self._workers = workers  # the next run finds them with all imported
@@ -120,7 +126,7 @@ class LocalProcesses:
             workers.close()
             while lost:
                 # Whoever broke the pool breaks it alone as well; the others only shared it.
-                with _Workers(1) as alone:
+                with _Workers(1, self._temporary()) as alone:
                     left = yield from _until_broken(alone, work, _taken_from(lost), tries)
                 lost.extendleft(each for each in left if tries[each[0]] < ATTEMPTS)
 
@@ -182,14 +188,16 @@ class _Workers:
     Parameters
     ----------
     jobs : int
+    temporary : str
+        Folder for their temporary files.
     """
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, temporary: str) -> None:
         self.jobs = jobs
         self._others = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
         level = logging.getLogger("mtf_scalper").level
-        self._pool = ProcessPoolExecutor(jobs, context, begin_worker, (level,))
+        self._pool = ProcessPoolExecutor(jobs, context, begin_worker, (level, temporary))
 
     def __enter__(self) -> Self:
         """Start nothing yet."""
@@ -202,7 +210,7 @@ class _Workers:
     def submit(self, work: Work, call: Call) -> Future[Ended]:
         """Let one of them do a task."""
         try:
-            with without_main_module():
+            with interrupted_later(), without_main_module():
                 return self._pool.submit(attempt_shared, work, *call)
         except BrokenProcessPool as error:  # as those that are under way will say
             failed: Future[Ended] = Future()

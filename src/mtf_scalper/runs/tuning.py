@@ -146,7 +146,7 @@ def run_final(plan: TuningPlan, project: Path, console: Console) -> int:
             folder = record.folder
         _print(console, [final["sentence"]], style="bold")
         console.print(final_table(final))
-        again = "" if folder else ", and is told again"
+        again = "" if folder else "; what they said is told again"
         _print(console, [f"the locked days were looked at on {final['looked_at']}{again}"])
         _print(console, [*_about(search), f"locked  record {final['run']}"])
         if folder is not None:
