@@ -205,7 +205,7 @@ def test_a_block_brings_back_all_that_it_was_made_of(alone, orders):
     same(replace(found.learned, peers={}), replace(learned, peers={}))
 
 
-@pytest.mark.parametrize("name", ["../a", "/tmp/a", "b/a", "..\\\\a", "C:a", ".."])
+@pytest.mark.parametrize("name", ["../a", "/a", "b/a", "..\\\\a", "C:a", ".."])
 def test_a_result_whose_file_would_leave_its_folder_is_none(windows, name):
     learned = LearnedWindow(
         pair=PAIR,
