@@ -51,8 +51,8 @@ def interrupted_later() -> Iterator[None]:
     finally:
         for each, how in held.items():
             signal.signal(each, how)
-    for number in heard:
-        signal.raise_signal(number)
+        for number in heard:
+            signal.raise_signal(number)
 
 
 def end_with_parent_process() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from mtf_scalper.lifetimes import process_facts
+from mtf_scalper.lifetimes import interrupted_later, process_facts
 from mtf_scalper.records.sampler import count_workers
 from mtf_scalper.runs.program import BacktestRequest
 from mtf_scalper.runs.watched import watched_command
@@ -156,3 +156,26 @@ def test_a_watched_program_is_run_as_python_runs_it(tmp_path: Path) -> None:
     ]
     assert found[0].stdout == found[1].stdout != ""
     assert [each.returncode for each in found] == [3, 3]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to be heard")
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_interrupts_a_start_is_heard_after_it(fails):
+    """Also where the start itself fails: nobody else would tell of the interrupt."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    done = []
+
+    def start():
+        with interrupted_later():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("all of it")
+            if fails:
+                raise OSError("no process")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        assert done == ["all of it"]
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -358,9 +358,11 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 def _own_sigterm() -> Iterator[None]:
     """Give SIGTERM back to who had it: Ray 2.60 takes it, and ends the program with a stack."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _reach(address: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 from mtf_scalper.engines.tasks import Ended, Engine
@@ -53,8 +54,12 @@ class TaskLog:
         self._record = record
         self._engine = engine
         self._bar = bar
-        told = Run.open(record.folder).events(TASK)
-        self._told = {_key(each) for each in told if each["state"] == "finished"}
+
+    @cached_property
+    def _told(self) -> set[tuple[Any, Any, Any]]:
+        """What a run that was cut off had told; asked for before anything new is."""
+        told = Run.open(self._record.folder).events(TASK)
+        return {_key(each) for each in told if each["state"] == "finished"}
 
     def done(self, order: Order, events: str, ended: Ended | None, **more: Any) -> None:
         """Write what a training told, once, and that it has ended; more fields for its event."""
